@@ -1,0 +1,1 @@
+"""Rasterisers: triangle meshes (`mesh`) and 3D Gaussians (`gaussians`, with backends)."""

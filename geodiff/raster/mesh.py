@@ -1,0 +1,210 @@
+"""A z-buffer rasteriser for triangle meshes (numba): which face, where in it, how deep, and any attribute of it.
+
+Coverage is exact: a pixel belongs to the triangle that holds its centre (at +0.5), and a centre that lies on an edge
+shared by two triangles belongs to exactly one of them (the top-left rule). Edges are evaluated in float64 from the same
+end whichever triangle asks, so both see the same number with the opposite sign: no pixel is missed or drawn twice.
+
+It runs on one thread and releases the GIL: callers that have many views run them in threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.types import Camera
+
+Array = np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """What each pixel of an image sees.
+
+    face: (H, W) int32 index of the nearest face, -1 where there is none.
+    barycentrics: (H, W, 3) float32 perspective-correct weights of the face's corners, sum 1; 0 where there is none.
+    depth: (H, W) float32 camera z in metres, 0 where there is none.
+    """
+
+    face: np.ndarray
+    barycentrics: np.ndarray
+    depth: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, where a face is seen."""
+        return self.face >= 0
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _edge(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> float:
+    """Twice the signed area of (a, b, p); exactly the negative of the same with a and b exchanged."""
+    if ay < by or (ay == by and ax < bx):
+        return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
+    return -((ax - bx) * (py - by) - (ay - by) * (px - bx))
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _owns_border(dx: float, dy: float) -> bool:
+    """Top-left rule: of the two directions in which an edge is walked, exactly one owns the points on it."""
+    return dy < 0.0 or (dy == 0.0 and dx > 0.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse_depth):  # noqa: ANN001, ANN202
+    """Fill the maps in place. screen: (V, 2) pixels, inverse_z: (V,), 0 marks a vertex that is not in front.
+
+    1 / z is linear in the image, so it is interpolated for the depth test, the largest wins, and the weights are
+    those of the image divided by z and normalised (perspective-correct).
+    """
+    height, width = face_map.shape
+    for f in range(faces.shape[0]):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        zi, zj, zk = inverse_z[i], inverse_z[j], inverse_z[k]
+        if zi <= 0.0 or zj <= 0.0 or zk <= 0.0:
+            continue
+        ax, ay, bx, by, cx, cy = (screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1])
+        # A front face is counter-clockwise seen from outside; the image's y points down, which makes its area negative.
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0.0 or (cull and area > 0.0):
+            continue
+        low_x, high_x = min(ax, bx, cx), max(ax, bx, cx)
+        low_y, high_y = min(ay, by, cy), max(ay, by, cy)
+        if high_x < 0.0 or high_y < 0.0 or low_x > width or low_y > height:
+            continue
+        x0, x1 = int(np.ceil(max(low_x, 0.0) - 0.5)), int(np.floor(min(high_x, float(width)) - 0.5))
+        y0, y1 = int(np.ceil(max(low_y, 0.0) - 0.5)), int(np.floor(min(high_y, float(height)) - 0.5))
+        sign = 1.0 if area > 0.0 else -1.0
+        own_a = _owns_border(sign * (cx - bx), sign * (cy - by))
+        own_b = _owns_border(sign * (ax - cx), sign * (ay - cy))
+        own_c = _owns_border(sign * (bx - ax), sign * (by - ay))
+        for y in range(max(y0, 0), min(y1, height - 1) + 1):
+            py = y + 0.5
+            for x in range(max(x0, 0), min(x1, width - 1) + 1):
+                px = x + 0.5
+                ea = sign * _edge(bx, by, cx, cy, px, py)
+                eb = sign * _edge(cx, cy, ax, ay, px, py)
+                ec = sign * _edge(ax, ay, bx, by, px, py)
+                if ea < 0.0 or eb < 0.0 or ec < 0.0:
+                    continue
+                if (ea == 0.0 and not own_a) or (eb == 0.0 and not own_b) or (ec == 0.0 and not own_c):
+                    continue
+                wa, wb, wc = ea * zi, eb * zj, ec * zk
+                total = wa + wb + wc
+                near = total / (ea + eb + ec)
+                if near > inverse_depth[y, x]:
+                    inverse_depth[y, x] = near
+                    face_map[y, x] = f
+                    weights[y, x, 0] = wa / total
+                    weights[y, x, 1] = wb / total
+                    weights[y, x, 2] = wc / total
+
+
+@numba.njit(cache=True, nogil=True)
+def _interpolate_kernel(face_map, weights, corners, table, out):  # noqa: ANN001, ANN202
+    height, width, channels = out.shape
+    for y in range(height):
+        for x in range(width):
+            f = face_map[y, x]
+            if f >= 0:
+                i, j, k = corners[f, 0], corners[f, 1], corners[f, 2]
+                wi, wj, wk = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
+                for c in range(channels):
+                    out[y, x, c] = wi * table[i, c] + wj * table[j, c] + wk * table[k, c]
+
+
+def rasterize(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Fragments:
+    """The nearest face at every pixel centre.
+
+    vertices: (V, 3) metres, world. faces: (F, 3) integers. Faces with a corner closer than `near` metres (or behind the
+    camera), degenerate faces and, with `cull`, faces seen from behind are skipped. At equal depth the lower index wins.
+
+    Raises ValueError for other shapes, vertices that are not finite, and faces that name no vertex.
+    """
+    points = _to_numpy(vertices, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"vertices must have shape (V, 3), found {points.shape}; pass one frame at a time.")
+    corners = _checked_faces(faces, len(points))
+    if not np.isfinite(points).all():
+        raise ValueError("vertices must be finite, found NaN or infinity; check the parameters that posed the mesh.")
+    viewmat, intrinsics = _to_numpy(camera.viewmat, np.float64), _to_numpy(camera.K, np.float64)
+    local = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    visible = local[:, 2] > near
+    inverse_z = np.where(visible, 1.0 / np.where(visible, local[:, 2], 1.0), 0.0)
+    screen = np.ascontiguousarray((local * inverse_z[:, None]) @ intrinsics[:2].T)
+
+    face_map = np.full((camera.height, camera.width), -1, np.int32)
+    weights = np.zeros((camera.height, camera.width, 3), np.float32)
+    inverse_depth = np.zeros((camera.height, camera.width), np.float64)
+    _rasterize_kernel(screen, inverse_z, corners, cull, face_map, weights, inverse_depth)
+    depth = np.divide(1.0, inverse_depth, out=np.zeros_like(inverse_depth), where=inverse_depth > 0)
+    return Fragments(face_map, weights, depth.astype(np.float32))
+
+
+def interpolate(fragments: Fragments, faces: Array, attributes: Array) -> np.ndarray:
+    """Attributes at every pixel, perspective-correct.
+
+    attributes: (V, C) one row a vertex, or (F, 3, C) one row a corner (UVs with seams) -> (H, W, C) float32, 0 where no
+    face is seen. Raises ValueError for other shapes.
+    """
+    table = _to_numpy(attributes, np.float32)
+    if table.ndim == 3 and table.shape[1] == 3:
+        if len(table) != len(faces):
+            raise ValueError(f"corner attributes need one row for each of {len(faces)} faces, found {len(table)}.")
+        corners = np.arange(3 * len(table), dtype=np.int32).reshape(-1, 3)
+        table = table.reshape(-1, table.shape[2])
+    elif table.ndim == 2:
+        corners = _checked_faces(faces, len(table))
+    else:
+        raise ValueError(f"attributes must have shape (V, C) or (F, 3, C), found {table.shape}.")
+    out = np.zeros((*fragments.face.shape, table.shape[1]), np.float32)
+    _interpolate_kernel(fragments.face, fragments.barycentrics, corners, table, out)
+    return out
+
+
+def render_normals(vertices: Array, faces: Array, camera: Camera, supersample: int = 1) -> np.ndarray:
+    """The normal map of a smooth-shaded mesh, (H, W, 3) float32 in the axes of normal maps (see `geodiff.geometry`).
+
+    Vectors have unit length where the mesh is seen and are zero elsewhere. With supersample = s > 1 each pixel is the
+    mean direction of s x s samples, and its length is the share of the pixel that the mesh covers (smooth borders).
+    """
+    points = torch.as_tensor(_to_numpy(vertices, np.float32))
+    index = torch.as_tensor(_to_numpy(faces, np.int64))
+    fine = camera.resized(camera.width * supersample, camera.height * supersample) if supersample > 1 else camera
+    fragments = rasterize(points, index, fine)
+    normals = normals_to_map_axes(vertex_normals(points, index).to(camera.viewmat), camera)
+    image = _normalized(interpolate(fragments, index, normals))
+    if supersample == 1:
+        return image
+    samples = [(slice(i, None, supersample), slice(j, None, supersample)) for i, j in np.ndindex((supersample,) * 2)]
+    direction = _normalized(sum(image[s] for s in samples))
+    coverage = sum(fragments.mask[s].astype(np.float32) for s in samples) / np.float32(len(samples))
+    return direction * coverage[..., None]
+
+
+def _normalized(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors, (..., 3); zero stays zero."""
+    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+    return vectors * (1.0 / np.maximum(length, 1e-12))[..., None]
+
+
+def _to_numpy(values: Array, dtype: type) -> np.ndarray:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _checked_faces(faces: Array, num_vertices: int) -> np.ndarray:
+    corners = _to_numpy(faces, np.int32)
+    if corners.ndim != 2 or corners.shape[1] != 3:
+        raise ValueError(f"faces must have shape (F, 3), found {corners.shape}; triangulate the mesh first.")
+    if corners.size and (corners.min() < 0 or corners.max() >= num_vertices):
+        raise ValueError(
+            f"faces must name vertices 0..{num_vertices - 1}, found {corners.min()}..{corners.max()}; "
+            "use the faces of the same mesh."
+        )
+    return corners
