@@ -1,0 +1,136 @@
+"""Atomic writing: a file appears whole under its name or not at all, and a full disk is told in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geodiff.errors import InputError, StorageError
+
+_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+
+
+def storage_error(path: Path | str, error: OSError) -> StorageError:
+    """The user's sentence for an operating-system error met while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"writing {path} needs free disk space and the disk is full: free some space or choose another --out, "
+            "then run the same command again; what was finished is kept"
+        )
+    reason = error.strerror or str(error)
+    return StorageError(f"{path} must be writable, and writing it failed ({reason}): choose another output folder")
+
+
+@contextmanager
+def storage_errors(path: Path | str) -> Iterator[None]:
+    """Turns operating-system errors that mean 'cannot be written' into a StorageError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _STORAGE_ERRNOS:
+            raise storage_error(path, error) from error
+        raise
+
+
+def make_folder(path: Path | str) -> Path:
+    """Creates a folder with its parents; a StorageError if that cannot be done."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StorageError(f"{folder} must be a folder, and a file of that name is there: choose another") from error
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    return folder
+
+
+def atomic_write(path: Path | str, write: Callable[[Path], None]) -> Path:
+    """Calls `write` with a temporary name in the same folder (same suffix), then moves the file to `path`.
+
+    Whatever stood at `path` before stays as it was when `write` fails. Raises StorageError when the disk is full.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    temporary = None
+    try:
+        with storage_errors(target):
+            handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+            os.close(handle)
+            temporary = Path(name)
+            write(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+            temporary = None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    """Writes JSON atomically; numpy scalars and paths are turned into plain values."""
+    text = json.dumps(value, indent=2, default=_plain, allow_nan=False)
+    return atomic_write(path, lambda temporary: _write_text(temporary, text + "\n"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads a JSON file; a missing or broken one is an InputError."""
+    file = Path(path)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{file} must exist, and it does not: check the path") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} must be a readable JSON file, and it is not ({error}): write it anew") from error
+
+
+def write_npz(path: Path | str, **arrays: np.ndarray) -> Path:
+    """Writes an npz file of plain arrays atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    return atomic_write(path, write)
+
+
+def read_npz(path: Path | str) -> dict[str, np.ndarray]:
+    """Reads all arrays of an npz file without ever running code from it; a broken one is an InputError."""
+    file = Path(path)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{file} must exist, and it does not: check the path") from error
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds for one cause
+        raise InputError(
+            f"{file} must be an npz file of plain numeric arrays, and it is not ({error}): write it anew"
+        ) from error

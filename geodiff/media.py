@@ -1,0 +1,361 @@
+"""Images and video in and out.
+
+Everything that is read becomes (H, W, 3) uint8 sRGB: EXIF rotation applied, transparency laid over white, grey and
+palette images expanded, 16 bits brought to 8. Everything that is written appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import subprocess
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from geodiff.errors import InputError
+from geodiff.files import atomic_write
+
+#: Shortest side that an image must have to be used, in pixels.
+MIN_SIDE = 64
+#: Longest side that is worked with; larger images are scaled down while reading.
+MAX_SIDE = 4096
+#: Pixels beyond which a file is refused unread: a decompression bomb, or nothing that a camera takes.
+MAX_PIXELS = 400_000_000
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+
+Note = Callable[[str], None]
+
+
+def read_image(
+    path: Path | str, *, min_side: int = MIN_SIDE, max_side: int = MAX_SIDE, note: Note | None = None
+) -> np.ndarray:
+    """Reads an image as (H, W, 3) uint8 RGB.
+
+    min_side: shorter images are refused. max_side: longer ones are scaled down, and `note` is told so.
+    Raises InputError for anything that is no readable image of a usable size.
+    """
+    image = open_image(path, min_side=min_side, max_side=max_side, note=note)
+    return np.ascontiguousarray(np.asarray(_flatten(image).convert("RGB")))
+
+
+def read_gray(path: Path | str) -> np.ndarray:
+    """Reads a one-channel image such as a mask as (H, W) uint8. Raises InputError."""
+    image = open_image(path, min_side=1, max_side=MAX_SIDE)
+    return np.ascontiguousarray(np.asarray(_flatten(image).convert("L")))
+
+
+def open_image(
+    path: Path | str, *, min_side: int = 1, max_side: int = MAX_SIDE, note: Note | None = None
+) -> Image.Image:
+    """An upright, fully decoded PIL image within the limits. Raises InputError."""
+    file = require_file(path, "an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as opened:
+                _check_size(file, opened.size, min_side)
+                if opened.format == "JPEG" and max(opened.size) > 2 * max_side:
+                    opened.draft("RGB", (max_side, max_side))
+                size = opened.size
+                opened.load()
+                image = ImageOps.exif_transpose(opened)
+    except InputError:
+        raise
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise InputError(
+            f"{file} must be a readable image, and it cannot be decoded ({error or type(error).__name__}): "
+            "save it again as PNG or JPEG"
+        ) from error
+    if max(image.size) > max_side:
+        deep = image.mode[0] in "IF"
+        image.thumbnail((max_side, max_side), Image.Resampling.BOX if deep else Image.Resampling.LANCZOS)
+        if min(image.size) < min_side:
+            raise InputError(
+                f"{file} must not be a strip: its {size[0]}x{size[1]} pixels leave {min(image.size)} on the short side "
+                "at working size; crop it to the face"
+            )
+        if note is not None:
+            note(f"{file.name} is {size[0]}x{size[1]} pixels and is used at {image.size[0]}x{image.size[1]}")
+    return image
+
+
+def require_file(path: Path | str, kind: str) -> Path:
+    """The path, when it names an existing, non-empty file. Raises InputError."""
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise InputError(f"{kind} is needed and {file} is a folder: name a file in it")
+        if not file.exists():
+            raise InputError(f"{kind} is needed and {file} does not exist: check the path")
+        if file.stat().st_size == 0:
+            raise InputError(f"{kind} is needed and {file} is empty: copy or download it again")
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise InputError(f"{kind} is needed and {file} cannot be read ({error.strerror}): check the path") from error
+
+
+def _check_size(file: Path, size: tuple[int, int], min_side: int) -> None:
+    width, height = size
+    if min(size) < min_side:
+        raise InputError(
+            f"an image needs at least {min_side} pixels on its short side, and {file} has {width}x{height}: "
+            "take a larger one"
+        )
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"an image may have at most {MAX_PIXELS // 1_000_000} million pixels, and {file} has {width}x{height}: "
+            "scale it down"
+        )
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Any PIL mode -> RGB or L with 8 bits, transparency laid over white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _from_deep(np.asarray(image))
+    if image.mode == "P" or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA"):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode in ("RGB", "L"):
+        return image
+    return image.convert("RGB")
+
+
+def _from_deep(values: np.ndarray) -> Image.Image:
+    """Grey images deeper than 8 bits: 16-bit range for integers, 0..1 for floats that stay within it."""
+    deep = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    if np.issubdtype(values.dtype, np.floating):
+        top = 1.0 if deep.max(initial=0.0) <= 1.0 else 255.0
+    else:
+        top = 255.0 if deep.max(initial=0.0) <= 255 else 65535.0
+    return Image.fromarray((np.clip(deep / top, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is, bool as 0 and 255, floats from 0..1."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == bool:
+        return image.astype(np.uint8) * np.uint8(255)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"an image must be uint8, bool or float in 0..1, not {image.dtype}")
+    return (np.clip(np.nan_to_num(image), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def write_image(path: Path | str, image: np.ndarray) -> Path:
+    """Writes (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, bool or float 0..1 atomically; the suffix is the format.
+
+    Raises StorageError when the disk is full or the folder cannot be written.
+    """
+    pixels = to_uint8(np.asarray(image))
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    options = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".png": {"compress_level": 4}}
+    suffix = Path(path).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        known = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(f"an image's name must end in one of {known}, and {path} does not: rename it")
+    return atomic_write(path, lambda temporary: picture.save(temporary, **options.get(suffix, {})))
+
+
+# --- video ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """A video's frames, decoded while they are iterated over; every iteration starts at the first frame.
+
+    frames: (H, W, 3) uint8 RGB each. fps: frames per second. count: number of frames, exact for what was written by
+    geodiff and an estimate from the duration otherwise. size: (width, height) in pixels.
+    """
+
+    path: Path
+    fps: float
+    count: int
+    size: tuple[int, int]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return _decode(self)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, limit: int | None = None) -> np.ndarray:
+        """All frames, or the first `limit`, as one array (T, H, W, 3) uint8."""
+        kept = []
+        for frame in self:
+            kept.append(frame)
+            if limit is not None and len(kept) >= limit:
+                break
+        return np.stack(kept)
+
+
+def read_video(path: Path | str, *, max_side: int = MAX_SIDE) -> VideoFrames:
+    """Opens a video of any format that ffmpeg knows; rotation flags are applied. Raises InputError.
+
+    The first frame is decoded at once, so that a broken file is told before any work is done; a file that breaks off
+    later raises InputError from the iteration.
+    """
+    file = require_file(path, "a video")
+    from imageio_ffmpeg import count_frames_and_secs, read_frames
+
+    try:
+        reader = read_frames(str(file))
+        fps = float(next(reader)["fps"])
+        reader.close()
+        count = int(count_frames_and_secs(str(file))[0])
+        width, height = _first_frame_size(file)
+    except Exception as error:
+        raise InputError(f"{file} must be a readable video, and it cannot be decoded: save it again as MP4") from error
+    if min(width, height) < 2 or fps <= 0 or count < 1:
+        raise InputError(f"{file} must hold at least one frame of moving pictures, and it holds none: take another")
+    if max(width, height) > max_side:
+        scale = max_side / max(width, height)
+        width, height = max(2, int(width * scale)), max(2, int(height * scale))
+    return VideoFrames(file, fps, count, (width, height))
+
+
+def _first_frame_size(file: Path) -> tuple[int, int]:
+    """(width, height) of the first frame as it is shown, rotation flags included."""
+    import ffmpeg
+
+    stream = ffmpeg.input(str(file)).output("pipe:", format="image2pipe", vcodec="ppm", vframes=1)
+    output, _ = stream.global_args("-nostdin").run(cmd=_ffmpeg(), capture_stdout=True, capture_stderr=True)
+    with Image.open(io.BytesIO(output)) as frame:
+        return frame.size
+
+
+def _decode(video: VideoFrames) -> Iterator[np.ndarray]:
+    import ffmpeg
+
+    width, height = video.size
+    # `passthrough` neither repeats nor drops frames: what is in the file comes out.
+    stream = ffmpeg.input(str(video.path)).video.filter("scale", width, height).filter("setsar", 1)
+    stream = stream.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
+    command = stream.global_args("-nostdin", "-loglevel", "error").compile(cmd=_ffmpeg())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    errors = _Drain(process.stderr)
+    size = width * height * 3
+    seen = 0
+    try:
+        assert process.stdout is not None
+        while True:
+            data = process.stdout.read(size)
+            if len(data) < size:
+                break
+            seen += 1
+            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        process.wait()
+        if process.returncode or seen == 0 or seen < 0.9 * video.count:
+            raise InputError(
+                f"{video.path} must be a whole video, and it breaks off after {seen} of {video.count} frames"
+                f"{errors.summary()}: copy it again or cut it to its good part"
+            )
+    finally:
+        process.kill()
+        process.wait()
+        errors.close()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+class _Drain:
+    """Reads a pipe in the background, so that a talkative ffmpeg cannot block."""
+
+    def __init__(self, pipe) -> None:
+        self._pipe = pipe
+        self._text = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        self._text = self._pipe.read()
+
+    def summary(self) -> str:
+        self._thread.join(timeout=5)
+        lines = self._text.decode("utf-8", "replace").strip().splitlines()
+        return f" ({lines[-1].strip()[:120]})" if lines else ""
+
+    def close(self) -> None:
+        self._thread.join(timeout=5)
+        self._pipe.close()
+
+
+def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float = 25.0, *, crf: int = 17) -> Path:
+    """Writes frames (H, W, 3) uint8 or float 0..1 as H.264 (yuv420p, plays everywhere), atomically.
+
+    Odd sizes get one repeated row or column, because yuv420p needs even ones.
+    Raises StorageError when the disk is full.
+    """
+
+    def write(temporary: Path) -> None:
+        iterator = iter(frames)
+        try:
+            first = to_uint8(np.asarray(next(iterator)))
+        except StopIteration:
+            raise ValueError("a video needs at least one frame") from None
+        _encode(temporary, first, iterator, fps, crf)
+
+    return atomic_write(path, write)
+
+
+def _encode(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float, crf: int) -> None:
+    import ffmpeg
+
+    shape = first.shape
+    height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+    stream = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=f"{fps:.6g}")
+    stream = stream.output(
+        str(path), vcodec="libx264", pix_fmt="yuv420p", crf=crf, preset="fast", movflags="+faststart", bf=0
+    )
+    command = stream.global_args("-loglevel", "error", "-threads", "2").overwrite_output().compile(cmd=_ffmpeg())
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    errors = _Drain(process.stderr)
+    assert process.stdin is not None
+    try:
+        frame: np.ndarray | None = first
+        while frame is not None:
+            pixels = to_uint8(np.asarray(frame))
+            if pixels.shape != shape:
+                raise ValueError(f"all frames of a video must have one shape, and {pixels.shape} follows {shape}")
+            padded = np.pad(pixels, ((0, height - shape[0]), (0, width - shape[1]), (0, 0)), mode="edge")
+            process.stdin.write(np.ascontiguousarray(padded).tobytes())
+            frame = next(rest, None)
+        process.stdin.close()
+        process.wait()
+    except BrokenPipeError:
+        process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        if not process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        text = errors.summary()
+        errors.close()
+    if process.returncode:
+        if "No space left" in text:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(f"ffmpeg could not write {path.name}{text}")
+
+
+def _ffmpeg() -> str:
+    """The ffmpeg program that the imageio-ffmpeg wheel carries (or IMAGEIO_FFMPEG_EXE)."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    return get_ffmpeg_exe()
