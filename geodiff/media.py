@@ -206,8 +206,8 @@ class VideoFrames:
 def read_video(path: Path | str, *, max_side: int = MAX_SIDE) -> VideoFrames:
     """Opens a video of any format that ffmpeg knows; rotation flags are applied. Raises InputError.
 
-    The first frame is decoded at once, so that a broken file is told before any work is done; a file that breaks off
-    later raises InputError from the iteration.
+    The file is read through and its first frame decoded at once, so that a broken one is told before any work is done;
+    frames that cannot be decoded raise InputError from the iteration.
     """
     file = require_file(path, "a video")
     from imageio_ffmpeg import count_frames_and_secs, read_frames
@@ -218,10 +218,16 @@ def read_video(path: Path | str, *, max_side: int = MAX_SIDE) -> VideoFrames:
         reader.close()
         count = int(count_frames_and_secs(str(file))[0])
         width, height = _first_frame_size(file)
+        broken = _breaks_off(file)
     except Exception as error:
         raise InputError(f"{file} must be a readable video, and it cannot be decoded: save it again as MP4") from error
     if min(width, height) < 2 or fps <= 0 or count < 1:
         raise InputError(f"{file} must hold at least one frame of moving pictures, and it holds none: take another")
+    if broken:
+        raise InputError(
+            f"{file} must be a whole video, and it breaks off after {count} frames: "
+            "copy it again or cut it to its good part"
+        )
     if max(width, height) > max_side:
         scale = max_side / max(width, height)
         width, height = max(2, int(width * scale)), max(2, int(height * scale))
@@ -236,6 +242,17 @@ def _first_frame_size(file: Path) -> tuple[int, int]:
     output, _ = stream.global_args("-nostdin").run(cmd=_ffmpeg(), capture_stdout=True, capture_stderr=True)
     with Image.open(io.BytesIO(output)) as frame:
         return frame.size
+
+
+def _breaks_off(file: Path) -> bool:
+    """Whether the container promises more than the file holds. Reads the file through without decoding it."""
+    import ffmpeg
+
+    stream = ffmpeg.input(str(file)).output("pipe:", format="null", c="copy", map="0:v:0")
+    _, text = stream.global_args("-nostdin", "-loglevel", "error").run(
+        cmd=_ffmpeg(), capture_stdout=True, capture_stderr=True
+    )
+    return b"partial file" in text or b"runcat" in text
 
 
 def _decode(video: VideoFrames) -> Iterator[np.ndarray]:
