@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from geodiff import config
+from geodiff.errors import ConfigError
+
+
+class Start(enum.Enum):
+    reference = 1
+    noise = 2
+
+
+@dataclass
+class Inner:
+    steps: int = 10
+    guidance: float = 2.5
+
+
+@dataclass
+class Outer:
+    views: int = 12
+    size: int = 64
+    name: str = "a"
+    weights: str | None = None
+    yaws: list[float] = field(default_factory=lambda: [0.0, 25.0])
+    sampling: Inner = field(default_factory=Inner)
+    start: Start = Start.reference
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise ValueError(f"views must be at least 1, not {self.views}: raise it")
+
+
+@pytest.fixture
+def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "small.yaml").write_text("generate: {views: 3, sampling: {steps: 4}}\n")
+    (tmp_path / "broken.yaml").write_text("generate: {viewz: 3}\n")
+    (tmp_path / "empty.yaml").write_text("")
+    monkeypatch.setattr(config, "config_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def load(preset: str, *overrides: str) -> Outer:
+    return config.load_config(Outer, "generate", preset, list(overrides))
+
+
+def test_later_layers_win(presets: Path) -> None:
+    (presets / "mine.txt").write_text("views: 5\nsampling: {guidance: 1}\n")
+    loaded = load("small", f"config={presets / 'mine.txt'}", "size=128", "sampling.steps=7", "yaws=[1,2,3]")
+    assert loaded == Outer(views=5, size=128, yaws=[1.0, 2.0, 3.0], sampling=Inner(7, 1.0))
+    assert load("empty") == Outer()
+    assert load("small", "sampling.guidance=1e-3").sampling.guidance == 1e-3
+    assert load("small", "weights=null").weights is None
+    assert load("small", "start=noise").start is Start.noise
+
+
+def test_user_file_may_hold_sections(presets: Path) -> None:
+    (presets / "mine.txt").write_text("generate: {views: 6}\nreconstruct: {iterations: 3}\n")
+    assert load("small", f"config={presets / 'mine.txt'}").views == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("veiws=3", "'veiws' does not; did you mean 'views'"),
+        ("sampling.step=3", "'sampling.step' does not; did you mean 'sampling.steps'"),
+        ("guidance=3", "did you mean 'sampling.guidance'"),
+        ("qqqqqq=3", "the keys are views, size"),
+        ("views=many", "'views' a value of the wrong kind"),
+        ("sampling=3", "'sampling' a value of the wrong kind"),
+        ("start=nose", "'start' a value of the wrong kind"),
+        ("views", "must read key=value"),
+        ("=3", "must read key=value"),
+        ("name=[a", "must be YAML"),
+        ("views=0", "views must be at least 1, not 0"),
+        ("config=none.yaml", "none.yaml must exist"),
+    ],
+)
+def test_wrong_overrides_are_named(presets: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("small", override)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_lists_the_known(presets: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one of broken, empty, small, not 'smal'; did you mean 'small'"):
+        load("smal")
+    with pytest.raises(ConfigError, match="preset 'broken' may only set keys that exist"):
+        load("broken")
+
+
+def test_yaml_round_trip(presets: Path) -> None:
+    loaded = load("small")
+    assert yaml.safe_load(config.to_yaml(loaded)) == config.to_container(loaded)
+    assert config.to_container(loaded)["start"] == "reference"
+
+
+def test_choose() -> None:
+    assert config.choose("method", "a", ["a", "b"]) == "a"
+    with pytest.raises(
+        ConfigError, match="the method must be one of geodiff4d, not 'geodif'; did you mean 'geodiff4d'"
+    ):
+        config.choose("method", "geodif", ["geodiff4d"])
+
+
+def test_the_three_presets_are_there() -> None:
+    assert config.preset_names() == ["full", "preview", "test"]
+    for name in config.preset_names():
+        assert {"generate", "reconstruct", "animate", "track", "train"} <= set(config.load_preset(name))
