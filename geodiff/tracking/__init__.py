@@ -1,0 +1,1 @@
+"""From pixels to head parameters: landmarks, matte, the fit of the head model, the hair."""
