@@ -1,0 +1,120 @@
+"""The one crop rule, for generated, reference and true frames alike.
+
+Square, centred on the fitted head, chin to crown `CHIN_TO_CROWN` of its side (the 3D height of the neutral shaped head,
+projected at the depth of the head's centre), upright in the image; the camera's intrinsics change accordingly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodiff.geometry import orbit_camera
+from geodiff.head.model import HeadModel
+from geodiff.types import Camera, HeadParams
+
+#: Chin to crown as a share of the crop's side.
+CHIN_TO_CROWN = 0.6
+
+#: MediaPipe's number of the lowest point of the chin.
+CHIN_LANDMARK = 152
+
+
+@dataclass(frozen=True)
+class HeadFrame:
+    """Where the neutral, unposed, shaped head is: center (3,) metres, height chin to crown in metres."""
+
+    center: Tensor
+    height: float
+
+    def distance(self, camera: Camera) -> float:
+        """Metres from the camera to the head's centre, for cameras in the canonical head's world."""
+        return float(torch.linalg.norm(camera.center - self.center))
+
+
+def head_frame(head: HeadModel, params: HeadParams) -> HeadFrame:
+    """The frame of the head with the identity of `params`; expression, pose and static offsets do not matter."""
+    shaped = head.shaped(params.frame(0), expression=False, offsets=False)[0]
+    regions = head.regions
+    skull = regions["face"] | regions["scalp"] | regions["ears"]
+    crown = float(shaped[skull, 1].max())
+    chin = _chin_height(head, shaped)
+    kept = shaped[skull & (shaped[:, 1] >= chin)]
+    low, high = kept.min(0).values, kept.max(0).values
+    center = (low + high) / 2
+    center[1] = (chin + crown) / 2
+    return HeadFrame(center, crown - chin)
+
+
+def _chin_height(head: HeadModel, shaped: Tensor) -> float:
+    marks = head.landmarks
+    if marks is not None:
+        found = (marks.indices == CHIN_LANDMARK).nonzero()
+        if len(found):
+            row = int(found[0, 0])
+            corners = shaped[head.faces[marks.faces[row]]]
+            return float((corners * marks.barycentrics[row, :, None]).sum(0)[1])
+    face = head.regions["face"] & ~head.regions["neck"]
+    return float(shaped[face, 1].min())
+
+
+def posed_center(head: HeadModel, params: HeadParams, frame: HeadFrame) -> tuple[Tensor, Tensor]:
+    """World position (3,) of the head's centre and the head's up axis (3,) under the pose of frame 0."""
+    neck = head.joint_transforms(params.frame(0))[0, 1]
+    return neck[:3, :3] @ frame.center + neck[:3, 3], neck[:3, 1]
+
+
+def framed_camera(frame: HeadFrame, yaw: float, elevation: float, distance: float, size: int) -> Camera:
+    """The camera of a generated view under the crop rule.
+
+    yaw, elevation: radians, as `geometry.orbit_camera`. distance: metres from the head's centre. size: pixels.
+    """
+    focal = CHIN_TO_CROWN * size * distance / frame.height
+    return orbit_camera(yaw, elevation, distance, frame.center, focal, size, size)
+
+
+def crop_camera(camera: Camera, center: Tensor, up: Tensor, height: float, size: int) -> Camera:
+    """`camera` turned upright about its optical axis and cropped to a head.
+
+    center: (3,) world position of the head's centre. up: (3,) the head's up axis in the world. height: metres.
+    """
+    axis = camera.viewmat[:3, :3] @ up
+    roll = torch.atan2(axis[0], -axis[1])
+    turn = torch.eye(4, dtype=camera.viewmat.dtype)
+    turn[0, 0] = turn[1, 1] = torch.cos(roll)
+    turn[0, 1], turn[1, 0] = torch.sin(roll), -torch.sin(roll)
+    viewmat = turn @ camera.viewmat
+    local = viewmat[:3, :3] @ center + viewmat[:3, 3]
+    focal = CHIN_TO_CROWN * size * local[2] / height
+    K = torch.eye(3, dtype=camera.K.dtype)
+    K[0, 0] = K[1, 1] = focal
+    K[:2, 2] = size / 2 - focal * local[:2] / local[2]
+    return Camera(viewmat, K, size, size)
+
+
+def resample(
+    image: np.ndarray, source: Camera, target: Camera, border: float = 0.0, interpolation: int = cv2.INTER_LINEAR
+) -> np.ndarray:
+    """An image seen by `source`, resampled to `target`, a camera at the same place that looks the same way up to roll.
+
+    image: (H, W) or (H, W, C) of any type. border: value outside the image. Shrinking is anti-aliased.
+    """
+    turn = (target.viewmat @ torch.linalg.inv(source.viewmat))[:3, :3]
+    warp = (target.K @ turn @ torch.linalg.inv(source.K)).double().numpy()
+    warp = warp / warp[2, 2]
+    zoom = float(np.sqrt(abs(np.linalg.det(warp[:2, :2]))))
+    fold = int(min(np.ceil(1.0 / max(zoom, 1e-6) - 1e-3), max(1, 4096 // max(target.width, target.height))))
+    fold = max(fold, 1)
+    scale = np.diag([fold, fold, 1.0])
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    affine = (np.linalg.inv(half) @ scale @ warp @ half)[:2]
+    values = (border,) * 4
+    size = (target.width * fold, target.height * fold)
+    out = cv2.warpAffine(image, affine, size, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=values)
+    if fold > 1:
+        out = cv2.resize(out, (target.width, target.height), interpolation=cv2.INTER_AREA)
+    return out

@@ -1,0 +1,168 @@
+"""The conditioner: what one reference gives the generator in any camera, head pose and expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+import torch
+
+from geodiff.conditioning.reference import Reference, render_pose_map
+from geodiff.conditioning.texture import bake, sample, to_local, to_pixels
+from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.types import Camera, HeadParams
+
+#: Samples a pixel along each axis.
+SUPERSAMPLE = 2
+#: Pose maps kept; a clip holds its head pose, so one a view is enough.
+KEPT_POSE_MAPS = 32
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the generator is shown of one frame, all float32.
+
+    pose_map: (S, S, 3) -1..1, normals of the posed head without expression and static offsets, zero outside.
+    proposal: (S, S, 3) 0..1 on white, the portrait's pixels carried by the fitted mesh, hidden parts filled.
+    normals: (S, S, 3) -1..1, the mesh's normals with expression and static offsets, zero outside.
+    visibility: (S, S) 0..1, how well the portrait saw what the pixel shows. silhouette: (S, S) 0..1 coverage.
+    """
+
+    pose_map: np.ndarray
+    proposal: np.ndarray
+    normals: np.ndarray
+    visibility: np.ndarray
+    silhouette: np.ndarray
+
+
+class Conditioner:
+    """Conditions for one head and one reference; all that depends on the reference alone is computed once.
+
+    The identity and the static offsets are always the reference's: of the parameters given to `render`, expression and
+    pose count. texture_size: side of the UV texture that holds the hidden parts.
+    """
+
+    def __init__(self, head: HeadModel, reference: Reference, texture_size: int = 1024) -> None:
+        self.head = head
+        self.reference = reference
+        self.texture_size = texture_size
+        self._photo = reference.image if reference.detail is None else reference.detail
+        self._photo_camera = reference.camera.resized(self._photo.shape[1], self._photo.shape[0])
+        self._person = _personal(head, reference.params, offsets=True)
+        self._bare = _personal(head, reference.params, offsets=False)
+        self._corner_uvs = head.uvs[head.faces_uv].numpy()
+        self._pose_maps: dict[bytes, np.ndarray] = {}
+
+    @cached_property
+    def _baked(self) -> tuple[np.ndarray, np.ndarray]:
+        return bake(self.head, self.reference, self.texture_size)
+
+    @property
+    def texture(self) -> np.ndarray:
+        """(U, U, 3) float32 0..1: the completed texture in the head's UV layout, row 0 at v = 1."""
+        return self._baked[0]
+
+    @property
+    def texture_visibility(self) -> np.ndarray:
+        """(U, U) float32 0..1: how much of the texture the photograph shows directly."""
+        return self._baked[1]
+
+    @cached_property
+    def _reference_vertices(self) -> np.ndarray:
+        return self._person.vertices(_without_identity(self.reference.params))[0].numpy()
+
+    def render(self, params: HeadParams, camera: Camera) -> Condition:
+        """The conditions of one frame.
+
+        params: T = 1, canonical, of the reference's identity. camera: square, S pixels.
+        """
+        params = _without_identity(params.detach())
+        fine = camera.resized(camera.width * SUPERSAMPLE, camera.height * SUPERSAMPLE)
+        vertices = self._person.vertices(params)[0]
+        seen = mesh.rasterize(vertices, self.head.faces, fine)
+        covered = np.flatnonzero(seen.mask)
+        points = mesh.Fragments(
+            np.ascontiguousarray(seen.face.reshape(1, -1)[:, covered]),
+            np.ascontiguousarray(seen.barycentrics.reshape(1, -1, 3)[:, covered]),
+            np.ones((1, len(covered)), np.float32),
+        )
+        normals = normals_to_map_axes(vertex_normals(vertices, self.head.faces), camera).numpy()
+        table = np.concatenate([self._reference_vertices, normals], 1)
+        surface = mesh.interpolate(points, self.head.faces, table)[0]
+        color, visibility = self._colors(points, surface[:, :3])
+        layers = np.zeros((fine.height * fine.width, 8), np.float32)
+        layers[covered] = np.concatenate(
+            [color, surface[:, 3:], visibility[:, None], np.ones((len(covered), 1), np.float32)], 1
+        )
+        layers = _halve(layers.reshape(fine.height, fine.width, 8))
+        silhouette = layers[..., 7]
+        length = np.linalg.norm(layers[..., 3:6], axis=-1, keepdims=True)
+        return Condition(
+            pose_map=self._pose_map(params, camera),
+            proposal=np.clip(layers[..., :3] + (1.0 - silhouette[..., None]), 0.0, 1.0),
+            normals=layers[..., 3:6] / np.maximum(length, 1e-6) * silhouette[..., None],
+            visibility=layers[..., 6],
+            silhouette=silhouette,
+        )
+
+    def _colors(self, points: mesh.Fragments, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Colours (N, 3) and visibility (N,) of surface points; origin: (N, 3) their places when the photo was taken."""
+        texture, visible = self._baked
+        uv = mesh.interpolate(points, self.head.faces, self._corner_uvs)[0]
+        texels = np.stack([uv[:, 0] * self.texture_size, (1.0 - uv[:, 1]) * self.texture_size], 1)
+        filled, visibility = sample(texture, texels), sample(visible, texels)
+        pixels = to_pixels(to_local(origin, self._photo_camera), self._photo_camera)
+        shown = sample(self._photo, pixels)
+        return filled + visibility[:, None] * (shown - filled), visibility
+
+    def _pose_map(self, params: HeadParams, camera: Camera) -> np.ndarray:
+        pose = (params.rotation, params.translation, params.neck_pose, camera.viewmat, camera.K)
+        key = b"".join(value.numpy().tobytes() for value in pose) + bytes(f"{camera.width}x{camera.height}", "ascii")
+        if key not in self._pose_maps:
+            if len(self._pose_maps) >= KEPT_POSE_MAPS:
+                self._pose_maps.pop(next(iter(self._pose_maps)))
+            self._pose_maps[key] = render_pose_map(self._bare, params, camera)
+        return self._pose_maps[key]
+
+
+def _personal(head: HeadModel, params: HeadParams, offsets: bool) -> HeadModel:
+    """The head with an identity folded into its template, so that posing it costs no sum over shape modes.
+
+    Its joints are those of the head without static offsets.
+    """
+    template = head.shaped(params.frame(0), expression=False, offsets=False)[0]
+    moved = template if not offsets or params.static_offset is None else template + params.static_offset
+    return _PersonalHead.from_parts(head, moved, head.joints(params))
+
+
+class _PersonalHead(HeadModel):
+    """A head of one identity: no shape modes, fixed joints."""
+
+    _rest_joints: torch.Tensor
+
+    @staticmethod
+    def from_parts(head: HeadModel, template: torch.Tensor, joints: torch.Tensor) -> _PersonalHead:
+        base = replace(head, template=template, shape_basis=head.shape_basis[:0])
+        personal = object.__new__(_PersonalHead)
+        for name in base.__dataclass_fields__:
+            object.__setattr__(personal, name, getattr(base, name))
+        object.__setattr__(personal, "_rest_joints", joints)
+        return personal
+
+    def joints(self, params: HeadParams) -> torch.Tensor:
+        return self._rest_joints
+
+
+def _without_identity(params: HeadParams) -> HeadParams:
+    return params.frame(0).replace(shape=params.shape[:0], static_offset=None)
+
+
+def _halve(layers: np.ndarray) -> np.ndarray:
+    """Mean over SUPERSAMPLE x SUPERSAMPLE blocks of (H, W, C)."""
+    size = (layers.shape[1] // SUPERSAMPLE, layers.shape[0] // SUPERSAMPLE)
+    parts = [cv2.resize(layers[..., i : i + 4], size, interpolation=cv2.INTER_AREA) for i in (0, 4)]
+    return np.concatenate(parts, -1)

@@ -1,0 +1,230 @@
+"""The crop rule, the baked texture, and the conditioner."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from heads import ellipsoid_head
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geodiff.conditioning import CHIN_TO_CROWN, Conditioner, crop_reference, framed_camera, head_frame, resample
+from geodiff.conditioning.reference import Reference, with_size
+from geodiff.geometry import axis_angle_to_matrix, project
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.types import Camera, HeadParams
+
+SIZE = 96
+
+
+def painted(head: HeadModel) -> np.ndarray:
+    """Smooth vertex colours (V, 3), the same on both sides, and a dark scalp."""
+    v = head.template.numpy()
+    colors = 0.55 + 0.25 * np.stack([np.sin(40 * v[:, 1]), np.cos(60 * v[:, 0]), np.sin(30 * v[:, 2])], 1)
+    colors[head.regions["scalp"].numpy()] = 0.15
+    return colors.astype(np.float32)
+
+
+def photograph(head: HeadModel, params: HeadParams, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8 of the painted head before green, and its matte."""
+    fine = camera.resized(camera.width * 2, camera.height * 2)
+    seen = mesh.rasterize(head.vertices(params)[0], head.faces, fine)
+    image = mesh.interpolate(seen, head.faces, painted(head))
+    image[~seen.mask] = [0.0, 1.0, 0.0]
+    size = (camera.width, camera.height)
+    matte = cv2.resize(seen.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return (cv2.resize(image, size, interpolation=cv2.INTER_AREA) * 255).round().astype(np.uint8), matte
+
+
+def tracked(roll: float = 0.0, yaw: float = 0.0, width: int = 320, height: int = 240) -> tuple[HeadParams, Camera]:
+    """A head before a camera at the origin that looks along -z, as the tracker returns it."""
+    head = ellipsoid_head()
+    K = torch.tensor([[500.0, 0, width / 2], [0, 500.0, height / 2], [0, 0, 1]])
+    params = head.zeros().replace(
+        rotation=torch.tensor([[0.0, yaw, roll]]), translation=torch.tensor([[0.05, 0.02, -0.8]])
+    )
+    return params, Camera(torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), K, width, height)
+
+
+@pytest.fixture(scope="module")
+def head() -> HeadModel:
+    return ellipsoid_head()
+
+
+@pytest.fixture(scope="module")
+def reference(head: HeadModel) -> Reference:
+    params, camera = tracked(roll=0.3, yaw=0.2)
+    image, matte = photograph(head, params, camera)
+    return crop_reference(image, matte, params, camera, head, SIZE)
+
+
+def projected_height(head: HeadModel, params: HeadParams, camera: Camera) -> float:
+    frame = head_frame(head, params)
+    axis = torch.linalg.inv(camera.viewmat)[:3, 1] * -1
+    ends = torch.stack([frame.center - axis * frame.height / 2, frame.center + axis * frame.height / 2])
+    pixels, _ = project(ends, camera)
+    return float((pixels[0] - pixels[1]).norm())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    yaw=st.floats(-1.5, 1.5), elevation=st.floats(-0.5, 0.6), distance=st.floats(0.4, 3.0), size=st.integers(16, 512)
+)
+def test_framed_camera_follows_the_crop_rule(yaw: float, elevation: float, distance: float, size: int) -> None:
+    head = ellipsoid_head(8, 12)
+    frame = head_frame(head, head.zeros())
+    camera = framed_camera(frame, yaw, elevation, distance, size)
+    pixel, depth = project(frame.center, camera)
+    assert torch.allclose(pixel, torch.full((2,), size / 2), atol=1e-2 * size)
+    assert float(depth) == pytest.approx(distance, rel=1e-4)
+    assert projected_height(head, head.zeros(), camera) == pytest.approx(CHIN_TO_CROWN * size, rel=1e-3)
+    assert frame.distance(camera) == pytest.approx(distance, rel=1e-4)
+
+
+def test_frame_ignores_pose_and_expression_and_follows_the_shape(head: HeadModel) -> None:
+    neutral = head_frame(head, head.zeros())
+    moved = head.zeros().replace(expr=torch.ones(1, 4), rotation=torch.ones(1, 3), translation=torch.ones(1, 3))
+    assert head_frame(head, moved).height == neutral.height
+    taller = head_frame(head, head.zeros().replace(shape=torch.tensor([0.0, 2.0, 0.0])))
+    assert taller.height > neutral.height * 1.05
+
+
+@settings(max_examples=10, deadline=None)
+@given(roll=st.floats(-1.2, 1.2), yaw=st.floats(-0.6, 0.6))
+def test_crop_is_upright_centred_and_sized(roll: float, yaw: float) -> None:
+    head = ellipsoid_head()
+    params, camera = tracked(roll, yaw)
+    matte = np.ones((camera.height, camera.width), np.float32)
+    result = crop_reference(np.full((camera.height, camera.width, 3), 90, np.uint8), matte, params, camera, head, SIZE)
+    frame = head_frame(head, result.params)
+    pixel, _ = project(frame.center, result.camera)
+    assert torch.allclose(pixel, torch.full((2,), SIZE / 2), atol=0.01 * SIZE)
+    up = result.camera.viewmat[:3, 1]
+    assert abs(float(up[0])) < 1e-4 and float(up[1]) < 0
+    assert projected_height(head, result.params, result.camera) == pytest.approx(CHIN_TO_CROWN * SIZE, rel=0.02)
+    assert float(result.params.rotation.abs().max()) == 0.0 and float(result.params.translation.abs().max()) == 0.0
+
+
+def test_crop_shows_the_pixels_that_its_camera_says(head: HeadModel, reference: Reference) -> None:
+    """Rendering the painted head in the crop's camera gives the crop: image and camera were changed alike."""
+    image, mask = photograph(head, reference.params, reference.camera)
+    inside = cv2.erode(np.minimum(mask, reference.mask), np.ones((5, 5), np.uint8)) > 0.99
+    assert inside.mean() > 0.2
+    assert np.abs(image[inside] / 255.0 - reference.image[inside]).mean() < 0.02
+    assert np.abs(mask - reference.mask).mean() < 0.02
+
+
+def test_crop_is_white_outside_and_cuts_what_is_no_head(head: HeadModel) -> None:
+    params, camera = tracked()
+    image, _ = photograph(head, params, camera)
+    everything = np.ones((camera.height, camera.width), np.float32)
+    result = crop_reference(image, everything, params, camera, head, SIZE)
+    assert result.mask[0, 0] == 0.0 and np.allclose(result.image[0, 0], 1.0)
+    assert result.mask[SIZE // 2, SIZE // 2] == 1.0
+    assert np.abs(result.normals[0, 0]).max() == 0.0
+
+
+def test_detail_keeps_the_photographs_resolution(head: HeadModel) -> None:
+    params, camera = tracked(width=960, height=720)
+    camera = Camera(camera.viewmat, torch.tensor([[1500.0, 0, 480], [0, 1500.0, 360], [0, 0, 1]]), 960, 720)
+    image, matte = photograph(head, params, camera)
+    small = crop_reference(image, matte, params, camera, head, SIZE)
+    assert small.detail is not None and small.detail.shape == (2 * SIZE, 2 * SIZE, 3)
+    larger = with_size(small, head, 2 * SIZE)
+    assert larger.image.shape == (2 * SIZE, 2 * SIZE, 3) and larger.camera.width == 2 * SIZE
+    assert np.allclose(larger.image, small.detail)
+
+
+def test_resample_moves_and_scales() -> None:
+    K = torch.tensor([[100.0, 0, 32], [0, 100.0, 32], [0, 0, 1]])
+    source = Camera(torch.eye(4), K, 64, 64)
+    image = np.zeros((64, 64), np.float32)
+    image[32:, :] = 1.0
+    half = resample(image, source, source.resized(32, 32))
+    assert np.allclose(half, cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), atol=1e-5)
+    same = resample(image, source, source)
+    assert np.array_equal(same, image)
+
+
+def test_proposal_at_the_references_own_view_is_the_reference(head: HeadModel, reference: Reference) -> None:
+    condition = Conditioner(head, reference, texture_size=256).render(reference.params, reference.camera)
+    clear = condition.visibility > 0.95
+    assert clear.mean() > 0.08
+    assert np.abs(condition.proposal - reference.image)[clear].mean() < 0.01
+    assert np.allclose(condition.proposal[0, 0], 1.0) and condition.visibility[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("yaw", [-75, 0, 75, 180])
+def test_proposal_has_no_holes_and_is_near_the_truth(head: HeadModel, reference: Reference, yaw: int) -> None:
+    frame = head_frame(head, reference.params)
+    camera = framed_camera(frame, math.radians(yaw), 0.1, frame.distance(reference.camera), SIZE)
+    condition = Conditioner(head, reference, texture_size=256).render(reference.params, camera)
+    truth, mask = photograph(head, reference.params, camera)
+    inside = cv2.erode(mask, np.ones((3, 3), np.uint8)) > 0.99
+    assert np.abs(condition.silhouette - mask).mean() < 0.01
+    assert np.abs(condition.proposal - truth / 255.0)[inside].mean() < 0.15
+    greens = (condition.proposal[inside] - [0, 1, 0]).__abs__().sum(-1) < 0.3
+    assert greens.mean() < 0.001, "the photograph's background bled into the proposal"
+    assert np.isfinite(condition.proposal).all()
+
+
+def test_hidden_side_comes_from_the_mirrored_side(head: HeadModel) -> None:
+    params, camera = tracked(yaw=0.7)
+    image, matte = photograph(head, params, camera)
+    reference = crop_reference(image, matte, params, camera, head, SIZE)
+    conditioner = Conditioner(head, reference, texture_size=256)
+    frame = head_frame(head, reference.params)
+    seen_from_there = framed_camera(frame, 0.7, 0.0, 0.8, SIZE)
+    condition = conditioner.render(reference.params, seen_from_there)
+    truth, _ = photograph(head, reference.params, seen_from_there)
+    hidden = (condition.visibility < 0.1) & (condition.silhouette > 0.99) & (condition.normals[..., 2] > 0.6)
+    assert hidden.mean() > 0.03
+    assert np.abs(condition.proposal - truth / 255.0)[hidden].mean() < 0.08
+
+
+def test_expression_moves_the_proposal_and_not_the_pose_map(head: HeadModel, reference: Reference) -> None:
+    conditioner = Conditioner(head, reference, texture_size=256)
+    opened = reference.params.replace(expr=torch.tensor([[1.0, 0, 0, 0]]), jaw_pose=torch.tensor([[0.2, 0, 0]]))
+    neutral = conditioner.render(reference.params, reference.camera)
+    moved = conditioner.render(opened, reference.camera)
+    assert np.array_equal(neutral.pose_map, moved.pose_map)
+    assert np.allclose(neutral.pose_map, reference.pose_map)
+    assert np.abs(neutral.normals - moved.normals).max() > 0.1
+    # Teeth that the photograph does not show are brighter than the mouth's surroundings, not grey holes.
+    assert np.abs(neutral.proposal - moved.proposal).max() > 0.05
+
+
+def test_static_offsets_move_the_proposal_and_not_the_pose_map(head: HeadModel) -> None:
+    params, camera = tracked()
+    image, matte = photograph(head, params, camera)
+    offset = torch.where(head.regions["scalp"][:, None], 0.15 * head.template, torch.zeros(()))
+    plain = crop_reference(image, matte, params, camera, head, SIZE)
+    hair = crop_reference(image, matte, params.replace(static_offset=offset), camera, head, SIZE)
+    assert np.allclose(plain.camera.K, hair.camera.K)
+    bare = Conditioner(head, plain, texture_size=128).render(plain.params, plain.camera)
+    full = Conditioner(head, hair, texture_size=128).render(hair.params, hair.camera)
+    assert np.array_equal(bare.pose_map, full.pose_map)
+    assert full.silhouette.sum() > 1.03 * bare.silhouette.sum()
+
+
+def test_head_pose_moves_everything(head: HeadModel, reference: Reference) -> None:
+    conditioner = Conditioner(head, reference, texture_size=128)
+    turned = reference.params.replace(rotation=torch.tensor([[0.0, 0.5, 0.0]]))
+    still, moved = (conditioner.render(params, reference.camera) for params in (reference.params, turned))
+    assert np.abs(still.pose_map - moved.pose_map).max() > 0.2
+    vertices = head.vertices(turned)[0]
+    expected = axis_angle_to_matrix(turned.rotation)[0] @ (head.template - head.joints(turned)[0]).T
+    assert torch.allclose(vertices, expected.T + head.joints(turned)[0], atol=1e-5)
+
+
+def test_texture_is_complete(head: HeadModel, reference: Reference) -> None:
+    conditioner = Conditioner(head, reference, texture_size=128)
+    assert conditioner.texture.shape == (128, 128, 3) and conditioner.texture.dtype == np.float32
+    assert conditioner.texture.min() >= 0.0 and conditioner.texture.max() <= 1.0
+    assert conditioner.texture_visibility.shape == (128, 128)
+    assert conditioner.texture_visibility.max() > 0.9
