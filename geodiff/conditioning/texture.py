@@ -33,8 +33,12 @@ EDGE_TOLERANCE = (0.008, 0.016)
 MATTE_EROSION = 0.012
 #: Distances (metres) over which a fill turns from the nearest visible colours into the mean of its kind.
 FILL_RANGE = (0.02, 0.12)
-#: Colours that a closed mouth hides, for a face of average brightness 0.55.
-TEETH, MOUTH, REFERENCE_LUMINANCE = (0.80, 0.75, 0.67), (0.30, 0.10, 0.10), 0.55
+#: Colours that a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the front of the mouth
+#: turn into its dark depth over MOUTH_DEPTH metres.
+TEETH, GUMS, THROAT, REFERENCE_LUMINANCE = (0.84, 0.79, 0.71), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
+MOUTH_DEPTH = 0.022
+#: Difference to the skin's colour (of the forehead) from which scalp counts as haired.
+HAIR_CONTRAST = 0.12
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -224,30 +228,64 @@ def _fill_groups(head: HeadModel, place: np.ndarray, color: np.ndarray, known: n
     certain = known > 0.5
     skin = groups["skin"] & certain
     tone = np.median(color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
-    light = float(np.clip(tone @ LUMA / REFERENCE_LUMINANCE, 0.35, 1.2))
-    priors = {
-        "teeth": np.array(TEETH) * light,
-        "mouth_interior": np.array(MOUTH) * light,
-        "eyeballs": np.array(TEETH) * 0.95 * light,
-        "lips": tone * np.array([0.92, 0.68, 0.68]),
-        "scalp": tone * 0.6,
-        "skin": tone,
-    }
+    priors = _priors(place, groups, tone)
     filled = color.astype(np.float32).copy()
     for name, group in groups.items():
         target = group & (known < 0.999)
         source = group & certain
         if not target.any():
             continue
-        prior = np.clip(priors[name], 0.0, 1.0).astype(np.float32)
+        if name == "scalp":
+            source = _haired(source, color, _forehead(place, color, skin))
         # Teeth and mouth are shown by an open mouth only; a few texels between closed lips say nothing about them.
         enough = max(20, round((0.15 if name in ("teeth", "mouth_interior") else 0.02) * group.sum()))
         if source.sum() < enough:
-            filled[target] = prior
+            filled[target] = priors[name][target]
             continue
         mean = np.median(color[source], 0)
         filled[target] = _nearest_mean(place[source], color[source], place[target], FILL_RANGE, mean)
     return filled
+
+
+def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) -> dict[str, np.ndarray]:
+    """Colours (V, 3) of each kind for a photograph that does not show it, in its brightness and saturation."""
+    light = float(np.clip(tone @ LUMA / REFERENCE_LUMINANCE, 0.35, 1.2))
+    saturation = float(np.clip((tone.max() - tone.min()) / 0.15, 0.0, 1.0))
+    front = place[groups["lips"], 2].max() if groups["lips"].any() else place[:, 2].max()
+    depth = np.clip(front - 0.012 - place[:, 2], 0.0, None)
+    inside = np.exp(-depth / MOUTH_DEPTH)[:, None]
+    gums, throat = np.array(GUMS), np.array(THROAT)
+    colors = {
+        "teeth": np.array(TEETH) * light * (0.25 + 0.75 * inside),
+        "mouth_interior": (throat + (gums - throat) * inside) * light,
+        "eyeballs": np.array(TEETH) * 0.95 * light,
+        "lips": tone * np.array([0.92, 0.68, 0.68]),
+        "scalp": tone * 0.6,
+        "skin": tone,
+    }
+    priors = {}
+    for name, color in colors.items():
+        grey = (color @ LUMA)[..., None]
+        toned = color if name == "skin" else grey + saturation * (color - grey)
+        priors[name] = np.broadcast_to(np.clip(toned, 0.0, 1.0), place.shape).astype(np.float32)
+    return priors
+
+
+def _forehead(place: np.ndarray, color: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """(3,) colour of the upper fifth of the visible skin (V,) bool."""
+    if not skin.any():
+        return np.zeros(3, np.float32)
+    upper = skin & (place[:, 1] >= np.quantile(place[skin, 1], 0.8))
+    return np.median(color[upper], 0)
+
+
+def _haired(scalp: np.ndarray, color: np.ndarray, tone: np.ndarray) -> np.ndarray:
+    """Of the visible scalp (V,) bool, the part that differs from the forehead, where that is enough to fill from.
+
+    The head's hairline and the person's differ; without this a high forehead would colour the back of the head.
+    """
+    haired = scalp & (np.abs(color - tone).max(-1) > HAIR_CONTRAST)
+    return haired if haired.sum() > 0.15 * scalp.sum() else scalp
 
 
 def _nearest_mean(
