@@ -133,7 +133,10 @@ def check_keys(schema: type, values: dict[str, Any], source: str, prefix: str = 
     for key, value in values.items():
         if key not in names:
             full = f"{prefix}{key}"
-            tail = _nearest(full, keys_of(schema, prefix)) or f"; the keys are {', '.join(prefix + name for name in names)}"
+            tail = (
+                _nearest(full, keys_of(schema, prefix))
+                or f"; the keys are {', '.join(prefix + name for name in names)}"
+            )
             raise ConfigError(f"{source} may only set keys that exist, and {full!r} does not{tail}")
         nested = _dataclass_of(hints[key])
         if nested is None:

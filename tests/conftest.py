@@ -38,3 +38,34 @@ def _seeded() -> None:
 
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_head():
+    """A head model of a few random vertices, quick to write and to pose."""
+    import torch
+
+    from geodiff.head.model import REGIONS, HeadModel
+
+    generator = torch.Generator().manual_seed(3)
+    vertices, shapes, names = 12, 4, ("jawOpen", "eyeBlinkLeft", "mouthSmileLeft")
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator)
+
+    skinning = torch.softmax(random(vertices, 5), 1)
+    faces = torch.tensor([[i, (i + 1) % vertices, (i + 5) % vertices] for i in range(vertices)])
+    return HeadModel(
+        name="tiny",
+        template=0.1 * random(vertices, 3),
+        faces=faces,
+        shape_basis=0.005 * random(shapes, vertices, 3),
+        expr_basis=0.01 * random(len(names), vertices, 3),
+        joint_regressor=torch.softmax(random(5, vertices), 1),
+        skinning=skinning,
+        uvs=torch.rand(vertices, 2, generator=generator),
+        faces_uv=faces,
+        regions={name: torch.ones(vertices, dtype=torch.bool) for name in REGIONS},
+        mirror=torch.arange(vertices),
+        expression_names=names,
+    )
