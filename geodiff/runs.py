@@ -1,0 +1,165 @@
+"""run.json: what made an output folder, so that it can be made again.
+
+    with RunRecord(out, "generate", config, seed=0, preset="preview") as run:
+        with run.stage("track"):
+            ...
+
+The record is written at the start, after every stage and at the end, also when the run fails or is interrupted.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from geodiff import __version__
+from geodiff.config import to_container
+from geodiff.errors import InputError
+from geodiff.files import make_folder, read_json, write_json
+
+RUN = "run.json"
+
+#: Packages whose versions decide results.
+PACKAGES = ("torch", "diffusers", "numpy", "numba", "mediapipe", "opencv-contrib-python-headless", "gsplat")
+
+
+class RunRecord:
+    """Writes `folder/run.json`.
+
+    command: the name of the command. config: the resolved configuration (dataclass or mapping). weights: name -> sha256
+    of every file of weights that was loaded; more can be added while running. Where a run.json of an earlier,
+    interrupted run of the same command stands, its stage timings are kept and added to.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        command: str,
+        config: Any,
+        *,
+        seed: int | None = None,
+        preset: str | None = None,
+        device: str | None = None,
+        weights: dict[str, str] | None = None,
+        inputs: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self._start = time.monotonic()
+        self._values: dict[str, Any] = {
+            "command": command,
+            "arguments": sys.argv[1:],
+            "inputs": to_container(inputs or {}),
+            "preset": preset,
+            "seed": seed,
+            "device": device,
+            "config": to_container(config),
+            "weights": dict(weights or {}),
+            "versions": versions(),
+            "machine": {"system": platform.platform(), "processor": platform.machine()},
+            "started": _now(),
+            "status": "running",
+            "stages": {},
+            "notes": [],
+        }
+
+    def __enter__(self) -> RunRecord:
+        make_folder(self.folder)
+        self._values["stages"] = self._earlier_stages()
+        self._save()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._values["status"] = "done"
+        elif isinstance(error, KeyboardInterrupt):
+            self._values["status"] = "interrupted"
+        else:
+            self._values["status"] = "failed"
+            self._values["error"] = str(error) or type(error).__name__
+        self._values["finished"] = _now()
+        try:
+            self._save()
+        except Exception:
+            if error is None:
+                raise
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a part of the run; the same name again adds up."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            stages = self._values["stages"]
+            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - start, 3)
+        self._save()
+
+    def add_weights(self, weights: dict[str, str]) -> None:
+        """name -> sha256 of weights that were loaded."""
+        self._values["weights"].update(weights)
+
+    def note(self, sentence: str) -> None:
+        """A sentence that a reader of the results should know, such as what was switched off."""
+        if sentence not in self._values["notes"]:
+            self._values["notes"].append(sentence)
+
+    def result(self, **values: Any) -> None:
+        """Numbers worth keeping beside the run, such as a final loss."""
+        self._values.setdefault("results", {}).update(to_container(values))
+
+    def _earlier_stages(self) -> dict[str, float]:
+        try:
+            earlier = read_json(self.folder / RUN)
+        except InputError:
+            return {}
+        same = isinstance(earlier, dict) and earlier.get("command") == self._values["command"]
+        stages = earlier.get("stages") if same and earlier.get("status") != "done" else None
+        return dict(stages) if isinstance(stages, dict) else {}
+
+    def _save(self) -> None:
+        self._values["seconds"] = round(time.monotonic() - self._start, 3)
+        self._values["peak_memory_mb"] = peak_memory()
+        write_json(self.folder / RUN, self._values)
+
+
+def versions() -> dict[str, str]:
+    """Versions of geodiff, Python and the packages that decide results."""
+    found = {"geodiff": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory() -> dict[str, float]:
+    """Highest memory use so far, in MB (10^6 bytes): of this process, and of the GPU where it was used."""
+    peak = {}
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    except ImportError:  # Windows has no resource module
+        import psutil
+
+        peak["process"] = round(psutil.Process().memory_info().peak_wset / 1e6, 1)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["cuda"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return peak
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
