@@ -3,8 +3,8 @@
     python scripts/embed_landmarks.py builtin [--out FILE] [--picture FILE]
     python scripts/embed_landmarks.py ict:PATH_TO_NPZ
 
-The head is painted simply (skin, lips, brows, irises, hair) and rendered from several sides, as several people with mild
-expressions. Each detection is carried back to the surface; the positions are combined robustly and made symmetric.
+The head is painted simply (skin, lips, brows, irises, hair) and rendered from several sides, as several people with
+mild expressions. Each detection is carried back to the surface; the positions are combined robustly and made symmetric.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from geodiff.geometry import orbit_camera, project, to_camera
 from geodiff.head.embedding import DATA, save_embedding
 from geodiff.head.model import HeadModel, LandmarkEmbedding
 from geodiff.raster.mesh import Fragments, interpolate, rasterize, render_normals
+from geodiff.tracking.groups import INNER_LIPS, IRISES, OVAL
 from geodiff.tracking.landmarks import NUM_LANDMARKS, detect_faces
 from geodiff.types import Camera, HeadParams, Motion
 
@@ -32,9 +33,6 @@ BROWS = (
     ((70, 63, 105, 66, 107), (46, 53, 52, 65, 55)),
     ((300, 293, 334, 296, 336), (276, 283, 282, 295, 285)),
 )
-IRISES = np.arange(468, NUM_LANDMARKS)
-#: Lip landmarks, whose upper and lower rows touch in a shut mouth: measured on open mouths only.
-INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 IRIS_RADIUS, PUPIL_RADIUS = 0.0059, 0.0022
 #: Mild expressions; the first two have the mouth open.
 EXPRESSIONS: tuple[dict[str, float], ...] = (
@@ -119,7 +117,7 @@ def subjects(head: HeadModel, people: int, seed: int) -> list[tuple[int, HeadPar
 
 
 def collect(surface: Surface, people: int, seed: int) -> list[list[tuple[int, int, np.ndarray, float]]]:
-    """For each landmark its hits: (expression, face, barycentrics (3,), weight by how much the surface faces the camera)."""
+    """For each landmark its hits: (expression, face, barycentrics (3,), weight: how much the surface faces the camera)."""
     head = surface.head
     balls = head.face_region("eyeballs").numpy()
     inside = np.zeros(len(balls), bool)
@@ -135,14 +133,16 @@ def collect(surface: Surface, people: int, seed: int) -> list[list[tuple[int, in
             if not faces:
                 continue
             points = faces[0].points
-            for allowed, marks in ((~inside, np.arange(468)), (balls, IRISES)):
+            for allowed, marks in ((~inside, np.arange(468)), (balls, np.array(IRISES))):
                 kept = np.flatnonzero(allowed)
-                _record(hits, head, vertices, camera, kept, marks, points, number)
+                _record(hits, head, vertices, camera, (kept, marks, points), (number, abs(yaw)))
     return hits
 
 
-def _record(hits: list, head: HeadModel, vertices: torch.Tensor, camera: Camera, kept: np.ndarray,
-            marks: np.ndarray, points: np.ndarray, number: int) -> None:  # fmt: skip
+def _record(hits: list, head: HeadModel, vertices: torch.Tensor, camera: Camera,
+            found: tuple[np.ndarray, np.ndarray, np.ndarray], seen: tuple[int, int]) -> None:  # fmt: skip
+    """Carry detections back. found: allowed faces, landmark numbers, points (478, 2); seen: expression, |yaw| degrees."""
+    kept, marks, points = found
     triangles = head.faces[kept]
     fragments = rasterize(vertices, triangles, camera)
     normals = render_normals(vertices, triangles, camera)
@@ -150,11 +150,16 @@ def _record(hits: list, head: HeadModel, vertices: torch.Tensor, camera: Camera,
     pixels = np.stack([columns, rows], 1) + 0.5
     distance, nearest = cKDTree(pixels).query(points[marks])
     for mark, gap, index in zip(marks, distance, nearest, strict=True):
+        # The contour of the face is where it is in front views: from the side it slides along the surface.
+        contour = mark in OVAL
+        if contour and seen[1] > 20:
+            continue
         row, column = rows[index], columns[index]
         facing = float(normals[row, column, 2])
-        if gap < 5.0 and facing > 0.35:
+        if gap < (12.0 if contour else 5.0) and facing > (0.02 if contour else 0.35):
             face = int(kept[fragments.face[row, column]])
-            hits[mark].append((number, face, fragments.barycentrics[row, column].astype(np.float64), facing**2))
+            weight = 1.0 if contour else facing**2
+            hits[mark].append((seen[0], face, fragments.barycentrics[row, column].astype(np.float64), weight))
 
 
 def combine(head: HeadModel, hits: list) -> LandmarkEmbedding:
@@ -162,6 +167,7 @@ def combine(head: HeadModel, hits: list) -> LandmarkEmbedding:
     template, triangles = head.template.double().numpy(), head.faces.numpy()
     means, opened = np.zeros((NUM_LANDMARKS, 3)), np.zeros((NUM_LANDMARKS, 3))
     for mark, found in enumerate(hits):
+        # The upper and lower rows of the lips touch in a shut mouth: they are measured on open mouths only.
         chosen = [h for h in found if h[0] < 2] if mark in INNER_LIPS else found
         means[mark] = _median(template, triangles, chosen)
         opened[mark] = means[mark]
@@ -198,7 +204,8 @@ def _partners(points: np.ndarray) -> np.ndarray:
     flipped = points * np.array([-1.0, 1.0, 1.0])
     cost = np.linalg.norm(points[:, None] - flipped[None], axis=-1) ** 2
     cost = cost + cost.T
-    cost[np.ix_(IRISES, np.arange(468))] = cost[np.ix_(np.arange(468), IRISES)] = 1.0
+    skin, irises = np.arange(468), np.array(IRISES)
+    cost[np.ix_(irises, skin)] = cost[np.ix_(skin, irises)] = 1.0
     return linear_sum_assignment(cost)[1]
 
 
@@ -209,7 +216,9 @@ def _mirror_faces(head: HeadModel) -> np.ndarray:
     return np.array([index.get(tuple(row), -1) for row in flipped])
 
 
-def _closest(template: np.ndarray, triangles: np.ndarray, faces: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray]:
+def _closest(
+    template: np.ndarray, triangles: np.ndarray, faces: np.ndarray, point: np.ndarray
+) -> tuple[int, np.ndarray]:
     """The face and barycentrics of the point of the given faces that is closest to `point` (3,)."""
     best, answer = np.inf, (int(faces[0]), np.full(3, 1 / 3))
     for face in faces:
@@ -250,7 +259,8 @@ def embed(head: HeadModel, people: int = 6, seed: int = 0) -> tuple[LandmarkEmbe
 def picture(surface: Surface, embedding: LandmarkEmbedding) -> np.ndarray:
     """The embedding drawn on the head from three sides and with an open mouth, for a person to look at."""
     head, tiles = surface.head, []
-    for (yaw, weights) in ((-30, {}), (0, {}), (30, {}), (0, EXPRESSIONS[1]), (0, {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0})):
+    blink = {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}
+    for yaw, weights in ((-30, {}), (0, {}), (30, {}), (0, EXPRESSIONS[1]), (0, blink)):
         motion = Motion({k: np.array([v]) for k, v in weights.items()}, np.zeros((1, 3)), np.zeros((1, 2)))
         vertices = head.vertices(head.motion_params(motion, head.zeros()))[0]
         target = torch.tensor([0.0, float(head.template[head.regions["face"], 1].mean()), 0.0])
