@@ -1,7 +1,7 @@
 """Built-in motions and motion files: ARKit-named weights, head rotation and gaze, independent of any head model.
 
 A motion file is an npz of plain arrays: `weights` (T, N) in 0..1, `names` (N,) text with Apple's ARKit names,
-`rotation` (T, 3) axis-angle in radians, `gaze` (T, 2) yaw and pitch in radians, `fps` (). Only the first two are needed.
+`rotation` (T, 3) axis-angle in radians, `gaze` (T, 2) yaw and pitch in radians, `fps` (). The first two are needed.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def test_a_vhap_export_is_accepted_with_notes(written: Path) -> None:
     for words in ("exported by another tool", "no normal maps: losses that need them are off", "no expression latents"):
         assert words in text
     frame = clips.frame(1, 1)
-    assert frame.normals is None
+    assert frame.normal is None
     assert (frame.image[frame.mask == 0] == 255).all(), "other tools' backgrounds become white"
     assert clips.clip(0).normals is None
 

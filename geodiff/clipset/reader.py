@@ -24,6 +24,7 @@ from geodiff.clipset.layout import (
 )
 from geodiff.errors import ClipSetError, HeadModelError, InputError
 from geodiff.files import read_json
+from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.media import read_gray, read_image
 from geodiff.types import Camera, Clip, HeadParams
@@ -31,13 +32,13 @@ from geodiff.types import Camera, Clip, HeadParams
 
 @dataclass(frozen=True)
 class ClipFrame:
-    """One frame: image (H, W, 3) uint8 on white, mask (H, W) uint8, normals (H, W, 3) uint8 as (n + 1) / 2 or None."""
+    """One frame: image (H, W, 3) uint8 on white, mask (H, W) uint8, normal (H, W, 3) uint8 as (n + 1) / 2 or None."""
 
     t: int
     c: int
     image: np.ndarray
     mask: np.ndarray
-    normals: np.ndarray | None
+    normal: np.ndarray | None
     camera: Camera
 
 
@@ -84,9 +85,10 @@ class ClipSet:
         self.notes: list[str] = self._notes()
 
     @staticmethod
-    def open(path: Path | str) -> ClipSet:
+    def open(path: Path | str, head: HeadModel | None = None) -> ClipSet:
         """Opens a clip set and checks that it is whole: every file that it names is there.
 
+        head: the head model of its parameters; by default the recorded one is loaded when it is asked for.
         Raises ClipSetError, one sentence, when it is missing, half-written or inconsistent.
         """
         folder = Path(path)
@@ -96,6 +98,9 @@ class ClipSet:
         widths = {(p.shape.shape[0], p.expr.shape[1]) for p in clips._all_params}
         if len(widths) > 1:
             raise ClipSetError(f"a clip set needs one head, and the files in {folder / 'flame_param'} differ in width")
+        if head is not None:
+            clips.check_head(head)
+            clips.head = head
         return clips
 
     @property
@@ -111,6 +116,22 @@ class ClipSet:
     def head_name(self) -> str:
         """The head model whose parameters these are; other tools' exports are FLAME's."""
         return str(self.meta.get("head", {}).get("name", "flame"))
+
+    @property
+    def head_spec(self) -> str:
+        """What `geodiff.head.load_head` takes to load the recorded head; "flame" where only its family is known."""
+        return str(self.meta.get("head_spec", "flame"))
+
+    @cached_property
+    def head(self) -> HeadModel:
+        """The head model of the parameters. Raises HeadModelError when it cannot be found or is another one."""
+        if ":" not in self.head_spec and self.head_spec != "builtin":
+            raise HeadModelError(
+                f"{self.folder} holds parameters of the FLAME head, which must be named: give it as --head flame:PATH"
+            )
+        head = load_head(self.head_spec)
+        self.check_head(head)
+        return head
 
     @property
     def expression_encoder(self) -> str | None:
@@ -155,10 +176,10 @@ class ClipSet:
         try:
             image = read_image(entry.image, min_side=1)
             mask = np.full(size, 255, np.uint8) if entry.mask is None else read_gray(entry.mask)
-            normals = None if entry.normals is None else read_image(entry.normals, min_side=1)
+            normal = None if entry.normals is None else read_image(entry.normals, min_side=1)
         except InputError as error:
             raise ClipSetError(f"the clip set {self.folder} is damaged: {error}") from error
-        for name, array in (("image", image), ("mask", mask), ("normals", normals)):
+        for name, array in (("image", image), ("mask", mask), ("normal map", normal)):
             if array is not None and array.shape[:2] != size:
                 raise ClipSetError(
                     f"the {name} of timestep {t}, camera {c} in {self.folder} must be {size[1]}x{size[0]} pixels as "
@@ -166,13 +187,13 @@ class ClipSet:
                 )
         if not self.meta:
             image = _over_white(image, mask)
-        return ClipFrame(t, c, image, mask, normals, entry.camera)
+        return ClipFrame(t, c, image, mask, normal, entry.camera)
 
     def clip(self, c: int) -> Clip:
         """All frames of one view."""
         times = [t for t, camera in self.frames if camera == c]
         frames = [self.frame(t, c) for t in times]
-        normals = [f.normals for f in frames if f.normals is not None]
+        normals = [f.normal for f in frames if f.normal is not None]
         return Clip(
             images=np.stack([f.image for f in frames]),
             masks=np.stack([f.mask for f in frames]),
@@ -182,6 +203,14 @@ class ClipSet:
             camera_index=c,
             timesteps=np.array(times),
         )
+
+    def clips(self) -> list[Clip]:
+        """All views, one after the other."""
+        return [self.clip(c) for c in range(self.num_cameras)]
+
+    def held_out(self) -> list[Index]:
+        """(t, c) of the frames that are kept for validation and test."""
+        return sorted({*self.splits["val"], *self.splits["test"]})
 
     def reference(self) -> ReferenceFiles | None:
         """The portrait's crop, where the clip set was made from a portrait."""

@@ -45,7 +45,7 @@ class ClipSetSpec:
 
     num_cameras views of num_frames frames each. fingerprint: any text that decides what the frames look like (a digest
     of portrait, configuration and seed): a folder is only continued by a run with the same one. domains: "image", and
-    "normal" where there are normal maps.
+    "normal" where there are normal maps. head_spec: what `load_head` takes to load the head model.
     """
 
     num_cameras: int
@@ -56,6 +56,7 @@ class ClipSetSpec:
     fps: float = 25.0
     domains: tuple[str, ...] = ("image", "normal")
     expression_encoder: str | None = None
+    head_spec: str = "builtin"
 
     @property
     def num_timesteps(self) -> int:
