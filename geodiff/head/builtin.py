@@ -1,0 +1,74 @@
+"""The bundled head: free for any use, always there. Authored by `geodiff.head.authoring` from measured landmarks.
+
+Expressions carry ARKit's names. eyeLook* move the lids alone: the eyeballs turn with `eyes_pose`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geodiff.errors import HeadModelError
+from geodiff.head.model import REGIONS, HeadModel, LandmarkEmbedding
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+ASSET = DATA / "builtin_head.npz"
+LANDMARKS = DATA / "landmarks.npz"
+EMBEDDING = DATA / "builtin_mediapipe.npz"
+#: Stored in half precision: bases, whose error is then below a thousandth of a millimetre per millimetre moved.
+HALF = ("shape_basis", "expr_basis")
+
+
+def pack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a built head as they are stored in the asset."""
+    return {name: value.astype(np.float16) if name in HALF else value for name, value in arrays.items()}
+
+
+def head_from_arrays(arrays: dict[str, np.ndarray], name: str = "builtin") -> HeadModel:
+    """A `HeadModel` from stored arrays. The bases are exact multiples of what the asset's half precision holds."""
+    floats = ("template", "shape_basis", "expr_basis", "joint_regressor", "skinning", "uvs")
+    integers = ("faces", "faces_uv", "mirror")
+    packed = pack(arrays)
+    return HeadModel(
+        name=name,
+        **{key: torch.from_numpy(packed[key].astype(np.float32)) for key in floats},
+        **{key: torch.from_numpy(packed[key].astype(np.int64)) for key in integers},
+        regions={region: torch.from_numpy(mask.copy()) for region, mask in zip(REGIONS, packed["regions"], strict=True)},
+        expression_names=tuple(packed["expression_names"].tolist()),
+    )
+
+
+def read_embedding(path: Path, head: HeadModel) -> LandmarkEmbedding | None:
+    """The MediaPipe embedding made for this very head (its hash is recorded), or None."""
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as data:
+        if str(data["head_hash"]) != head.hash:
+            return None
+        return LandmarkEmbedding(
+            torch.from_numpy(data["indices"].astype(np.int64)),
+            torch.from_numpy(data["faces"].astype(np.int64)),
+            torch.from_numpy(data["barycentrics"].astype(np.float32)),
+        )
+
+
+@lru_cache(maxsize=1)
+def load_builtin() -> HeadModel:
+    """The bundled head with its landmark embedding, if one made for it is there. Read once; do not change its tensors.
+
+    Raises:
+        HeadModelError: the bundled file is missing or damaged.
+    """
+    try:
+        with np.load(ASSET, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+    except (OSError, ValueError) as error:
+        raise HeadModelError(
+            f"The builtin head needs its bundled file {ASSET.name}, which cannot be read ({error}); reinstall geodiff."
+        ) from error
+    head = head_from_arrays(arrays)
+    object.__setattr__(head, "landmarks", read_embedding(EMBEDDING, head))
+    return head
