@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import cv2
 import numpy as np
-import torch
 
+from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.reference import Reference, render_pose_map
 from geodiff.conditioning.texture import bake, sample, to_local, to_pixels
 from geodiff.geometry import normals_to_map_axes, vertex_normals
@@ -52,8 +52,8 @@ class Conditioner:
         self.texture_size = texture_size
         self._photo = reference.image if reference.detail is None else reference.detail
         self._photo_camera = reference.camera.resized(self._photo.shape[1], self._photo.shape[0])
-        self._person = _personal(head, reference.params, offsets=True)
-        self._bare = _personal(head, reference.params, offsets=False)
+        self._person = personal_head(head, reference.params, offsets=True)
+        self._bare = personal_head(head, reference.params, offsets=False)
         self._corner_uvs = head.uvs[head.faces_uv].numpy()
         self._pose_maps: dict[bytes, np.ndarray] = {}
 
@@ -73,14 +73,14 @@ class Conditioner:
 
     @cached_property
     def _reference_vertices(self) -> np.ndarray:
-        return self._person.vertices(_without_identity(self.reference.params))[0].numpy()
+        return self._person.vertices(without_identity(self.reference.params))[0].numpy()
 
     def render(self, params: HeadParams, camera: Camera) -> Condition:
         """The conditions of one frame.
 
         params: T = 1, canonical, of the reference's identity. camera: square, S pixels.
         """
-        params = _without_identity(params.detach())
+        params = without_identity(params.detach())
         fine = camera.resized(camera.width * SUPERSAMPLE, camera.height * SUPERSAMPLE)
         vertices = self._person.vertices(params)[0]
         seen = mesh.rasterize(vertices, self.head.faces, fine)
@@ -127,38 +127,6 @@ class Conditioner:
                 self._pose_maps.pop(next(iter(self._pose_maps)))
             self._pose_maps[key] = render_pose_map(self._bare, params, camera)
         return self._pose_maps[key]
-
-
-def _personal(head: HeadModel, params: HeadParams, offsets: bool) -> HeadModel:
-    """The head with an identity folded into its template, so that posing it costs no sum over shape modes.
-
-    Its joints are those of the head without static offsets.
-    """
-    template = head.shaped(params.frame(0), expression=False, offsets=False)[0]
-    moved = template if not offsets or params.static_offset is None else template + params.static_offset
-    return _PersonalHead.from_parts(head, moved, head.joints(params))
-
-
-class _PersonalHead(HeadModel):
-    """A head of one identity: no shape modes, fixed joints."""
-
-    _rest_joints: torch.Tensor
-
-    @staticmethod
-    def from_parts(head: HeadModel, template: torch.Tensor, joints: torch.Tensor) -> _PersonalHead:
-        base = replace(head, template=template, shape_basis=head.shape_basis[:0])
-        personal = object.__new__(_PersonalHead)
-        for name in base.__dataclass_fields__:
-            object.__setattr__(personal, name, getattr(base, name))
-        object.__setattr__(personal, "_rest_joints", joints)
-        return personal
-
-    def joints(self, params: HeadParams) -> torch.Tensor:
-        return self._rest_joints
-
-
-def _without_identity(params: HeadParams) -> HeadParams:
-    return params.frame(0).replace(shape=params.shape[:0], static_offset=None)
 
 
 def _halve(layers: np.ndarray) -> np.ndarray:

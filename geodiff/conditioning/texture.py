@@ -216,7 +216,7 @@ def _fill_vertices(
     color = np.where((seen >= 0.8 * seen[flip])[:, None], color, mirrored)
     filled = _fill_groups(head, place, color, known)
     blend = np.clip(known, 0.0, 1.0)[:, None]
-    smooth = _smoother(head)
+    smooth = smoother(head)
     for _ in range(6):
         filled = blend * color + (1.0 - blend) * (smooth @ filled)
     return filled.astype(np.float32), (smooth @ (smooth @ matching)).astype(np.float32)
@@ -315,7 +315,7 @@ def _blurred(reference: Reference, radius: float) -> np.ndarray:
     return cv2.GaussianBlur(image * inside, (0, 0), sigma) / np.maximum(weight, 1e-3)
 
 
-def _smoother(head: HeadModel) -> sparse.csr_matrix:
+def smoother(head: HeadModel) -> sparse.csr_matrix:
     """(V, V) mean over each vertex and its neighbours within the surface."""
     if head not in _smoothers:
         faces, count = head.faces.numpy(), head.num_vertices

@@ -1,0 +1,109 @@
+"""One synthetic person with ground truth: frames, masks and normals in any camera and expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from geodiff.conditioning.personal import personal_head, without_identity
+from geodiff.conditioning.texture import sample
+from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.synth.appearance import Appearance, paint, random_appearance
+from geodiff.synth.hair import HairStyle, grow_hair, random_style, scalp_shell
+from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
+from geodiff.types import Camera, HeadParams
+
+
+@dataclass(frozen=True)
+class Frame:
+    """image: (H, W, 3) float32 0..1 on white. mask: (H, W) 0..1. normals: (H, W, 3) in the axes of normal maps, hair
+    included, zero outside."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    normals: np.ndarray
+
+
+class Subject:
+    """A random person on `head`, the same for the same seed. texture_size: side of the painted texture."""
+
+    def __init__(self, head: HeadModel, seed: int, texture_size: int = 768) -> None:
+        rng = np.random.default_rng(seed)
+        self.head = head
+        shape = np.clip(rng.normal(0, 1, head.num_shape) * rng.uniform(0.6, 1.1), -2.5, 2.5)
+        self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
+        self.look: Appearance = random_appearance(rng)
+        self.style: HairStyle = random_style(rng)
+        self.light: Lighting = random_lighting(rng)
+        self._person = personal_head(head, self.params)
+        self._texture = paint(head, self.look, texture_size) ** np.float32(2.2)
+        shaped = head.shaped(self.params, expression=False)[0]
+        hair = grow_hair(head, shaped, self.style, self.look)
+        self._hair = None if hair is None else torch.as_tensor(hair)
+        self._faces, self._corner_uvs, self._static = self._surface()
+
+    def _surface(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Triangles of head and hair, their corners' UVs, and occlusion and shininess of each vertex (N, 2)."""
+        head = self.head
+        shine = np.full(head.num_vertices, 0.06, np.float32)
+        shine[head.regions["lips"].numpy()] = 0.25
+        shine[head.regions["teeth"].numpy() | head.regions["mouth_interior"].numpy()] = 0.35
+        shine[head.regions["eyeballs"].numpy()] = 1.0
+        static = np.stack([ambient_occlusion(head), shine], 1)
+        uvs = head.uvs[head.faces_uv].numpy()
+        if self._hair is None:
+            return head.faces, uvs, static
+        shell = scalp_shell(head)
+        faces = torch.cat([head.faces, torch.as_tensor(shell.faces) + head.num_vertices])
+        hair = np.tile(np.array([[0.85, 0.12]], np.float32), (len(self._hair), 1))
+        return faces, np.concatenate([uvs, shell.corner_uvs]), np.concatenate([static, hair])
+
+    def pose(self, params: HeadParams) -> torch.Tensor:
+        """Vertices (N, 3) of head and hair in the expression of `params` (T = 1; the head itself stays at rest)."""
+        vertices = self._person.vertices(without_identity(params))[0]
+        return vertices if self._hair is None else torch.cat([vertices, self._hair])
+
+    def shadow(self, vertices: torch.Tensor) -> ShadowMap | None:
+        """The shadow map of one expression, to be shared between its views; None where there is no directional light."""
+        if self.light.color.max() < 0.02:
+            return None
+        return ShadowMap.make(vertices, self._faces, self.light.direction)
+
+    def render(
+        self, vertices: torch.Tensor, camera: Camera, shadow: ShadowMap | None = None, supersample: int = 2
+    ) -> Frame:
+        """The frame of posed vertices (from `pose`) in a camera."""
+        fine = camera.resized(camera.width * supersample, camera.height * supersample)
+        seen = mesh.rasterize(vertices, self._faces, fine)
+        covered = np.flatnonzero(seen.mask)
+        points = mesh.Fragments(
+            np.ascontiguousarray(seen.face.reshape(1, -1)[:, covered]),
+            np.ascontiguousarray(seen.barycentrics.reshape(1, -1, 3)[:, covered]),
+            np.ones((1, len(covered)), np.float32),
+        )
+        normals = vertex_normals(vertices, self._faces)
+        turned = normals_to_map_axes(normals, camera).numpy()
+        table = np.concatenate([vertices.numpy(), normals.numpy(), self._static, turned], 1)
+        surface = mesh.interpolate(points, self._faces, table)[0]
+        uv = mesh.interpolate(points, self._faces, self._corner_uvs)[0]
+        size = self._texture.shape[0]
+        albedo = sample(self._texture, np.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size], 1))
+        colors = shade(albedo, np.ascontiguousarray(surface[:, :8]), camera.center.numpy(), self.light, shadow)
+        layers = np.zeros((fine.height * fine.width, 8), np.float32)
+        layers[covered, :3], layers[covered, 3:6], layers[covered, 6] = colors, surface[:, 8:11], 1.0
+        layers = layers.reshape(fine.height, fine.width, 8)
+        small = (camera.width, camera.height)
+        parts = [cv2.resize(layers[..., i : i + 4], small, interpolation=cv2.INTER_AREA) for i in (0, 4)]
+        layers = np.concatenate(parts, -1)
+        mask, normal = layers[..., 6], layers[..., 3:6]
+        length = np.linalg.norm(normal, axis=-1, keepdims=True)
+        return Frame(
+            image=np.clip(layers[..., :3] + (1 - mask[..., None]), 0, 1),
+            mask=mask,
+            normals=normal / np.maximum(length, 1e-6) * mask[..., None],
+        )
