@@ -64,38 +64,52 @@ class FaceModel:
         corners, weights = head.faces[marks.faces].numpy(), marks.barycentrics.double().numpy()
         self.indices = marks.indices.numpy()
         self.mean = np.einsum("lk,lkc->lc", weights, head.template.double().numpy()[corners])
-        self.shape = _combined(head.shape_basis, corners, weights)
-        self.expr = _combined(head.expr_basis, corners, weights)
+        # (L, 3, S) and (L, 3, E): the order in which the Jacobian multiplies them.
+        self.shape = np.ascontiguousarray(_combined(head.shape_basis, corners, weights).transpose(1, 2, 0))
+        self.expr = np.ascontiguousarray(_combined(head.expr_basis, corners, weights).transpose(1, 2, 0))
         self.normals = vertex_normals(head.template, head.faces).double().numpy()[corners[:, 0]]
         skinning = np.einsum("lk,lkj->lj", weights, head.skinning.double().numpy()[corners])
         self.skinning = np.stack([skinning[:, JOINTS.index(name)] for name in MOVING], 1)
+        self.moving = [np.flatnonzero(column) for column in self.skinning.T]
         regressor = head.joint_regressor.double().numpy()
         self.joints = regressor @ head.template.double().numpy()
         shape = head.shape_basis.double().numpy()
         self.joint_shape = np.stack([regressor @ mode for mode in shape]) if len(shape) else np.zeros((0, 5, 3))
         # FLAME's pose correctives of the jaw: nine of the thirty-six columns (neck, jaw, eyes).
         self.jaw_basis = None if head.pose_basis is None else _combined(head.pose_basis[9:18], corners, weights)
+        if self.jaw_basis is not None:
+            self.moving[0] = np.arange(len(self.mean))
 
     @property
     def num_shape(self) -> int:
-        return self.shape.shape[0]
+        return self.shape.shape[2]
 
     @property
     def num_expr(self) -> int:
-        return self.expr.shape[0]
+        return self.expr.shape[2]
 
-    def local(self, shape: np.ndarray, state: FrameState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Landmarks (L, 3) before the head's pose, their local rotations (L, 3, 3), the joints' pull (L, S, 3) on them."""
-        points = self.mean + np.tensordot(shape, self.shape, 1) + np.tensordot(state.expr, self.expr, 1)
+    def local(self, shape: np.ndarray, state: FrameState) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks (L, 3) before the head's pose, and their local rotations (L, 3, 3)."""
+        points = self._unposed(shape, state)
         turns = moving_rotations(state)
+        blended = np.eye(3) + np.tensordot(self.skinning, turns - np.eye(3), 1)
+        return self._posed(points, shape, turns), blended
+
+    def _unposed(self, shape: np.ndarray, state: FrameState) -> np.ndarray:
+        return self.mean + np.dot(self.shape, shape) + np.dot(self.expr, state.expr)
+
+    def _posed(
+        self, points: np.ndarray, shape: np.ndarray, turns: np.ndarray, rows: slice | np.ndarray = slice(None)
+    ) -> np.ndarray:
+        """(L, 3) landmarks turned by the jaw and the eyes; turns: (3, 3, 3). `rows` picks landmarks."""
+        points = points[rows]
         if self.jaw_basis is not None:
-            points = points + np.tensordot((turns[0] - np.eye(3)).ravel(), self.jaw_basis, 1)
-        blended = np.eye(3) + np.einsum("lj,jab->lab", self.skinning, turns - np.eye(3))
+            points = points + np.tensordot((turns[0] - np.eye(3)).ravel(), self.jaw_basis[:, rows], 1)
         joints = self.joints[2:] + np.tensordot(shape, self.joint_shape[:, 2:], 1)
-        still = np.einsum("jab,jb->ja", np.eye(3) - turns, joints)
-        posed = np.einsum("lab,lb->la", blended, points) + self.skinning @ still
-        pull = np.einsum("jab,sjb->sja", np.eye(3) - turns, self.joint_shape[:, 2:])
-        return posed, blended, np.einsum("lj,sja->lsa", self.skinning, pull)
+        shift = points.copy()
+        for joint, turn in enumerate(turns):
+            shift += self.skinning[rows, joint, None] * ((points - joints[joint]) @ (turn - np.eye(3)).T)
+        return shift
 
     def project(self, log_focal: float, shape: np.ndarray, state: FrameState, middle: np.ndarray) -> np.ndarray:
         """(L, 2) pixels; middle: (2,) the image's principal point."""
@@ -103,10 +117,13 @@ class FaceModel:
         return _pinhole(_camera(points, log_focal, state, middle), log_focal, middle)
 
     def jacobian(
-        self, log_focal: float, shape: np.ndarray, state: FrameState, middle: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels (L, 2), their derivatives (L, 2, 1 + S) by log focal and shape, and (L, 2, 11 + E) by the frame's vector."""
-        points, blended, pull = self.local(shape, state)
+        self, log_focal: float, shape: np.ndarray, state: FrameState, middle: np.ndarray, shared: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Pixels (L, 2), and their derivatives.
+
+        By log focal and shape: (L, 2, 1 + S), None unless `shared`. By the frame's vector: (L, 2, 11 + E).
+        """
+        points, blended = self.local(shape, state)
         seen = _camera(points, log_focal, state, middle)
         focal, depth = np.exp(log_focal), seen[:, 2]
         pixels = _pinhole(seen, log_focal, middle)
@@ -114,27 +131,38 @@ class FaceModel:
         lens = np.zeros((len(points), 2, 3))
         lens[:, 0, 0] = lens[:, 1, 1] = focal / depth
         lens[:, :, 2] = -focal * seen[:, :2] / depth[:, None] ** 2
-        turned = lens * FLIP @ state.rotation  # d(pixels) / d(local points)
-        carried = np.einsum("lia,lab->lib", turned, blended)
+        turned = (lens * FLIP) @ state.rotation  # d(pixels) / d(local points)
+        carried = turned @ blended
         scale, away = np.exp(state.log_scale), np.exp(log_focal - state.log_scale)
 
-        shared = np.zeros((len(points), 2, 1 + self.num_shape))
-        shared[:, :, 0] = pixels - middle + away * lens[:, :, 2]
-        shared[:, :, 1:] = np.einsum("lia,sla->lis", carried, self.shape) + np.einsum("lia,lsa->lis", turned, pull)
+        by_shared = None
+        if shared:
+            turns = np.eye(3) - moving_rotations(state)
+            pull = np.einsum("jab,sjb->jas", turns, self.joint_shape[:, 2:])
+            by_shared = np.zeros((len(points), 2, 1 + self.num_shape))
+            by_shared[:, :, 0] = pixels - middle + away * lens[:, :, 2]
+            by_shared[:, :, 1:] = carried @ self.shape + turned @ np.tensordot(self.skinning, pull, 1)
 
         frame = np.zeros((len(points), 2, 11 + self.num_expr))
         rotated = points @ state.rotation.T
         frame[:, :, :3] = np.cross(rotated[:, None], lens * FLIP)
         frame[:, :, 3:5] = lens[:, :, :2] / scale
         frame[:, :, 5] = -(lens[:, :, :2] @ ((state.centre - middle) / scale)) - away * lens[:, :, 2]
-        frame[:, :, 6:-5] = np.einsum("lia,ela->lie", carried, self.expr)
-        vector, step = state.vector, 1e-5
-        for column in range(-5, 0):  # gaze and jaw: five cheap columns by differences
+        frame[:, :, 6:-5] = carried @ self.expr
+        self._turn_columns(frame, turned, points, shape, state)
+        return pixels, by_shared, frame
+
+    def _turn_columns(
+        self, frame: np.ndarray, turned: np.ndarray, points: np.ndarray, shape: np.ndarray, state: FrameState
+    ) -> None:
+        """Fill the columns of gaze and jaw by differences, on the landmarks that they move."""
+        unposed, vector, step = self._unposed(shape, state), state.vector, 1e-5
+        for column, joint in zip(range(-5, 0), (1, 1, 2, 2, 0), strict=True):
+            rows = self.moving[joint]
             ahead = vector.copy()
             ahead[column] += step
-            moved = self.local(shape, state.moved(ahead))[0]
-            frame[:, :, column] = np.einsum("lia,la->li", turned, (moved - points) / step)
-        return pixels, shared, frame
+            moved = self._posed(unposed, shape, moving_rotations(state.moved(ahead)), rows)
+            frame[rows, :, column] = (turned[rows] @ ((moved - points[rows]) / step)[..., None])[..., 0]
 
     def facing(self, state: FrameState) -> np.ndarray:
         """(L,) cosine between a landmark's normal (of the mean face) and the direction to the camera."""

@@ -181,20 +181,22 @@ class LandmarkFitter:
         hessian, gradient = np.zeros((size, size)), np.zeros(size)
         energy = 0.0
         for t, (points, frame) in enumerate(zip(frames, state.frames, strict=True)):
-            pixels, by_shared, by_frame = self.face.jacobian(state.log_focal, state.shape, frame, self.middle)
+            pixels, by_shared, by_frame = self.face.jacobian(
+                state.log_focal, state.shape, frame, self.middle, shared
+            )
             residual, root = self._residuals(points, pixels, frame)
             squared = (residual**2).sum(1)
             # Geman and McClure's robust energy and its weights.
             limit = self.config.outlier**2
             energy += float((squared * limit / (squared + limit)).sum())
             pull = (limit / (squared + limit))[:, None]
-            jac = np.concatenate([by_shared, by_frame], 2)
-            jac = (np.einsum("lij,ljp->lip", root, jac) * pull[..., None]).reshape(-1, head + local)
+            own = slice(head + t * local, head + (t + 1) * local)
+            where = np.r_[0:head, own] if by_shared is not None else np.r_[own]
+            jac = by_frame if by_shared is None else np.concatenate([by_shared, by_frame], 2)
+            jac = ((root * pull[..., None]) @ jac).reshape(-1, len(where))
             residual = (residual * pull).ravel()
-            where = np.r_[0:head, head + t * local : head + (t + 1) * local]
             hessian[np.ix_(where, where)] += jac.T @ jac
             gradient[where] += jac.T @ residual
-            own = slice(head + t * local, head + (t + 1) * local)
             vector = frame.vector
             prior = vector / self.spread
             energy += float((prior**2).sum()) + self._couple_eyes(hessian, gradient, own.stop, frame)
@@ -224,18 +226,17 @@ class LandmarkFitter:
         root = np.sqrt(self.weights * seen) / sigma
         matrices = root[:, None, None] * np.eye(2)
         matrices = self._slide_contour(points, matrices)
-        return np.einsum("lij,lj->li", matrices, pixels - observed), matrices
+        return (matrices @ (pixels - observed)[..., None])[..., 0], matrices
 
     def _slide_contour(self, points: np.ndarray, matrices: np.ndarray) -> np.ndarray:
         """Landmarks of the face's contour hold across it only: along it they slide on the surface as the head turns."""
         position = {int(mark): row for row, mark in enumerate(self.face.indices)}
+        marks = [i for i, mark in enumerate(OVAL) if mark in position]
+        rows = [position[OVAL[i]] for i in marks]
         contour = points[list(OVAL)]
-        tangents = np.roll(contour, -1, 0) - np.roll(contour, 1, 0)
+        tangents = (np.roll(contour, -1, 0) - np.roll(contour, 1, 0))[marks]
         tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-9)
-        for mark, tangent in zip(OVAL, tangents, strict=True):
-            if mark in position:
-                row = position[mark]
-                matrices[row] = matrices[row] @ (np.eye(2) - 0.7 * np.outer(tangent, tangent))
+        matrices[rows] = matrices[rows] @ (np.eye(2) - 0.7 * tangents[:, :, None] * tangents[:, None])
         return matrices
 
     def _couple_eyes(self, hessian: np.ndarray, gradient: np.ndarray, stop: int, frame: FrameState) -> float:

@@ -26,14 +26,17 @@ from geodiff.types import Camera, HeadParams
 class HairConfig:
     """How hair is fitted.
 
-    limit: largest offset, metres. falloff: metres over which offsets grow from the scalp's border. rays: how many over the
-    full circle. reach: degrees from the top of the head down to which rays are believed. symmetry: share of the other
+    limit: largest offset, metres. falloff, fringe: metres over which offsets grow from the scalp's border, at the sides and
+    at the forehead. front: share of the outline's offset where the scalp faces the camera. rays: how many over the full
+    circle. reach: degrees from the top of the head down to which rays are believed. symmetry: share of the other
     side's thickness. smoothing: metres over which offsets are smoothed along the mesh. rounds: repetitions of measuring
     and pushing.
     """
 
     limit: float = 0.07
     falloff: float = 0.018
+    fringe: float = 0.05
+    front: float = 0.5
     rays: int = 240
     reach: float = 105.0
     symmetry: float = 0.25
@@ -79,7 +82,9 @@ class _Scalp:
         if len(border):
             part = graph[inside][:, inside]
             away = dijkstra(part, directed=False, indices=np.searchsorted(inside, border), min_only=True)
-            t = np.clip(away / config.falloff, 0, 1)
+            # Towards the forehead hair grows slowly, or it would end in a step like the rim of a cap.
+            front = np.clip(self.outward[inside, 2], 0, 1) ** 0.5
+            t = np.clip(away / (config.falloff + front * (config.fringe - config.falloff)), 0, 1)
             self.weight[inside] = t * t * (3 - 2 * t)
         else:
             self.weight[self.mask] = 1.0
@@ -108,7 +113,8 @@ class _Scalp:
         behind = np.clip(depth, 0, 1) ** 2
         believed = gaps[rays.believed > 0.5]
         common = float(np.median(believed)) if len(believed) else 0.0
-        grown = amount + self.weight * ((1 - behind) * own + behind * 0.8 * common)
+        before = 1 - (1 - config.front) * np.clip(-depth, 0, 1) ** 2
+        grown = amount + self.weight * before * ((1 - behind) * own + behind * 0.8 * common)
         share = config.symmetry * np.abs(depth)
         grown = (1 - share) * grown + share * grown[self.mirror]
         grown[self.mask] = spsolve(self.smoother, grown[self.mask])

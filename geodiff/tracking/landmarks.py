@@ -86,7 +86,7 @@ class LandmarkTracker:
         """frame: (H, W, 3) uint8 RGB -> the person's face, or None where it is not seen."""
         last = self.last
         if last is not None:
-            face = _refine(frame, (last.box[:2] + last.box[2:]) / 2, CROP_EXTENT * last.size, passes=1)
+            face = _refine(frame, (last.box[:2] + last.box[2:]) / 2, CROP_EXTENT * last.size, passes=1, crops=2)
             if face is not None and _overlap(face.box, last.box) > 0.2:
                 self.last = face
                 return face
@@ -164,8 +164,8 @@ def _detections(image: np.ndarray, model: int) -> list[np.ndarray]:
     return boxes
 
 
-def _refine(image: np.ndarray, centre: np.ndarray, side: float, passes: int = 2) -> Face | None:
-    """The face near `centre` (2,), measured on crops that follow it; the last pass averages three crops."""
+def _refine(image: np.ndarray, centre: np.ndarray, side: float, passes: int = 2, crops: int = 3) -> Face | None:
+    """The face near `centre` (2,), measured on crops that follow it; the last pass averages several crops."""
     face = _measure(image, centre, side)
     if face is None:
         face = _measure(image, centre, 1.5 * side)
@@ -177,7 +177,7 @@ def _refine(image: np.ndarray, centre: np.ndarray, side: float, passes: int = 2)
         return None
     middle = (face.box[:2] + face.box[2:]) / 2
     again = [_measure(image, middle + 0.02 * face.size * sign, factor * face.size)
-             for sign, factor in ((-1, 1.45), (1, 1.75))]  # fmt: skip
+             for sign, factor in ((-1, 1.45), (1, 1.75))[: crops - 1]]  # fmt: skip
     return _mean([face, *(other for other in again if other is not None and _overlap(other.box, face.box) > 0.5)])
 
 
