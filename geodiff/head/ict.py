@@ -31,6 +31,13 @@ SOLID_PARTS = (
 #: Inner layer of the eyeballs, hidden behind the cornea.
 HIDDEN_MATERIALS = ("M_IrisLeft", "M_IrisRight")
 
+#: Where UVs go, lower left corner and size (u, v, width, height): face, back of the head, gums and tongue, teeth, left and
+#: right eyeball.
+SHEETS = (
+    (0.0, 0.0, 0.6, 0.6), (0.6, 0.0, 0.4, 0.5), (0.6, 0.5, 0.2, 0.2), (0.8, 0.5, 0.2, 0.2),
+    (0.0, 0.62, 0.38, 0.38), (0.4, 0.62, 0.38, 0.38),
+)  # fmt: skip
+
 #: FLAME's eyes lie about here in its own frame; the head is moved so that its eyes do as well (metres).
 EYE_CENTRE = np.array([0.0, 0.032, 0.025])
 
@@ -92,7 +99,7 @@ def load_ict(path: str | Path) -> HeadModel:
         expr_basis=_tensor(parts.expression / 100),
         joint_regressor=_tensor(regressor),
         skinning=_tensor(_skinning(parts, jaw)),
-        uvs=_tensor(_pack_tiles(uvs)),
+        uvs=_tensor(uvs),
         faces_uv=torch.as_tensor(faces_uv, dtype=torch.int64),
         regions={name: torch.as_tensor(mask) for name, mask in _regions(parts, mirror).items()},
         mirror=torch.as_tensor(mirror, dtype=torch.int64),
@@ -114,7 +121,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files if key in KEYS}
     except (OSError, ValueError, EOFError) as error:
-        raise HeadModelError(f"an ICT-FaceKit head is an .npz archive, but {path} cannot be read as one ({error}).") from error
+        raise HeadModelError(
+            f"an ICT-FaceKit head is an .npz archive, but {path} cannot be read as one ({error})."
+        ) from error
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise HeadModelError(f"an ICT-FaceKit archive holds {', '.join(KEYS)}, but {path} lacks {', '.join(missing)}.")
@@ -130,7 +139,9 @@ def _solid(arrays: dict[str, np.ndarray]) -> tuple[_Parts, np.ndarray, np.ndarra
     hidden = [materials.index(name) for name in HIDDEN_MATERIALS if name in materials]
     keep = np.isin(arrays["vertex_part"][faces[:, 0]], solid) & ~np.isin(arrays["face_material"], hidden)
     kept, packed = np.unique(faces[keep], return_inverse=True)
-    kept_uv, packed_uv = np.unique(arrays["faces_uv"][keep], return_inverse=True)
+    sheet = _sheets(arrays, names)[keep]
+    pairs = arrays["faces_uv"][keep].astype(np.int64) * len(SHEETS) + sheet[:, None]
+    kept_uv, packed_uv = np.unique(pairs, return_inverse=True)
     position = np.full(len(arrays["vertices"]), -1, np.int64)
     position[kept] = np.arange(len(kept))
     parts = _Parts(
@@ -142,7 +153,8 @@ def _solid(arrays: dict[str, np.ndarray]) -> tuple[_Parts, np.ndarray, np.ndarra
         expression_names=tuple(str(n) for n in arrays["expression_names"]),
         marks=position[arrays["landmarks68"]],
     )
-    return parts, arrays["uv"][kept_uv], packed_uv.reshape(-1, 3), arrays["identity"][:, kept].astype(np.float32)
+    uvs = _pack_sheets(arrays["uv"][kept_uv // len(SHEETS)], kept_uv % len(SHEETS))
+    return parts, uvs, packed_uv.reshape(-1, 3), arrays["identity"][:, kept].astype(np.float32)
 
 
 def _sphere_centre(points: np.ndarray) -> np.ndarray:
@@ -295,13 +307,23 @@ def _mirror(parts: _Parts) -> np.ndarray:
     return mirror
 
 
-def _pack_tiles(uvs: np.ndarray) -> np.ndarray:
-    """UDIM tiles side by side, (U, 2) -> (U, 2) in 0..1."""
-    tile = np.floor(np.clip(uvs[:, 0], 0, None) - 1e-9).clip(0).astype(int)
-    used, rank = np.unique(tile, return_inverse=True)
-    columns = int(np.ceil(np.sqrt(len(used))))
+def _sheets(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    """(F,) row in SHEETS for each face: its UDIM tile, but a sheet of its own for each eyeball, whose UVs overlap the
+    face's in the toolkit."""
+    tile = np.floor(arrays["uv"][arrays["faces_uv"]][..., 0].mean(1)).astype(int).clip(0, 3)
+    part = arrays["vertex_part"][arrays["faces"][:, 0]]
+    for row, name in ((4, "eyeball_left"), (5, "eyeball_right")):
+        if name in names:
+            tile[part == names.index(name)] = row
+    return tile
+
+
+def _pack_sheets(uvs: np.ndarray, sheet: np.ndarray) -> np.ndarray:
+    """Sheets beside one another without overlap, (U, 2) -> (U, 2) in 0..1. The face gets the most room."""
+    tile = np.where(sheet < 4, sheet, 0)
     local = np.stack([uvs[:, 0] - tile, uvs[:, 1]], 1).clip(0, 1)
-    return (local + np.stack([rank % columns, rank // columns], 1)) / columns
+    place = np.array(SHEETS)[sheet]
+    return local * place[:, 2:] + place[:, :2]
 
 
 def _merged(names: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -71,10 +71,10 @@ def random_appearance(rng: np.random.Generator) -> Appearance:
     tone = rng.uniform(0, len(SKIN) - 1)
     low = int(tone)
     skin = SKIN[low] + (tone - low) * (SKIN[min(low + 1, len(SKIN) - 1)] - SKIN[low])
-    skin = np.clip(skin + rng.normal(0, 0.02, 3), 0.05, 1)
+    skin = np.clip(skin * (1 + rng.normal(0, 0.03, 3)), 0.05, 1)
     dark = tone > 2.8
     hair = HAIR[rng.choice(3 if dark else len(HAIR), p=HAIR_ODDS[:3] / HAIR_ODDS[:3].sum() if dark else HAIR_ODDS)]
-    hair = np.clip(hair * rng.uniform(0.8, 1.2) + rng.normal(0, 0.015, 3), 0.02, 0.95)
+    hair = np.clip(hair * rng.uniform(0.8, 1.6) * (1 + rng.normal(0, 0.04, 3)) + 0.01, 0.02, 0.95)
     wild = rng.random() < 0.1
     if wild:
         skin, hair = rng.uniform(0.1, 0.95, 3), rng.uniform(0.05, 0.95, 3)
@@ -86,9 +86,7 @@ def random_appearance(rng: np.random.Generator) -> Appearance:
         hair=hair,
         brow=np.clip(hair * rng.uniform(0.6, 1.0), 0.03, 0.6),
         iris=np.clip(iris + rng.normal(0, 0.03, 3), 0.03, 0.9),
-        lips=np.clip(
-            skin * np.array([0.95, 0.62, 0.62]) + rng.normal(0, 0.04, 3) + [rng.uniform(0, 0.08), 0, 0], 0.05, 1
-        ),
+        lips=np.clip(skin * np.array([0.92, 0.70, 0.70]) * (1 + rng.normal(0, 0.06, 3)), 0.05, 1),
         cloth=rng.uniform(0.03, 0.9, 3) if rng.random() < 0.5 else np.full(3, rng.uniform(0.03, 0.9)),
         iris_radius=float(rng.uniform(0.44, 0.52)),
         pupil_radius=float(rng.uniform(0.13, 0.24)),
@@ -252,7 +250,7 @@ def _skin(ground: Canvas, look: Appearance) -> np.ndarray:
     fine = fractal_noise(place, 0.0025, 2, seed + 2)
     color = look.skin[None] * (1 + 0.05 * large[:, None] + 0.035 * look.roughness * fine[:, None])
     red = fractal_noise(place, 0.03, 2, seed + 3) * 0.03
-    color = color + red[:, None] * np.array([1.0, -0.6, -0.5])
+    color = color * (1 + red[:, None] * np.array([1.0, -0.6, -0.5]) * 1.5)
     spots = fractal_noise(place, 0.006, 1, seed + 4)
     color = color * (1 - 0.35 * look.roughness * _ramp(spots, 0.75, 0.95)[:, None])
     if look.wild:
@@ -281,14 +279,27 @@ def hair_opacity(place: np.ndarray, hairline: np.ndarray, look: Appearance) -> n
 
 def _hair(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
     opacity = hair_opacity(ground.place, ground.values["hairline"], look) * look.scalp_hair
-    x, y, z = (ground.place - np.array([0.0, 0.03, -0.04])).T
+    return _over(color, _hair_color(ground.place, look), opacity)
+
+
+def paint_hair(head: HeadModel, look: Appearance, size: int) -> np.ndarray:
+    """The texture of hair that stands off the head, in the head's own layout: (U, U, 3) float32 sRGB in 0..1."""
+    ground = canvas(head, size)
+    color = np.broadcast_to(look.hair.astype(np.float32), ground.place.shape).copy()
+    grown = ground.values["hairline"] > 0.05
+    color[grown] = _hair_color(ground.place[grown], look)
+    return uv_chart(head, size).spread(np.clip(color, 0.01, 1.0))
+
+
+def _hair_color(place: np.ndarray, look: Appearance) -> np.ndarray:
+    x, y, z = (place - np.array([0.0, 0.03, -0.04])).T
     # Strands run from the crown down: the noise is long in height and short around the head.
     around, along = np.arctan2(x, z), np.arctan2(np.hypot(x, z), y)
     cylinder = np.stack([0.08 * np.cos(around), 0.08 * np.sin(around), 0.1 * along], 1)
     strands = fractal_noise(cylinder, (0.003, 0.003, 0.05), 3, look.seed + 8)
     tufts = fractal_noise(cylinder, (0.015, 0.015, 0.08), 2, look.seed + 9)
     shade = np.clip(1 + 0.35 * strands + 0.2 * tufts, 0.3, 1.8)[:, None]
-    return _over(color, np.clip(look.hair[None] * shade, 0.0, 1.0), opacity)
+    return np.clip(look.hair[None] * shade, 0.0, 1.0)
 
 
 def _cloth(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:

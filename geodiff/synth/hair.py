@@ -59,18 +59,18 @@ def random_style(rng: np.random.Generator) -> HairStyle:
         "bald": 0.0,
         "buzz": rng.uniform(0.002, 0.006),
         "short": rng.uniform(0.008, 0.028),
-        "medium": rng.uniform(0.015, 0.040),
-        "long": rng.uniform(0.012, 0.035),
+        "medium": rng.uniform(0.012, 0.032),
+        "long": rng.uniform(0.010, 0.025),
     }[kind]
     drop = {"medium": rng.uniform(0.02, 0.07), "long": rng.uniform(0.07, 0.16)}.get(kind, 0.0)
     fringed = kind in ("short", "medium", "long") and rng.random() < 0.5
     return HairStyle(
         kind=kind,
         volume=float(volume),
-        lift=float(rng.uniform(0.0, 0.8)),
+        lift=float(rng.uniform(0.0, 0.5)),
         drop=float(drop),
         fringe=float(rng.uniform(0.01, 0.04)) if fringed else 0.0,
-        roughness=float(rng.uniform(0.15, 0.5)),
+        roughness=float(rng.uniform(0.06, 0.32)),
         asymmetry=float(rng.uniform(-1, 1)),
         seed=int(rng.integers(1 << 30)),
     )

@@ -76,7 +76,7 @@ def ambient_occlusion(head: HeadModel, directions: int = 48) -> np.ndarray:
             cosine = np.clip(normals @ direction, 0, None)
             total += cosine
             seen += cosine * shadow_test(ShadowMap.make(vertices, head.faces, direction), vertices.numpy())
-        _occlusions[head] = np.clip(seen / np.maximum(total, 1e-6), 0.04, 1.0).astype(np.float32)
+        _occlusions[head] = (np.clip(seen / np.maximum(total, 1e-6), 0.04, 1.0) ** 0.7).astype(np.float32)
     return _occlusions[head]
 
 

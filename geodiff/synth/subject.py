@@ -13,7 +13,7 @@ from geodiff.conditioning.texture import sample
 from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.synth.appearance import Appearance, paint, random_appearance
+from geodiff.synth.appearance import Appearance, paint, paint_hair, random_appearance
 from geodiff.synth.hair import HairStyle, grow_hair, random_style, scalp_shell
 from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
 from geodiff.types import Camera, HeadParams
@@ -41,14 +41,16 @@ class Subject:
         self.style: HairStyle = random_style(rng)
         self.light: Lighting = random_lighting(rng)
         self._person = personal_head(head, self.params)
-        self._texture = paint(head, self.look, texture_size) ** np.float32(2.2)
+        # Skin above, hair below: the shell's hair hides the head's own paint.
+        layers = [paint(head, self.look, texture_size), paint_hair(head, self.look, texture_size)]
+        self._texture = np.concatenate(layers) ** np.float32(2.2)
         shaped = head.shaped(self.params, expression=False)[0]
         hair = grow_hair(head, shaped, self.style, self.look)
         self._hair = None if hair is None else torch.as_tensor(hair)
         self._faces, self._corner_uvs, self._static = self._surface()
 
     def _surface(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Triangles of head and hair, their corners' UVs, and occlusion and shininess of each vertex (N, 2)."""
+        """Triangles of head and hair, their corners' places in the texture (0..1, from the top), and occlusion and shininess of each vertex (N, 2)."""
         head = self.head
         shine = np.full(head.num_vertices, 0.06, np.float32)
         shine[head.regions["lips"].numpy()] = 0.25
@@ -56,12 +58,14 @@ class Subject:
         shine[head.regions["eyeballs"].numpy()] = 1.0
         static = np.stack([ambient_occlusion(head), shine], 1)
         uvs = head.uvs[head.faces_uv].numpy()
+        uvs = np.stack([uvs[..., 0], (1 - uvs[..., 1]) / 2], -1)
         if self._hair is None:
             return head.faces, uvs, static
         shell = scalp_shell(head)
         faces = torch.cat([head.faces, torch.as_tensor(shell.faces) + head.num_vertices])
-        hair = np.tile(np.array([[0.85, 0.12]], np.float32), (len(self._hair), 1))
-        return faces, np.concatenate([uvs, shell.corner_uvs]), np.concatenate([static, hair])
+        hair_uvs = np.stack([shell.corner_uvs[..., 0], 0.5 + (1 - shell.corner_uvs[..., 1]) / 2], -1)
+        hair = np.tile(np.array([[0.85, 0.04]], np.float32), (len(self._hair), 1))
+        return faces, np.concatenate([uvs, hair_uvs]), np.concatenate([static, hair])
 
     def pose(self, params: HeadParams) -> torch.Tensor:
         """Vertices (N, 3) of head and hair in the expression of `params` (T = 1; the head itself stays at rest)."""
@@ -91,8 +95,7 @@ class Subject:
         table = np.concatenate([vertices.numpy(), normals.numpy(), self._static, turned], 1)
         surface = mesh.interpolate(points, self._faces, table)[0]
         uv = mesh.interpolate(points, self._faces, self._corner_uvs)[0]
-        size = self._texture.shape[0]
-        albedo = sample(self._texture, np.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size], 1))
+        albedo = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
         colors = shade(albedo, np.ascontiguousarray(surface[:, :8]), camera.center.numpy(), self.light, shadow)
         layers = np.zeros((fine.height * fine.width, 8), np.float32)
         layers[covered, :3], layers[covered, 3:6], layers[covered, 6] = colors, surface[:, 8:11], 1.0
