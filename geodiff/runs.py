@@ -32,7 +32,7 @@ PACKAGES = ("torch", "diffusers", "numpy", "numba", "mediapipe", "opencv-contrib
 
 
 class RunRecord:
-    """Writes `folder/run.json`.
+    """Writes `folder/run.json`, or the file `name` in it where the output is one file among others.
 
     command: the name of the command. config: the resolved configuration (dataclass or mapping). weights: name -> sha256
     of every file of weights that was loaded; more can be added while running. Where a run.json of an earlier,
@@ -50,8 +50,10 @@ class RunRecord:
         device: str | None = None,
         weights: dict[str, str] | None = None,
         inputs: dict[str, Any] | None = None,
+        name: str = RUN,
     ) -> None:
         self.folder = Path(folder)
+        self._path = self.folder / name
         self._start = time.monotonic()
         self._values: dict[str, Any] = {
             "command": command,
@@ -100,8 +102,12 @@ class RunRecord:
         try:
             yield
         finally:
-            stages = self._values["stages"]
-            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - start, 3)
+            self.add_time(name, time.monotonic() - start)
+
+    def add_time(self, name: str, seconds: float) -> None:
+        """Adds to a stage that was timed elsewhere."""
+        stages = self._values["stages"]
+        stages[name] = round(stages.get(name, 0.0) + seconds, 3)
         self._save()
 
     def add_weights(self, weights: dict[str, str]) -> None:
@@ -119,7 +125,7 @@ class RunRecord:
 
     def _earlier_stages(self) -> dict[str, float]:
         try:
-            earlier = read_json(self.folder / RUN)
+            earlier = read_json(self._path)
         except InputError:
             return {}
         same = isinstance(earlier, dict) and earlier.get("command") == self._values["command"]
@@ -129,7 +135,7 @@ class RunRecord:
     def _save(self) -> None:
         self._values["seconds"] = round(time.monotonic() - self._start, 3)
         self._values["peak_memory_mb"] = peak_memory()
-        write_json(self.folder / RUN, self._values)
+        write_json(self._path, self._values)
 
 
 def versions() -> dict[str, str]:

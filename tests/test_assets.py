@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geodiff import assets
+from geodiff.errors import AssetError
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(assets, "weights_folder", lambda: tmp_path)
+    monkeypatch.setenv("GEODIFF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "unet.safetensors").write_bytes(b"weights")
+    (tmp_path / "small" / "model.json").write_text("{}")
+    assets.write_manifest()
+    return tmp_path
+
+
+def test_bundled_weights_are_found_and_checked(bundle: Path) -> None:
+    assert assets.bundled_names() == ["small"]
+    assert assets.find_weights("bundled:small") == bundle / "small"
+    assert list(assets.weight_hashes(bundle / "small")) == ["unet.safetensors"]
+    (bundle / "small" / "unet.safetensors").write_bytes(b"weighty")
+    with pytest.raises(AssetError, match="unet.safetensors does not: install geodiff again"):
+        assets.find_weights("bundled:small")
+    (bundle / "small" / "unet.safetensors").unlink()
+    with pytest.raises(AssetError, match="is missing: install geodiff again"):
+        assets.find_weights("bundled:small")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("bundled:large", r"come with this installation \(small\), not 'large'"),
+        ("nowhere", "is not there: check the spelling"),
+        ("cache:none", "is not there"),
+        ("../up/and/away", "is not there"),
+    ],
+)
+def test_wrong_names(bundle: Path, spec: str, words: str) -> None:
+    with pytest.raises(AssetError, match=words):
+        assets.find_weights(spec)
+
+
+def test_folders(bundle: Path) -> None:
+    assert assets.find_weights(str(bundle / "small")) == bundle / "small"
+    (bundle / "empty").mkdir()
+    with pytest.raises(AssetError, match="holds none"):
+        assets.find_weights(str(bundle / "empty"))
+
+
+def test_hub_failures_are_one_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args, **_kwargs) -> str:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(AssetError, match=r"fetching them failed \(no route\): check the id and the network") as caught:
+        assets.find_weights("owner/model@main")
+    assert "\n" not in str(caught.value)
+
+
+def test_heads_in_the_cache(bundle: Path) -> None:
+    assert assets.head_specs() == ["builtin"]
+    (bundle / "cache" / "heads").mkdir(parents=True)
+    (bundle / "cache" / "heads" / "flame2023.pkl").touch()
+    assert assets.head_specs()[1] == f"flame:{bundle / 'cache' / 'heads' / 'flame2023.pkl'}"
