@@ -1,0 +1,1 @@
+"""From a clip set to an avatar, and from an avatar to pictures."""

@@ -1,0 +1,234 @@
+"""The one interface of all avatars: head parameters (and codes) in, Gaussians out, a picture after shading.
+
+Rendering, export, viewing and evaluation see only `Avatar`. A method whose Gaussians need the camera (normals in UV
+space) gets it in `pose`; one that splats features (32 channels) turns them into colours in `shade`; one that is made
+from one to four portraits differs only in its `fit`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodiff.errors import HeadModelError, InputError
+from geodiff.files import make_folder, read_json, read_npz, write_json, write_npz
+from geodiff.head.model import HeadModel
+from geodiff.raster.gaussians import rasterize
+from geodiff.types import POSE_WIDTHS, Camera, Drive, Gaussians, HeadParams
+from recon.layers.normals import camera_normals
+
+#: Version of the folder layout.
+SCHEMA = 1
+#: The file that makes a folder an avatar; written last, so that a half-written folder is none.
+MANIFEST = "avatar.json"
+
+
+@dataclass(frozen=True)
+class AvatarInfo:
+    """What `avatar.json` records beside method and head.
+
+    config: the method's resolved configuration. head_spec: where the head came from ("builtin", "ict:PATH",
+    "flame:PATH"). background: RGB in 0..1 that the avatar was fitted on. encoder: hash of the expression encoder whose
+    latents it takes, or None. metrics: figures on the held-out frames.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    head_spec: str = "builtin"
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    encoder: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Avatar(ABC):
+    """A head that can be posed and rendered.
+
+    head: its head model. params: the subject's own parameters; shape and static offsets are the identity, the frames
+    are those that it was fitted to (frame 0 is shown where nothing drives it).
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, head: HeadModel, params: HeadParams, info: AvatarInfo) -> None:
+        self.head = head
+        self.params = params
+        self.info = info
+
+    @abstractmethod
+    def pose(self, drive: Drive, camera: Camera | None = None) -> Gaussians:
+        """World Gaussians of a drive of one frame (T = 1). colors: (N, K) colours or features, seen from `camera`.
+
+        Without a camera, what depends on the view takes its mean. The shape and the static offsets are the avatar's
+        own, whatever the drive holds.
+        """
+
+    def shade(self, features: Tensor, alpha: Tensor, camera: Camera) -> Tensor:
+        """Splatted features (H, W, K) over black and alpha (H, W, 1) -> colours over black (H, W, 3).
+
+        Methods that splat colours keep this identity; others run their network here.
+        """
+        return features
+
+    @abstractmethod
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Writes the method's own files; what is returned is merged into avatar.json."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path, head: HeadModel, params: HeadParams, info: AvatarInfo) -> Avatar:
+        """Reads what `write` wrote."""
+
+    def own(self, params: HeadParams) -> HeadParams:
+        """Somebody's motion on this identity."""
+        return params.replace(shape=self.params.shape, static_offset=self.params.static_offset)
+
+    def neutral(self) -> Drive:
+        """The avatar at rest: no expression, head upright."""
+        return Drive(self.own(self.head.zeros(1)))
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes the avatar; avatar.json comes last."""
+        target = make_folder(folder)
+        own = self.write(target)
+        write_npz(target / "flame_param.npz", **params_to_arrays(self.params))
+        record = {
+            "schema": SCHEMA,
+            "method": self.method,
+            "head": {"name": self.head.name, "hash": self.head.hash, "spec": self.info.head_spec},
+            "config": self.info.config,
+            "background": list(self.info.background),
+            "encoder": self.info.encoder,
+            "metrics": self.info.metrics,
+            **own,
+        }
+        write_json(target / MANIFEST, record)
+        return target
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendered picture: rgb (H, W, 3) 0..1, alpha (H, W, 1), depth (H, W, 1) metres, normals (H, W, 3) or None.
+
+    Normals are in the axes of normal maps, weighted by alpha, zero in the background.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normals: Tensor | None = None
+
+
+def render(
+    avatar: Avatar,
+    drive: Drive,
+    camera: Camera,
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    normals: bool = False,
+    backend: str = "auto",
+) -> View:
+    """One picture of an avatar. drive: one frame. background: RGB in 0..1."""
+    gaussians = avatar.pose(drive, camera)
+    channels = gaussians.colors.shape[1]
+    if normals:
+        unit = torch.nn.functional.normalize(gaussians.quats, dim=-1)
+        extra = camera_normals(gaussians.means, unit, gaussians.scales, camera)
+        gaussians = replace(gaussians, colors=torch.cat([gaussians.colors, extra], 1))
+    seen = rasterize(gaussians, camera.viewmat[None], camera.K[None], camera.width, camera.height, backend=backend)
+    features, alpha = seen.colors[0], seen.alphas[0]
+    rgb = avatar.shade(features[..., :channels], alpha, camera)
+    backdrop = torch.tensor(background, dtype=rgb.dtype, device=rgb.device)
+    rgb = (rgb + (1 - alpha) * backdrop).clamp(0, 1)
+    return View(rgb, alpha, seen.depths[0], features[..., channels:] if normals else None)
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """The contents of avatar.json; an InputError where the folder is no avatar or a half-written one."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        found = "it is not there" if Path(folder).exists() else "the folder does not exist"
+        raise InputError(
+            f"an avatar folder must hold {MANIFEST}, and for {folder} {found}: "
+            "give the folder that `geodiff reconstruct` wrote, or run it again to finish it"
+        )
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        raise InputError(f"{path} must have schema {SCHEMA}, found {found}: reconstruct the avatar with this version")
+    missing = sorted({"method", "head"} - record.keys())
+    if missing:
+        raise InputError(f"{path} must have the keys method and head, missing {missing}: reconstruct the avatar again")
+    return record
+
+
+def info_of(record: dict[str, Any]) -> AvatarInfo:
+    """The part of avatar.json that travels with the avatar."""
+    return AvatarInfo(
+        config=record.get("config", {}),
+        head_spec=record["head"].get("spec", "builtin"),
+        background=tuple(record.get("background", (1.0, 1.0, 1.0))),
+        encoder=record.get("encoder"),
+        metrics=record.get("metrics", {}),
+    )
+
+
+def check_head(record: dict[str, Any], head: HeadModel, folder: Path | str) -> None:
+    """Refuses a head model other than the one that the avatar was made with."""
+    expected = record["head"]
+    if head.hash != expected["hash"]:
+        raise HeadModelError(
+            f"the avatar {folder} was made with the head model {expected['name']} ({expected['hash']}), and "
+            f"{head.name} ({head.hash}) was given: use the head model that it was made with"
+        )
+
+
+def check_params(params: HeadParams, head: HeadModel, origin: Path | str) -> None:
+    """Refuses parameters of another head model, by their widths."""
+    found = (params.shape.shape[-1], params.expr.shape[-1])
+    if found[1] != head.num_expr:
+        raise HeadModelError(
+            f"parameters for the head model {head.name} must have {head.num_expr} expression coefficients, {origin} has "
+            f"{found[1]}: give parameters tracked with this head model"
+        )
+
+
+def params_to_arrays(params: HeadParams) -> dict[str, np.ndarray]:
+    """Head parameters as GaussianAvatars stores them beside its PLY: float32, offsets with a leading axis of 1."""
+    arrays = {name: getattr(params, name).detach().cpu().float().numpy() for name in ("shape", "expr", *POSE_WIDTHS)}
+    if params.static_offset is not None:
+        offset = params.static_offset.detach().cpu().float().numpy()[None]
+        arrays["static_offset"] = offset
+        # Its local viewer wants the key; a static avatar has nothing to say there.
+        arrays["dynamic_offset"] = np.zeros_like(offset)
+    return arrays
+
+
+def params_from_arrays(arrays: dict[str, np.ndarray], origin: Path | str) -> HeadParams:
+    """The inverse of `params_to_arrays`; missing poses are zero, a missing expression is an InputError."""
+    if "expr" not in arrays:
+        raise InputError(f"{origin} must hold head parameters with `expr`, found {sorted(arrays)}: track a video first")
+    tensors = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in arrays.items()}
+    expr = tensors["expr"].reshape(-1, tensors["expr"].shape[-1])
+    frames = expr.shape[0]
+    poses = {}
+    for name, width in POSE_WIDTHS.items():
+        value = tensors.get(name, torch.zeros(frames, width)).reshape(-1, width)
+        if value.shape[0] not in (1, frames):
+            raise InputError(f"{origin}: {name} must have {frames} frames like expr, found {value.shape[0]}")
+        poses[name] = value.expand(frames, width).clone()
+    offset = tensors.get("static_offset")
+    return HeadParams(
+        shape=tensors.get("shape", torch.zeros(0)).reshape(-1),
+        expr=expr,
+        static_offset=None if offset is None else offset.reshape(-1, 3),
+        **poses,
+    )
+
+
+def read_params(path: Path | str) -> HeadParams:
+    """Head parameters from an npz file in FLAME's names."""
+    return params_from_arrays(read_npz(path), path)

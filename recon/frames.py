@@ -1,0 +1,103 @@
+"""The frames of a clip set side by side in memory, as optimisation wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geodiff.types import Camera, Clip, HeadParams
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """M frames of one person.
+
+    images: (M, H, W, 3) uint8 on white. masks: (M, H, W) uint8. normals: (M, H, W, 3) uint8 as (n + 1) / 2, or None.
+    cameras: M cameras. params: T time steps. steps: (M,) int64 time step of each frame. views: (M,) int64 camera numbers.
+    train, held_out: numbers of the frames to fit and of those to measure on.
+    """
+
+    images: Tensor
+    masks: Tensor
+    normals: Tensor | None
+    cameras: list[Camera]
+    params: HeadParams
+    steps: Tensor
+    views: Tensor
+    train: list[int]
+    held_out: list[int]
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.images.shape[2], self.images.shape[1]
+
+    def image(self, index: int) -> Tensor:
+        """(H, W, 3) float32 in 0..1."""
+        return self.images[index].float() / 255
+
+    def mask(self, index: int) -> Tensor:
+        """(H, W, 1) float32 in 0..1."""
+        return self.masks[index, :, :, None].float() / 255
+
+    def normal(self, index: int) -> Tensor | None:
+        """(H, W, 3) float32 in -1..1, or None."""
+        return None if self.normals is None else self.normals[index].float() / 127.5 - 1
+
+    def to(self, device: torch.device | str) -> FrameSet:
+        return FrameSet(
+            self.images.to(device), self.masks.to(device), None if self.normals is None else self.normals.to(device),
+            [c.to(device) for c in self.cameras], self.params.to(device), self.steps.to(device), self.views,
+            self.train, self.held_out,
+        )  # fmt: skip
+
+
+def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None) -> FrameSet:
+    """Clips -> frames.
+
+    Frames of several clips that share a time step number and their parameters share the time step.
+    held_out: (timestep, camera) pairs that are measured on instead of fitted; by default every eighth frame.
+    """
+    steps, parts, entries = [], [], {}
+    for clip in clips:
+        for position, number in enumerate(clip.timesteps):
+            params = clip.params.frame(position)
+            key = (int(number), params.expr.numpy().tobytes(), params.rotation.numpy().tobytes())
+            if key not in entries:
+                entries[key] = len(parts)
+                parts.append(params)
+            steps.append(entries[key])
+    keys = [(int(number), clip.camera_index) for clip in clips for number in clip.timesteps]
+    reserved = set(held_out) if held_out is not None else set(keys[3::8])
+    test = [i for i, key in enumerate(keys) if key in reserved]
+    train = [i for i, key in enumerate(keys) if key not in reserved]
+    with_normals = all(clip.normals is not None for clip in clips)
+    masks = torch.cat([torch.from_numpy(clip.masks) for clip in clips])
+    return FrameSet(
+        images=on_white(torch.cat([torch.from_numpy(clip.images) for clip in clips]), masks),
+        masks=masks,
+        normals=torch.cat([torch.from_numpy(clip.normals) for clip in clips]) if with_normals else None,
+        cameras=[clip.camera for clip in clips for _ in clip.timesteps],
+        params=HeadParams.concatenate(parts),
+        steps=torch.tensor(steps),
+        views=torch.tensor([camera for _, camera in keys]),
+        train=train if train else test,
+        held_out=test,
+    )
+
+
+def on_white(images: Tensor, masks: Tensor) -> Tensor:
+    """Images (M, H, W, 3) uint8 on white; those with their own background (other trackers' exports) are cut out of it."""
+    outside = images[masks < 8]
+    if not len(outside) or outside.float().mean() > 250:
+        return images
+    composed = images.clone()
+    for image, mask in zip(composed, masks, strict=True):
+        weight = mask[:, :, None].float() / 255
+        image.copy_((image.float() * weight + 255 * (1 - weight)).round().to(torch.uint8))
+    return composed

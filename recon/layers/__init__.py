@@ -1,0 +1,1 @@
+"""What several avatar methods share."""

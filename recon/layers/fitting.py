@@ -1,0 +1,214 @@
+"""Optimising Gaussians that are bound to a head against the frames of a clip set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from geodiff.head.model import HeadModel
+from geodiff.head.rigging import BoundFrames
+from geodiff.raster.gaussians import rasterize
+from geodiff.types import Camera, Gaussians, HeadParams
+from recon import losses
+from recon.frames import FrameSet
+from recon.layers.density import DensityConfig, DensityStats, choose, grow_and_prune
+from recon.layers.initialise import Placement
+from recon.layers.normals import camera_normals
+from recon.layers.refinement import HeadResidual, RefinementConfig
+from recon.layers.rigged import FaceFrames, Fields, bound_frames, pose_fields
+
+#: Share of a pixel below which a Gaussian's influence counts as none.
+FAINT_PIXELS = 0.03
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the losses; 0 turns one off.
+
+    dssim: share of D-SSIM in the photometric loss. normal: equation 2 of GeoDiff4D. mask: alpha against the foreground
+    mask. position, scale: GaussianAvatars' regularisers beyond the thresholds, in units of the triangle's scale (wider
+    where there are fewer Gaussians than triangles).
+    """
+
+    dssim: float = 0.2
+    normal: float = 0.1
+    mask: float = 0.2
+    position: float = 0.01
+    position_threshold: float = 1.0
+    scale: float = 1.0
+    scale_threshold: float = 0.6
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Adam's rates. means falls to means * means_final over the run; all in the units of the stored fields."""
+
+    means: float = 5e-3
+    means_final: float = 0.02
+    quats: float = 2e-3
+    log_scales: float = 1e-2
+    opacity_logits: float = 3e-2
+    sh_dc: float = 5e-3
+    sh_rest: float = 2.5e-4
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What `RiggedProblem` needs to know. iterations: length of the run, which schedules refer to."""
+
+    iterations: int = 2500
+    seed: int = 0
+    losses: LossWeights = field(default_factory=LossWeights)
+    rates: LearningRates = field(default_factory=LearningRates)
+    density: DensityConfig = field(default_factory=DensityConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+
+
+class RiggedProblem:
+    """Bound Gaussians, their optimiser, and one step on one frame (the `Problem` that `optimise` runs)."""
+
+    def __init__(self, head: HeadModel, frames: FrameSet, placement: Placement, config: FitConfig) -> None:
+        self.head, self.frames, self.config = head, frames, config
+        self.samples = frames.train
+        self.binding, self.reach = placement.binding, placement.reach
+        self.fields: Fields = {}
+        self.used = torch.unique(self.binding)
+        self._adopt(placement.fields)
+        self.stats = DensityStats.zeros(len(self.binding), self.binding.device)
+        self.residual = HeadResidual(frames.params, config.refinement) if config.refinement.enabled else None
+        self._cache = None if self.residual else FaceFrames(head, frames.params, self.used)
+        self._white = torch.ones(3, device=self.binding.device)
+        self._has_normals = frames.normals is not None and config.losses.normal > 0
+
+    @property
+    def params(self) -> HeadParams:
+        """Head parameters of all time steps, with what was learnt about them."""
+        return self.residual.apply(self.frames.params).detach() if self.residual else self.frames.params
+
+    def bound(self, step: int) -> BoundFrames:
+        """Parents' frames at a time step."""
+        if self._cache is not None:
+            return self._cache.bound(step, self.binding)
+        assert self.residual is not None
+        return bound_frames(self.head, self.residual.frame(self.frames.params, step), self.binding)
+
+    def step(self, sample: int, iteration: int) -> dict[str, float]:
+        """One Adam step on one frame."""
+        camera = self.frames.cameras[sample]
+        gaussians = pose_fields(self.fields, self.bound(int(self.frames.steps[sample])), camera)
+        gaussians.means.retain_grad()
+        terms = self._losses(gaussians, sample, camera)
+        total = torch.stack(list(terms.values())).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        if self.residual:
+            self.residual.zero_grad()
+        total.backward()
+        self._set_rates(iteration)
+        self._optimiser.step()
+        if self.residual:
+            self.residual.step(iteration / self.config.iterations)
+        if self._growing(iteration):
+            assert gaussians.means.grad is not None
+            self.stats.add(gaussians.means.grad, gaussians.means.detach(), camera)
+            if (iteration + 1) % self.config.density.every == 0:
+                self._density_round(iteration, gaussians.scales.detach())
+        return {"loss": float(total.detach()), "gaussians": float(len(self.binding))}
+
+    def _losses(self, gaussians: Gaussians, sample: int, camera: Camera) -> dict[str, Tensor]:
+        weights, frames = self.config.losses, self.frames
+        channels = gaussians
+        if self._has_normals:
+            normals = camera_normals(gaussians.means, gaussians.quats, gaussians.scales, camera)
+            channels = replace(gaussians, colors=torch.cat([gaussians.colors, normals], 1))
+        seen = rasterize(channels, camera.viewmat[None], camera.K[None], camera.width, camera.height)
+        colors, alpha = seen.colors[0], seen.alphas[0]
+        image = colors[..., :3] + (1 - alpha) * self._white
+        mask = frames.mask(sample)
+        terms = {"photometric": losses.photometric_loss(image, frames.image(sample), weights.dssim)}
+        if weights.mask > 0:
+            terms["mask"] = weights.mask * losses.mask_loss(alpha, mask)
+        normal = frames.normal(sample) if self._has_normals else None
+        if normal is not None:
+            terms["normal"] = weights.normal * losses.normal_loss(colors[..., 3:6], normal, mask)
+        if weights.position > 0:
+            limit = weights.position_threshold * self.reach
+            terms["position"] = weights.position * losses.position_loss(self.fields["means"], limit)
+        if weights.scale > 0:
+            limit = (weights.scale_threshold * self.reach)[:, None]
+            terms["scale"] = weights.scale * losses.scale_loss(self.fields["log_scales"].exp(), limit)
+        return terms
+
+    def _adopt(self, fields: Fields) -> None:
+        """Makes the fields leaves of the graph and starts a fresh optimiser for them."""
+        self.fields = {name: value.detach().clone().requires_grad_(value.numel() > 0) for name, value in fields.items()}
+        rates = self.config.rates
+        groups = [
+            {"params": [value], "lr": getattr(rates, name), "name": name}
+            for name, value in self.fields.items()
+            if value.numel()
+        ]
+        # Adam makes full steps of the faintest gradients, which would scatter Gaussians that no view sees: those that
+        # influence less than a few hundredths of a pixel hardly move.
+        width, height = self.frames.size
+        self._optimiser = torch.optim.Adam(groups, lr=0.0, eps=FAINT_PIXELS / (width * height), fused=True)
+
+    def _set_rates(self, iteration: int) -> None:
+        rates = self.config.rates
+        share = iteration / max(1, self.config.iterations - 1)
+        for group in self._optimiser.param_groups:
+            if group["name"] == "means":
+                group["lr"] = rates.means * math.exp(math.log(rates.means_final) * share)
+
+    def _growing(self, iteration: int) -> bool:
+        density = self.config.density
+        share = iteration / self.config.iterations
+        return density.enabled and density.start <= share < density.stop
+
+    def _density_round(self, iteration: int, world_scales: Tensor) -> None:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
+        choice = choose(
+            self.fields, self.binding, world_scales, self.stats, self.config.density, self.head.faces.shape[0]
+        )
+        fields, source = grow_and_prune(self.fields, *choice, generator)
+        moments = {name: self._moments(name) for name in self.fields}
+        self.binding, self.reach = self.binding[source], self.reach[source]
+        self._adopt(fields)
+        for name, (first, second, step) in moments.items():
+            if self.fields[name].numel():
+                self._set_moments(name, first[source], second[source], step)
+        self.stats = DensityStats.zeros(len(self.binding), self.binding.device)
+
+    def _moments(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        state = self._optimiser.state.get(self.fields[name], {})
+        zero = torch.zeros_like(self.fields[name].detach())
+        return state.get("exp_avg", zero), state.get("exp_avg_sq", zero), state.get("step", torch.tensor(0.0))
+
+    def _set_moments(self, name: str, first: Tensor, second: Tensor, step: Tensor) -> None:
+        self._optimiser.state[self.fields[name]] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+
+    def state(self) -> dict[str, Tensor]:
+        """Fields, optimiser moments, binding, statistics and head residuals."""
+        state = {"binding": self.binding, "reach": self.reach, "total": self.stats.total, "count": self.stats.count}
+        for name, value in self.fields.items():
+            state[f"field.{name}"] = value
+            for part, moment in zip(("first", "second", "step"), self._moments(name), strict=True):
+                state[f"{part}.{name}"] = moment
+        if self.residual:
+            state.update({f"residual.{name}": value for name, value in self.residual.state().items()})
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        device = self.binding.device
+        state = {name: value.to(device) for name, value in state.items()}
+        self.binding, self.reach = state["binding"], state["reach"]
+        self.stats = DensityStats(state["total"], state["count"])
+        self._adopt({name: state[f"field.{name}"] for name in self.fields})
+        for name, value in self.fields.items():
+            if value.numel():
+                self._set_moments(name, state[f"first.{name}"], state[f"second.{name}"], state[f"step.{name}"].cpu())
+        if self.residual:
+            self.residual.restore({k[9:]: v for k, v in state.items() if k.startswith("residual.")})

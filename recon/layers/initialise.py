@@ -1,0 +1,161 @@
+"""The first Gaussians: spread over the triangles, coloured from the frames that see them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from geodiff.geometry import project, vertex_normals
+from geodiff.head.model import HeadModel
+from geodiff.head.rigging import triangle_frames
+from geodiff.raster import mesh
+from recon.frames import FrameSet
+from recon.layers.harmonics import SH_C0
+from recon.layers.rigged import Fields
+
+#: How much denser than average the Gaussians of a region lie; the largest weight of a triangle's regions counts.
+REGION_WEIGHTS = {
+    "neck": 0.5, "scalp": 1.0, "ears": 1.0, "face": 2.0, "mouth_interior": 1.5, "lips": 4.0, "eyes": 4.0,
+    "eyeballs": 4.0, "teeth": 5.0,
+}  # fmt: skip
+#: Regions whose unseen Gaussians may not borrow the colour of another region, and the colours they fall back to.
+SEPARATE = {"teeth": (0.85, 0.82, 0.76), "mouth_interior": (0.35, 0.12, 0.11), "eyeballs": (0.86, 0.85, 0.84)}
+#: Standard deviation in the triangle's plane as a share of the spacing, and across it as a share of that.
+SPREAD, FLATNESS = 0.7, 0.15
+
+
+class Placement(NamedTuple):
+    """N Gaussians on the triangles of a head.
+
+    fields: their learnable fields. binding: (N,) int64 triangles. reach: (N,) by how much the neighbourhood that a
+    Gaussian has to cover exceeds its triangle, at least 1. barycentrics: (N, 3). points: (N, 3) metres, neutral head.
+    """
+
+    fields: Fields
+    binding: Tensor
+    reach: Tensor
+    barycentrics: Tensor
+    points: Tensor
+
+
+def place_on_triangles(
+    head: HeadModel, vertices: Tensor, count: int, opacity: float, seed: int, degree: int = 0
+) -> Placement:
+    """Flat Gaussians on the triangles, as many as `count` or one for each triangle that has an area.
+
+    vertices: (V, 3) metres, the subject's neutral head. Where there are more triangles than `count`, a systematic sample
+    by area is taken and the Gaussians are wider than their triangles.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    corners = vertices[head.faces]
+    areas = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1) / 2
+    weight = torch.full_like(areas, min(REGION_WEIGHTS.values()))
+    for region, value in REGION_WEIGHTS.items():
+        inside = head.face_region(region)
+        weight[inside] = weight[inside].clamp_min(value)
+    expected = areas * weight
+    expected *= count / expected.sum()
+    # One stratified draw over the cumulative sum gives each triangle its expected number up to rounding.
+    edges = torch.cat([torch.zeros(1), expected.cumsum(0)])
+    counts = (edges[1:] + 0.5).floor() - (edges[:-1] + 0.5).floor()
+    if len(areas) <= count:
+        counts = torch.where(areas > 0, counts.clamp_min(1), 0 * counts)
+    binding = torch.repeat_interleave(torch.arange(len(areas)), counts.long())
+    barycentrics = _spread_barycentrics(binding, counts.long(), generator)
+    points = (corners[binding] * barycentrics[:, :, None]).sum(1)
+    frames = triangle_frames(vertices[None], head.faces)
+    spacing = (areas / torch.maximum(expected, counts).clamp_min(1e-6)).sqrt()[binding]
+    scale = frames.scales[0, binding].clamp_min(1e-9)
+    rotations, origins = frames.rotations[0, binding], frames.origins[0, binding]
+    tangent = (SPREAD * spacing / scale).clamp_min(1e-4)
+    number = len(binding)
+    quats = torch.zeros(number, 4)
+    quats[:, 0] = 1.0
+    fields = {
+        "means": ((points - origins)[:, None] @ rotations)[:, 0] / scale[:, None],
+        "quats": quats,
+        "log_scales": torch.stack([tangent, FLATNESS * tangent, tangent], -1).log(),
+        "opacity_logits": torch.logit(torch.full((number,), opacity)),
+        "sh_dc": torch.zeros(number, 1, 3),
+        "sh_rest": torch.zeros(number, (degree + 1) ** 2 - 1, 3),
+    }
+    return Placement(fields, binding, (spacing / scale).clamp_min(1.0), barycentrics, points)
+
+
+def _spread_barycentrics(binding: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, 3): a triangle with one Gaussian has it in the centre, others follow a low-discrepancy sequence."""
+    first = counts.cumsum(0) - counts
+    number = torch.arange(len(binding)) - first[binding]
+    shift = torch.rand(len(counts), 2, generator=generator)[binding]
+    # The R2 sequence: multiples of the inverse plastic number and of its square.
+    u = (shift[:, 0] + number * 0.7548776662466927) % 1.0
+    v = (shift[:, 1] + number * 0.5698402909980532) % 1.0
+    folded = u + v > 1
+    u, v = torch.where(folded, 1 - u, u), torch.where(folded, 1 - v, v)
+    spread = torch.stack([1 - u - v, u, v], -1)
+    return torch.where((counts[binding] == 1)[:, None], torch.full_like(spread, 1 / 3), spread)
+
+
+def observe_colors(
+    head: HeadModel, frames: FrameSet, binding: Tensor, barycentrics: Tensor, samples: list[int], tolerance: float = 0.004
+) -> tuple[Tensor, Tensor]:
+    """Mean colours of surface points in the frames that see them, the more frontal the more they count.
+
+    barycentrics: (N, 3) of the points on their triangles. tolerance: metres that a point may lie behind the surface.
+    Returns colours (N, 3) in 0..1 and weights (N,), 0 where no frame sees the point.
+    """
+    total, weight = torch.zeros(len(binding), 3), torch.zeros(len(binding))
+    corners = head.faces[binding]
+    for sample in samples:
+        vertices = head.vertices(frames.params.frame(int(frames.steps[sample])))[0]
+        camera = frames.cameras[sample]
+        fragments = mesh.rasterize(vertices, head.faces, camera)
+        points = (vertices[corners] * barycentrics[:, :, None]).sum(1)
+        normals = (vertex_normals(vertices, head.faces)[corners] * barycentrics[:, :, None]).sum(1)
+        facing = torch.nn.functional.cosine_similarity(camera.center - points, normals, dim=-1).clamp_min(0)
+        pixels, depth = project(points, camera)
+        column, row = pixels.floor().long().unbind(-1)
+        inside = (depth > 0) & (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
+        column, row = column.clamp(0, camera.width - 1), row.clamp(0, camera.height - 1)
+        surface = torch.from_numpy(fragments.depth)[row, column]
+        # The mask is eroded, because its rim mixes with the background.
+        mask = cv2.erode((frames.masks[sample].numpy() > 200).astype(np.uint8), np.ones((3, 3), np.uint8))
+        seen = inside & (surface > 0) & (depth < surface + tolerance) & (torch.from_numpy(mask)[row, column] > 0)
+        share = torch.where(seen, facing**4, torch.zeros_like(facing))
+        total += share[:, None] * frames.images[sample][row, column].float() / 255
+        weight += share
+    return total / weight.clamp_min(1e-8)[:, None], weight
+
+
+def fill_unseen(head: HeadModel, points: Tensor, binding: Tensor, colors: Tensor, weight: Tensor) -> Tensor:
+    """Gives Gaussians that no frame sees the colour of the nearest seen ones of their kind, or the kind's usual colour.
+
+    points: (N, 3) on the neutral head. colors: (N, 3); weight: (N,). Returns (N, 3).
+    """
+    filled = colors.clone()
+    seen = weight > 1e-3
+    kind = torch.zeros(len(binding), dtype=torch.int64)
+    for number, region in enumerate(SEPARATE, start=1):
+        kind[head.face_region(region)[binding]] = number
+    for number in range(len(SEPARATE) + 1):
+        known, unknown = (kind == number) & seen, (kind == number) & ~seen
+        if not unknown.any():
+            continue
+        if int(known.sum()) >= 8:
+            _, nearest = cKDTree(points[known].numpy()).query(points[unknown].numpy(), k=8)
+            filled[unknown] = colors[known][torch.from_numpy(nearest)].mean(1)
+        elif number:
+            filled[unknown] = torch.tensor(list(SEPARATE.values())[number - 1])
+        else:
+            filled[unknown] = 0.5
+    return filled
+
+
+def to_harmonic(colors: Tensor) -> Tensor:
+    """Colours (N, 3) -> constant harmonics (N, 1, 3)."""
+    return ((colors - 0.5) / SH_C0)[:, None]
