@@ -59,16 +59,20 @@ def fit_hair(
     return torch.as_tensor(amount[:, None] * scalp.outward, dtype=torch.float32)
 
 
+def movable(head: HeadModel) -> torch.Tensor:
+    """(V,) bool: what hair carries outwards. The ears go along, or the scalp would fold up around them."""
+    return head.regions["scalp"] | head.regions["ears"]
+
+
 class _Scalp:
     """What does not change between rounds: directions, falloff, the smoothing operator."""
 
     def __init__(self, head: HeadModel, params: HeadParams, config: HairConfig) -> None:
         self.config = config
         rest = head.shaped(params, expression=False, offsets=False)[0].double().numpy()
-        self.mask = head.regions["scalp"].numpy()
+        self.mask = movable(head).numpy()
         self.mirror = head.mirror.numpy()
-        around = self.mask | head.regions["ears"].numpy()
-        direction = rest - rest[around].mean(0)
+        direction = rest - rest[self.mask].mean(0)
         self.outward = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
         edges = np.concatenate([head.faces.numpy()[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))])
         length = np.linalg.norm(rest[edges[:, 0]] - rest[edges[:, 1]], axis=1)
@@ -126,7 +130,7 @@ class _Rays:
     """Rays in the image from the middle of the bald skull, and each vertex's direction from there in camera axes."""
 
     def __init__(self, bald: torch.Tensor, camera: Camera, head: HeadModel, config: HairConfig) -> None:
-        around = head.regions["scalp"] | head.regions["ears"]
+        around = movable(head)
         middle = bald[around].mean(0)
         local = to_camera(bald, camera).double().numpy()
         centre = to_camera(middle, camera).double().numpy()
@@ -154,18 +158,20 @@ class _Rays:
 
 def _gaps(matte: np.ndarray, vertices: torch.Tensor, camera: Camera, head: HeadModel, rays: _Rays) -> np.ndarray:
     """(rays,) metres between the scalp's outline and the matte's; 0 where the matte says nothing about the hair."""
-    scalp_faces = head.faces[head.regions["scalp"][head.faces].any(-1)]
-    scalp = _outline(rays.sample(rasterize(vertices, scalp_faces, camera).mask, 0.0), rays, contiguous=False)
-    whole = _outline(rays.sample(rasterize(vertices, head.faces, camera).mask, 0.0), rays)
+    outlines = []
+    for vertices_of in (movable(head), head.regions["scalp"]):
+        faces = head.faces[vertices_of[head.faces].any(-1)]
+        outlines.append(_outline(rays.sample(rasterize(vertices, faces, camera).mask, 0.0), rays, contiguous=False))
+    moving, scalp = outlines
     # Outside the picture the matte is unknown: -1 there.
     along = rays.sample(np.clip(matte, 0, 1), -1.0)
-    person = _outline(along, rays, start=0.6 * scalp)
+    person = _outline(along, rays, start=0.6 * moving)
     last = np.minimum((person / 0.5).astype(int) + 2, along.shape[1] - 1)
     cut = along[np.arange(len(along)), last] < 0
-    gap = (person - scalp) * rays.metres
-    # Where the matte ends at the ears there is no hair over them.
-    beyond = np.clip((person - whole) * rays.metres / 0.006, 0, 1)
-    gap = np.where(gap > 0, gap * beyond, gap)
+    gap = (person - moving) * rays.metres
+    # The ears are fitted less exactly than the skull: where they make the outline, small gaps are not hair.
+    ears = np.clip((moving - scalp) * rays.metres / 0.004, 0, 1)
+    gap = np.sign(gap) * np.maximum(np.abs(gap) - 0.004 * ears, 0)
     if cut.any() and not cut.all():
         known = np.flatnonzero(~cut)
         filled = np.interp(np.arange(len(gap)), known, gap[known], period=len(gap))
