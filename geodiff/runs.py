@@ -36,7 +36,8 @@ class RunRecord:
 
     command: the name of the command. config: the resolved configuration (dataclass or mapping). weights: name -> sha256
     of every file of weights that was loaded; more can be added while running. Where a run.json of an earlier,
-    interrupted run of the same command stands, its stage timings are kept and added to.
+    interrupted run of the same command stands, its stage timings are kept and added to; a record of
+    a finished run, or of another one, is only replaced when this run succeeds.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RunRecord:
         self.folder = Path(folder)
         self._path = self.folder / name
         self._start = time.monotonic()
+        self._protect = False
         self._values: dict[str, Any] = {
             "command": command,
             "arguments": sys.argv[1:],
@@ -74,7 +76,11 @@ class RunRecord:
 
     def __enter__(self) -> RunRecord:
         make_folder(self.folder)
-        self._values["stages"] = self._earlier_stages()
+        earlier = self._earlier()
+        same = all(earlier.get(key) == self._values[key] for key in ("command", "inputs", "config", "seed"))
+        if same and isinstance(earlier.get("stages"), dict):
+            self._values["stages"] = dict(earlier["stages"])
+        self._protect = bool(earlier) and (not same or earlier.get("status") == "done")
         self._save()
         return self
 
@@ -83,6 +89,7 @@ class RunRecord:
     ) -> None:
         if error is None:
             self._values["status"] = "done"
+            self._protect = False
         elif isinstance(error, KeyboardInterrupt):
             self._values["status"] = "interrupted"
         else:
@@ -123,16 +130,16 @@ class RunRecord:
         """Numbers worth keeping beside the run, such as a final loss."""
         self._values.setdefault("results", {}).update(to_container(values))
 
-    def _earlier_stages(self) -> dict[str, float]:
+    def _earlier(self) -> dict[str, Any]:
         try:
             earlier = read_json(self._path)
         except InputError:
             return {}
-        same = isinstance(earlier, dict) and earlier.get("command") == self._values["command"]
-        stages = earlier.get("stages") if same and earlier.get("status") != "done" else None
-        return dict(stages) if isinstance(stages, dict) else {}
+        return earlier if isinstance(earlier, dict) else {}
 
     def _save(self) -> None:
+        if self._protect:
+            return
         self._values["seconds"] = round(time.monotonic() - self._start, 3)
         self._values["peak_memory_mb"] = peak_memory()
         write_json(self._path, self._values)

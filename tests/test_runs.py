@@ -43,3 +43,17 @@ def test_a_failed_run_says_so_and_its_timings_are_kept(tmp_path: Path, error: Ba
     with RunRecord(tmp_path, "generate", {}) as run, run.stage("sample"):
         pass
     assert set(read_json(tmp_path / "run.json")["stages"]) == {"track", "sample"}
+
+
+def test_a_failed_run_leaves_a_finished_record_alone(tmp_path: Path) -> None:
+    with RunRecord(tmp_path, "generate", {"a": 1}):
+        pass
+    with pytest.raises(InputError), RunRecord(tmp_path, "generate", {"a": 2}) as run:
+        with run.stage("track"):
+            pass
+        raise InputError("other settings")
+    record = read_json(tmp_path / "run.json")
+    assert record["status"] == "done" and record["config"] == {"a": 1} and record["stages"] == {}
+    with RunRecord(tmp_path, "generate", {"a": 3}, name="b.run.json"):
+        pass
+    assert read_json(tmp_path / "b.run.json")["config"] == {"a": 3}

@@ -1,0 +1,299 @@
+"""Many portraits, one after the other: each becomes a clip set and an avatar.
+
+    DIR/results.json, results.csv        what became of each portrait
+    DIR/NAME/clips, DIR/NAME/avatar
+
+A portrait that cannot be used does not stop the rest, and a run that was stopped goes on where it was. The stages'
+runners here are what the command line calls, too: this module and `geodiff.cli` put the program together.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from geodiff.config import load_config, to_container
+from geodiff.console import StageProgress, one_sentence, write_log
+from geodiff.errors import ConfigError, InputError, StorageError, UserError
+from geodiff.files import atomic_write, make_folder, read_json, write_json
+from geodiff.media import IMAGE_SUFFIXES
+from geodiff.runs import RunRecord
+
+RESULTS = "results.json"
+DONE, REFUSED, FAULT = "done", "refused", "fault"
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all stages share. head: as `geodiff.head.load_head` takes it. device: "cpu" or "cuda"."""
+
+    preset: str
+    seed: int = 0
+    device: str = "cpu"
+    head: str = "builtin"
+    face: int | None = None
+
+
+def generate_config(options: Options, overrides: list[str]) -> Any:
+    """The resolved configuration of a generation."""
+    from pipelines.generate import GenerateConfig
+
+    return load_config(GenerateConfig, "generate", options.preset, overrides)
+
+
+def run_generate(ref: Path, out: Path, config: Any, options: Options, note: Note) -> Path:
+    """Portrait -> clip set, with its run.json and progress."""
+    from geodiff.head import load_head
+    from geodiff.media import require_file
+    from pipelines.generate import generate
+
+    require_file(ref, "a portrait")
+    inputs = {"ref": ref.resolve(), **asdict(options)}
+    record = RunRecord(
+        out, "generate", config, seed=options.seed, preset=options.preset, device=options.device, inputs=inputs
+    )
+    with record as run, StageProgress(run.add_time) as progress:
+
+        def tell(sentence: str) -> None:
+            run.note(sentence)
+            note(sentence)
+
+        return generate(
+            ref,
+            out,
+            config,
+            head=load_head(options.head),
+            head_spec=options.head,
+            face=options.face,
+            seed=options.seed,
+            device=options.device,
+            preset=options.preset,
+            progress=progress,
+            notice=tell,
+        )
+
+
+def reconstruct_config(method: str, options: Options, overrides: list[str]) -> Any:
+    """The resolved configuration of a method."""
+    from recon.methods import find_method
+
+    return load_config(find_method(method).config, "reconstruct", options.preset, overrides)
+
+
+def run_reconstruct(clips: Path, out: Path, method: str, config: Any, options: Options, note: Note) -> Path:
+    """Clip set -> avatar, with its run.json and progress."""
+    from recon.reconstruct import reconstruct
+
+    inputs = {"clips": clips.resolve(), "method": method, **asdict(options)}
+    record = RunRecord(
+        out, "reconstruct", config, seed=options.seed, preset=options.preset, device=options.device, inputs=inputs
+    )
+    with record as run, StageProgress(run.add_time) as progress:
+
+        def tell(sentence: str) -> None:
+            run.note(sentence)
+            note(sentence)
+
+        return reconstruct(
+            clips,
+            out,
+            config,
+            method=method,
+            head=options.head or None,
+            seed=options.seed,
+            device=options.device,
+            progress=progress,
+            notice=tell,
+        )
+
+
+def run_animate(avatar: Path, out: Path, drive: str, camera: str, config: Any, options: Options, note: Note) -> Path:
+    """Avatar -> video, with the record of its run beside it."""
+    from recon.animate import animate
+
+    inputs = {"avatar": avatar.resolve(), "drive": drive, "camera": camera, **asdict(options)}
+    record = RunRecord(
+        out.parent, "animate", config, seed=options.seed, preset=options.preset, device=options.device,
+        inputs=inputs, name=f"{out.stem}.run.json",
+    )  # fmt: skip
+    with record as run, StageProgress(run.add_time) as progress:
+        return animate(
+            avatar, out, config, drive=drive, camera=camera, device=options.device, progress=progress, notice=note
+        )
+
+
+def avatar_figures(avatar: Path) -> dict[str, Any]:
+    """The figures on held-out frames that an avatar records."""
+    record = read_json(avatar / "avatar.json")
+    return dict(record.get("metrics", {}))
+
+
+def read_portraits(source: Path) -> list[Path]:
+    """The portraits that a folder holds or a manifest lists.
+
+    A manifest is .txt (a path a line, # for comments), .csv (column `path`, or the first) or .json (a list of paths or
+    of objects with `path`); paths are relative to it. Raises InputError.
+    """
+    if source.is_dir():
+        found = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        if not found:
+            raise InputError(
+                f"a folder of portraits must hold images ({', '.join(IMAGE_SUFFIXES)}), and {source} holds none"
+            )
+        return found
+    if not source.exists():
+        raise InputError(f"portraits are named by a folder or a manifest, and {source} does not exist: check the path")
+    readers: dict[str, Callable[[Path], list[str]]] = {".txt": _from_text, ".csv": _from_csv, ".json": _from_json}
+    reader = readers.get(source.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"a manifest must be a .txt, .csv or .json file, and {source.name} is none: rename or convert it"
+        )
+    try:
+        names = [name for name in reader(source) if name]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the manifest {source} must be readable text, and it is not: save it as UTF-8") from error
+    if not names:
+        raise InputError(f"a manifest must list at least one portrait, and {source} lists none")
+    return [source.parent / name for name in names]
+
+
+def _from_text(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _from_csv(path: Path) -> list[str]:
+    rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if row]
+    if rows and "path" in rows[0]:
+        column = rows[0].index("path")
+        return [row[column].strip() for row in rows[1:] if len(row) > column]
+    return [row[0].strip() for row in rows]
+
+
+def _from_json(path: Path) -> list[str]:
+    content = read_json(path)
+    items = content if isinstance(content, list) else []
+    names = [item.get("path") if isinstance(item, dict) else item for item in items]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} must be a JSON list of paths or of objects with a `path`, and it is not: correct it")
+    return names
+
+
+def job_names(portraits: list[Path]) -> list[str]:
+    """A folder name for each portrait: its file's stem, numbered where several share it."""
+    taken: dict[str, int] = {}
+    names = []
+    for portrait in portraits:
+        stem = portrait.stem or "portrait"
+        taken[stem] = taken.get(stem, 0) + 1
+        names.append(stem if taken[stem] == 1 else f"{stem}-{taken[stem]}")
+    if len(set(names)) != len(names):
+        raise InputError("portraits must have names that differ, and these do not after numbering: rename one of them")
+    return names
+
+
+class Batch:
+    """Runs `work` on every portrait.
+
+    work: (portrait, its folder) -> figures for the table. settings: decides, with the portrait's content, whether an
+    earlier result still stands. tell: takes a sentence for the user.
+    """
+
+    def __init__(self, out: Path, settings: Any, work: Callable[[Path, Path], dict[str, Any]], tell: Note) -> None:
+        self.out = make_folder(out)
+        self._work = work
+        self._tell = tell
+        self._settings = hashlib.sha256(json.dumps(to_container(settings), sort_keys=True).encode()).hexdigest()[:16]
+        self.results: dict[str, dict[str, Any]] = self._earlier()
+
+    def run(self, portraits: list[Path]) -> dict[str, dict[str, Any]]:
+        """Returns the results by folder name. A full disk or an interruption ends the batch; other failures do not."""
+        named = list(zip(job_names(portraits), portraits, strict=True))
+        for number, (name, portrait) in enumerate(named, 1):
+            digest = self._digest(portrait)
+            if self._stands(name, digest):
+                self._tell(f"[{number}/{len(named)}] {name}: finished before")
+                continue
+            self._tell(f"[{number}/{len(named)}] {name}")
+            self.results[name] = self._one(name, portrait) | {"portrait": str(portrait), "digest": digest}
+            self._save()
+        self.results = {name: self.results[name] for name, _ in named}
+        self._save()
+        return self.results
+
+    def _one(self, name: str, portrait: Path) -> dict[str, Any]:
+        start = time.monotonic()
+        try:
+            figures = self._work(portrait, self.out / name)
+            status, message = DONE, ""
+        except StorageError:
+            raise
+        except UserError as error:
+            figures, status, message = {}, REFUSED, one_sentence(error)
+        except Exception as error:
+            figures, status = {}, FAULT
+            log = write_log(error)
+            message = f"{type(error).__name__}: {one_sentence(error)}" + (f" (details in {log})" if log else "")
+        if message:
+            self._tell(f"{name}: {message}")
+        seconds = round(time.monotonic() - start, 1)
+        return {"status": status, "message": message, "seconds": seconds, "figures": to_container(figures)}
+
+    def _stands(self, name: str, digest: str) -> bool:
+        earlier = self.results.get(name, {})
+        avatar = self.out / name / "avatar" / "avatar.json"
+        return earlier.get("status") == DONE and earlier.get("digest") == digest and avatar.exists()
+
+    def _digest(self, portrait: Path) -> str:
+        content = portrait.read_bytes() if portrait.is_file() else b""
+        return hashlib.sha256(content + self._settings.encode()).hexdigest()[:16]
+
+    def _earlier(self) -> dict[str, dict[str, Any]]:
+        try:
+            earlier = read_json(self.out / RESULTS)
+        except InputError:
+            return {}
+        return earlier if isinstance(earlier, dict) else {}
+
+    def _save(self) -> None:
+        write_json(self.out / RESULTS, self.results)
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(["name", "status", "seconds", "portrait", "message"])
+        for name, result in self.results.items():
+            table.writerow([name, result["status"], result["seconds"], result["portrait"], result["message"]])
+        atomic_write(self.out / "results.csv", lambda path: _write(path, text.getvalue()))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def batch_exit_code(results: dict[str, dict[str, Any]]) -> int:
+    """0 when every portrait became an avatar, 1 when a fault of ours stopped one, otherwise 2."""
+    states = {result["status"] for result in results.values()}
+    return 1 if FAULT in states else 2 if REFUSED in states else 0
+
+
+def stage_overrides(overrides: list[str]) -> dict[str, list[str]]:
+    """ "generate.views=3" -> {"generate": ["views=3"], "reconstruct": []}. Raises ConfigError."""
+    stages: dict[str, list[str]] = {"generate": [], "reconstruct": []}
+    for item in overrides:
+        stage, _, rest = item.partition(".")
+        if stage not in stages or not rest:
+            raise ConfigError(
+                f"overrides of a batch must begin with the stage they are for, generate. or reconstruct., and {item!r} "
+                "does not: write, for instance, generate.views=6"
+            )
+        stages[stage].append(rest)
+    return stages

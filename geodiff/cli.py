@@ -1,0 +1,398 @@
+"""The command line: parses, resolves the configuration, calls the rooms.
+
+Exit codes: 0 done; 2 the input is wrong (one sentence, no traceback); 1 a fault of ours (the traceback is in a log file
+that the message names); 130 interrupted. Heavy packages are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from geodiff import __version__
+from geodiff.config import DEFAULT_PRESET, choose, load_config, load_preset, to_yaml
+from geodiff.console import DONE, INTERRUPTED, WRONG_INPUT, StageProgress, exit_code, say
+from geodiff.errors import ConfigError, MissingDependencyError, UserError
+
+app = typer.Typer(
+    name="geodiff",
+    help="One portrait photograph in, an animatable 4D head avatar of 3D Gaussians out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+#: What the parser raises for unknown options and missing arguments; newer typers carry a click of their own.
+USAGE_ERRORS = tuple(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings by name; --dry-run shows all. config=FILE reads a YAML."),
+]
+Preset = Annotated[str, typer.Option("--preset", help="test, preview or full.")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides every random choice.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+Head = Annotated[str, typer.Option("--head", help="Head model: builtin, flame:PATH or ict:PATH.")]
+Face = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--face", help="Which face, where there are several: 0 is the largest."),
+]
+Out = Annotated[Optional[Path], typer.Option("--out", help="Where the result goes.")]  # noqa: UP045
+Text = Optional[str]  # noqa: UP045
+Number = Optional[int]  # noqa: UP045
+
+
+@app.command()
+def generate(
+    ref: Annotated[Path, typer.Option("--ref", help="The portrait photograph.")],
+    overrides: Overrides = None,
+    drive: Annotated[Text, typer.Option(help="A video, a motion file or builtin:NAME.")] = None,
+    head_pose: Annotated[Text, typer.Option(help="fixed, or drive to move the head as the driver does.")] = None,
+    views: Annotated[Number, typer.Option(help="How many viewpoints, 1 to 12.")] = None,
+    frames: Annotated[Number, typer.Option(help="Frames of each view.")] = None,
+    out: Out = None,
+    face: Face = None,
+    head: Head = "builtin",
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Portrait -> clip set: the person from several sides, with expressions (default: out/NAME/clips)."""
+    from geodiff import batch
+
+    options = _options(preset, seed, device, head, face)
+    named = {"drive": drive, "head_pose": head_pose, "views": views, "frames": frames}
+    config = batch.generate_config(options, _with(overrides, named))
+    if _dry(dry_run, config):
+        return
+    folder = batch.run_generate(ref, out or Path("out") / ref.stem / "clips", config, options, say)
+    typer.echo(folder)
+
+
+@app.command()
+def reconstruct(
+    clips: Annotated[Path, typer.Argument(help="A clip set: geodiff's, or a VHAP export.")],
+    overrides: Overrides = None,
+    method: Annotated[str, typer.Option(help="How the avatar is made.")] = "geodiff4d",
+    out: Out = None,
+    head: Annotated[Text, typer.Option(help="Head model; by default the one that the clips name.")] = None,
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Clip set -> avatar (default: `avatar` beside the clip set)."""
+    from geodiff import batch
+
+    options = _options(preset, seed, device, head or "")
+    config = batch.reconstruct_config(method, options, _with(overrides, {}))
+    if _dry(dry_run, config):
+        return
+    typer.echo(batch.run_reconstruct(clips, out or _beside(clips, "avatar"), method, config, options, say))
+
+
+@app.command()
+def animate(
+    avatar: Annotated[Path, typer.Argument(help="An avatar's folder.")],
+    overrides: Overrides = None,
+    drive: Annotated[str, typer.Option(help="A video, a motion file or builtin:NAME.")] = "builtin:talk",
+    camera: Annotated[str, typer.Option(help="front, orbit, or an NPZ camera path.")] = "orbit",
+    out: Annotated[Optional[Path], typer.Option("--out", help="The MP4.")] = None,  # noqa: UP045
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Avatar -> video (default: `MOTION.mp4` beside the avatar)."""
+    module = _room("recon.animate", "animate")
+    config = load_config(module.AnimateConfig, "animate", preset, _with(overrides, {}))
+    if _dry(dry_run, config):
+        return
+    from geodiff import batch
+
+    options = _options(preset, seed, device)
+    name = drive.removeprefix("builtin:") if drive.startswith("builtin:") else Path(drive).stem
+    typer.echo(batch.run_animate(avatar, out or _beside(avatar, f"{name}.mp4"), drive, camera, config, options, say))
+
+
+@app.command()
+def track(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_VIDEO")],
+    overrides: Overrides = None,
+    out: Out = None,
+    face: Face = None,
+    head: Head = "builtin",
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Pixels -> head parameters and cameras in VHAP's layout (default: out/NAME/track)."""
+    from geodiff.tracking.track import TrackConfig
+
+    config = load_config(TrackConfig, "track", preset, _with(overrides, {}))
+    if _dry(dry_run, config):
+        return
+    from geodiff.head import load_head
+    from geodiff.media import require_file
+    from geodiff.runs import RunRecord
+    from geodiff.tracked import track_to_clips
+
+    _options(preset, seed, device)
+    require_file(source, "an image or a video")
+    folder = out or Path("out") / source.stem / "track"
+    inputs = {"source": source.resolve(), "head": head, "face": face}
+    with RunRecord(folder, "track", config, preset=preset, inputs=inputs) as run, StageProgress(run.add_time) as report:
+        figures = track_to_clips(
+            source, folder, config, load_head(head), head_spec=head, face=face, preset=preset, report=report, note=say
+        )
+        run.result(**figures)
+    error = 100 * figures["landmark_error"]
+    say(f"{figures['frames']:.0f} frames, mean landmark error {error:.1f}% of the distance between the eyes' corners")
+    typer.echo(folder)
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[Path, typer.Argument(metavar="AVATAR_OR_CLIPS")],
+    against: Annotated[Path, typer.Option("--against", help="The clip set that holds the truth.")],
+    out: Annotated[Optional[Path], typer.Option("--out", help="metrics.json (default: in the subject).")] = None,  # noqa: UP045
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Measures an avatar or a clip set against another clip set: metrics.json and a table."""
+    module = _room("recon.evaluate", "evaluate")
+    if dry_run:
+        typer.echo(to_yaml({"subject": subject, "against": against, "out": out}), nl=False)
+        return
+    options = _options(DEFAULT_PRESET, seed, device)
+    with StageProgress() as report:
+        metrics = module.evaluate(subject, against, out=out, device=options.device, progress=report)
+    _table(("metric", "value"), [(name, f"{value:.4g}") for name, value in metrics.items()])
+
+
+@app.command()
+def export(
+    avatar: Annotated[Path, typer.Argument(help="An avatar's folder.")],
+    format: Annotated[str, typer.Option("--format", help="ply, or what --format help lists.")] = "ply",
+    out: Out = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Avatar -> a file for other programs."""
+    module = _room("recon.export", "export")
+    choose("--format", format, module.FORMATS)
+    if dry_run:
+        typer.echo(to_yaml({"avatar": avatar, "format": format, "out": out}), nl=False)
+        return
+    typer.echo(module.export(avatar, format, out))
+
+
+@app.command()
+def view(avatar: Annotated[Path, typer.Argument(help="An avatar's folder.")], port: int = 8080) -> None:
+    """Shows an avatar in the web browser."""
+    module = _room("recon.viewer", "view")
+    module.view(avatar, port=port)
+
+
+@app.command()
+def batch(
+    portraits: Annotated[
+        Path, typer.Argument(help="A folder of photographs, or a .txt, .csv or .json that lists them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Where the avatars go.")],
+    overrides: Overrides = None,
+    method: Annotated[str, typer.Option(help="How the avatars are made.")] = "geodiff4d",
+    head: Head = "builtin",
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Many portraits -> an avatar each. Overrides begin with generate. or reconstruct.
+
+    Exit code 0 when every portrait became an avatar, 2 when some could not be used, 1 when a fault stopped one.
+    """
+    from geodiff import batch as room
+
+    options = _options(preset, seed, device, head)
+    stages = room.stage_overrides(overrides or [])
+    configs = {
+        "generate": room.generate_config(options, stages["generate"]),
+        "reconstruct": room.reconstruct_config(method, options, stages["reconstruct"]),
+    }
+    if _dry(dry_run, configs):
+        return
+
+    def work(portrait: Path, folder: Path) -> dict[str, Any]:
+        clips = room.run_generate(portrait, folder / "clips", configs["generate"], options, say)
+        room.run_reconstruct(clips, folder / "avatar", method, configs["reconstruct"], options, say)
+        return room.avatar_figures(folder / "avatar")
+
+    settings = {"method": method, "preset": preset, "seed": seed, "head": head, **configs}
+    results = room.Batch(out, settings, work, say).run(room.read_portraits(portraits))
+    rows = [(name, r["status"], f"{r['seconds']:.0f} s", r["message"]) for name, r in results.items()]
+    _table(("portrait", "result", "time", "why"), rows)
+    raise typer.Exit(room.batch_exit_code(results))
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="What to train: the name of a configuration.")],
+    overrides: Overrides = None,
+    out: Out = None,
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Data -> weights."""
+    options = _options(preset, seed, device)
+    module = _room("geodiff.training.command", "train")
+    module.train(name, out, options, overrides or [], dry_run)
+
+
+@app.command()
+def synth(
+    overrides: Overrides = None,
+    out: Out = None,
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Makes synthetic heads with ground truth, for training and tests."""
+    options = _options(preset, seed, "cpu")
+    module = _room("geodiff.synth.command", "synth")
+    module.synth(out, options, overrides or [], dry_run)
+
+
+@app.command()
+def doctor() -> None:
+    """What works on this machine, what is missing, and how to get it."""
+    from geodiff.doctor import examine, healthy
+
+    findings = examine()
+    _table(("what", "state", "found", "remedy"), [(f.name, f.state, f.found, f.remedy) for f in findings])
+    if not healthy(findings):
+        raise MissingDependencyError("geodiff needs everything above that is marked broken: follow its remedy")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"geodiff {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _options(preset: str, seed: int, device: str, head: str = "builtin", face: int | None = None) -> Any:
+    """The checked common options; also seeds the random generators."""
+    load_preset(preset)
+    choose("device", device, ("auto", "cpu", "cuda"))
+    if seed < 0:
+        raise ConfigError(f"the seed must be 0 or more, not {seed}: choose another")
+    from geodiff.batch import Options
+
+    return Options(preset, seed, _device(device, seed), head, face)
+
+
+def _device(name: str, seed: int) -> str:
+    import torch
+
+    torch.manual_seed(seed)
+    if name == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no GPU"
+        raise MissingDependencyError(
+            f"--device cuda needs a CUDA GPU, and {why}: use --device cpu, or see geodiff doctor"
+        )
+    return "cpu"
+
+
+def _with(overrides: list[str] | None, named: dict[str, Any]) -> list[str]:
+    """Overrides, and the options that were given by name after them."""
+    return [*(overrides or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+
+
+def _dry(dry_run: bool, config: Any) -> bool:
+    if dry_run:
+        typer.echo(to_yaml(config), nl=False)
+    return dry_run
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.resolve().parent / name
+
+
+def _room(module: str, command: str) -> Any:
+    """A room's module, or an honest word that this release does not have it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (error.name == module or module.startswith(error.name + ".")):
+            raise UserError(
+                f"`geodiff {command}` is not in this release ({__version__}): it comes with a later one, see the README"
+            ) from error
+        if error.name is not None and error.name.split(".")[0] in ("geodiff", "pipelines", "recon"):
+            raise
+        raise MissingDependencyError(
+            f"`geodiff {command}` needs the package {error.name}, which is not installed: see geodiff doctor"
+        ) from error
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.table import Table
+
+    from geodiff.console import out
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    out.print(table)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the program and returns its exit code; nothing but interpreter faults leaves it as an exception."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else DONE
+    except typer.Exit as error:
+        return error.exit_code
+    except USAGE_ERRORS as error:
+        error.show()  # type: ignore[attr-defined]
+        return WRONG_INPUT
+    except typer.Abort:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; keep the interpreter from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_code(error)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
