@@ -20,6 +20,7 @@ from torch import Tensor
 from geodiff.raster import cpu_compositing, cpu_projection
 from geodiff.raster.cpu_projection import CAMERA_WIDTH, CHUNK, MOMENTS, SHAPE_WIDTH, TILE
 from geodiff.raster.gaussians import Rendered, View, expected_depth
+from geodiff.raster.simd import LANES
 from geodiff.types import Gaussians
 
 #: Below this many splats (or pairs of tile and splat) waking a second thread costs more than it saves.
@@ -45,7 +46,6 @@ class _Splats:
     """The Gaussians as a camera sees them; arrays as the kernels describe them."""
 
     camera: np.ndarray
-    centers: np.ndarray
     shapes: np.ndarray
     features: np.ndarray
     order: np.ndarray
@@ -56,7 +56,7 @@ class _Splats:
 
     def compositing(self) -> tuple[np.ndarray, ...]:
         """The arguments that both compositing kernels take first."""
-        return self.centers, self.shapes, self.features, self.tile_starts, self.entries, self.tile_order
+        return self.shapes, self.features, self.tile_starts, self.entries, self.tile_order
 
 
 def _camera_row(viewmat: np.ndarray, intrinsics: np.ndarray, view: View) -> np.ndarray:
@@ -71,17 +71,24 @@ def _camera_row(viewmat: np.ndarray, intrinsics: np.ndarray, view: View) -> np.n
     return row
 
 
+def _aligned(rows: int, columns: int) -> np.ndarray:
+    """(rows, columns) float32, not initialised, that starts on a cache line."""
+    room = np.empty(rows * columns + LANES, np.float32)
+    skip = -room.ctypes.data % 64 // 4
+    return room[skip : skip + rows * columns].reshape(rows, columns)
+
+
 def _project(arrays: tuple[np.ndarray, ...], colors: np.ndarray, camera: np.ndarray, view: View) -> _Splats:
     n = len(colors)
-    centers, shapes = np.empty((n, 2), np.float64), np.empty((n, SHAPE_WIDTH), np.float32)
+    shapes = _aligned(n, SHAPE_WIDTH)
     depths, boxes = np.empty(n, np.float32), np.empty((n, 4), np.int32)
     size = (float(view.width), float(view.height))
-    _share(cpu_projection.project, n, *arrays, camera, size, after=(centers, shapes, depths, boxes))
+    _share(cpu_projection.project, n, *arrays, camera, size, after=(shapes, depths, boxes))
     features = np.concatenate([depths[:, None], colors], 1)
     num_columns, num_rows = -(-view.width // TILE), -(-view.height // TILE)
     bins = cpu_projection.bin_into_tiles(depths.view(np.uint32), boxes, num_columns, num_rows)
     tile_order = np.argsort(-np.diff(bins[2]), kind="stable")  # the fullest first, so that threads end together
-    return _Splats(camera, centers, shapes, features, *bins, tile_order)
+    return _Splats(camera, shapes, features, *bins, tile_order)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -113,7 +120,7 @@ class _Rasterize(torch.autograd.Function):
         *arrays, colors, background = (t.numpy() for t in saved[:6])
         images = tuple(t.numpy() for t in saved[6:])
         gradients = tuple(g.contiguous().numpy() for g in grads)
-        slots = np.empty((len(splats.entries), MOMENTS + splats.features.shape[1]), np.float32)
+        slots = _aligned(len(splats.entries), -(-(MOMENTS + splats.features.shape[1]) // LANES) * LANES)
         _share(
             cpu_compositing.composite_backward, len(slots), *splats.compositing(), background,
             after=(images, gradients, slots),
@@ -141,6 +148,9 @@ def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgr
     fields = tuple(t.float() for t in fields)
     views = zip(viewmats.float(), intrinsics, backgrounds.float(), strict=True)
     rendered = [_Rasterize.apply(*fields, viewmat, k, background, view) for viewmat, k, background in views]
-    colors, alphas, depths = (torch.stack(images) for images in zip(*rendered, strict=True))
+    if len(rendered) == 1:
+        colors, alphas, depths = (image[None] for image in rendered[0])  # torch.stack would copy
+    else:
+        colors, alphas, depths = (torch.stack(images) for images in zip(*rendered, strict=True))
     alphas = alphas[..., None]
     return Rendered(colors, alphas, expected_depth(depths[..., None], alphas))

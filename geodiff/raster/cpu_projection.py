@@ -17,17 +17,20 @@ from geodiff.raster import simd
 #: Splats that a thread takes at once; camera gradients are summed a chunk at a time, so the result does not depend on
 #: the number of threads.
 CHUNK = 512
-#: Side of a tile in pixels, a power of two and at least 4.
+#: Side of a tile in pixels: 8x8 blocks of 4x4 pixels, so that a set of its blocks is one 64-bit number.
 TILE = 32
 #: Columns of a camera row: rotation 9, translation 3, fx fy cx cy, limits of x/z and y/z (low, high each), near, eps2d.
 CAMERA_WIDTH = 22
-#: Columns of `shapes`, see `_write_shape`.
-SHAPE_WIDTH = 9
+#: Columns of `shapes`, see `_write_shape`: one cache line.
+SHAPE_WIDTH = 16
 #: Columns of a gradient slot before the features: sums over pixels of s, s dx, s dy, s dx dx, s dx dy, s dy dy, where s is
 #: the gradient of the exponent and (dx, dy) the pixel's distance from the splat's mean.
 MOMENTS = 6
 
-_LOG2_E = 1.4426950408889634
+#: Pixels by which ellipses are widened before blocks are culled, against rounding.
+_MARGIN = 0.01
+_LOG2_E, _LOG_255 = 1.4426950408889634, math.log(255.0)
+_F = np.float32
 _jit = numba.njit(cache=True, nogil=True)
 
 
@@ -80,9 +83,9 @@ def _to_camera(camera, x, y, z):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _unit(quat):  # noqa: ANN001, ANN202
+def _unit(quats, i):  # noqa: ANN001, ANN202
     """(w, x, y, z, length) of the normalised quaternion."""
-    w, x, y, z = float(quat[0]), float(quat[1]), float(quat[2]), float(quat[3])
+    w, x, y, z = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
     length = max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
     return w / length, x / length, y / length, z / length, length
 
@@ -116,30 +119,60 @@ def _covariance(a, eps2d):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _write_shape(shape, xx, xy, yy, opacity):  # noqa: ANN001, ANN202
+def _write_shape(shapes, i, x, y, xx, xy, yy, opacity):  # noqa: ANN001, ANN202
     """What compositing needs of the ellipse. Returns its half size (x, y) at alpha = 1/255.
 
-    0-2: conic, scaled so that the exponent of 2 is -(s0 dx dx + s1 dx dy + s2 dy dy). 3: log2 of the opacity.
-    4: half height. In the row dy the ellipse spans s5 dy -+ sqrt(s6 - s7 dy dy); it reaches farthest right at dy = s8 and
-    farthest left at -s8.
+    0-3: the mean's x and y, each as a float32 and what is missing from it. 4-6: conic, scaled so that the exponent of 2
+    is s4 dx dx + s5 dx dy + s6 dy dy. 7: log2 of the opacity. 8: half height. In the row dy the ellipse spans
+    s9 dy -+ sqrt(s10 - s11 dy dy); it reaches farthest right at dy = s12 and farthest left at -s12.
     """
     determinant = xx * yy - xy * xy
     a, b, c = yy / determinant, -xy / determinant, xx / determinant
-    level = 2.0 * math.log(255.0 * opacity)
+    log_opacity = math.log(opacity)
+    level = 2.0 * (log_opacity + _LOG_255)
     half_x, half_y = math.sqrt(level * xx), math.sqrt(level * yy)
-    shape[0], shape[1], shape[2] = 0.5 * _LOG2_E * a, _LOG2_E * b, 0.5 * _LOG2_E * c
-    shape[3] = math.log2(opacity)
-    shape[4] = half_y
-    shape[5] = -b / a
-    shape[6] = level / a
-    shape[7] = (a * c - b * b) / (a * a)
-    shape[8] = -b / c * half_x
+    shapes[i, 0], shapes[i, 2] = x, y
+    shapes[i, 1], shapes[i, 3] = x - float(shapes[i, 0]), y - float(shapes[i, 2])
+    shapes[i, 4], shapes[i, 5], shapes[i, 6] = -0.5 * _LOG2_E * a, -_LOG2_E * b, -0.5 * _LOG2_E * c
+    shapes[i, 7] = _LOG2_E * log_opacity
+    shapes[i, 8] = half_y + _MARGIN
+    shapes[i, 9] = -b / a
+    shapes[i, 10] = level / a
+    shapes[i, 11] = (a * c - b * b) / (a * a)
+    shapes[i, 12] = -b / c * half_x
     return half_x, half_y
 
 
 @_jit
-def project(means, quats, scales, opacities, camera, size, counter, centers, shapes, depths, boxes):  # noqa: ANN001, ANN201
-    """Fill centers (N, 2) pixels, shapes (N, 9), depths (N,) and boxes (N, 4): the tiles that the splat may touch, as first
+def block_mask(shapes, i, left, top):  # noqa: ANN001, ANN201
+    """The blocks of the tile at (left, top) that the ellipse touches: bit 8 row + column. Also the distances of the
+    tile's first pixel centre from the mean, x and y.
+
+    A row of blocks is a lane. An ellipse's right border is concave, so within a row it is farthest right at its extreme
+    held within the row; likewise on the left.
+    """
+    x = (_F(left + 0.5) - shapes[i, 0]) - shapes[i, 1]
+    y = (_F(top + 0.5) - shapes[i, 2]) - shapes[i, 3]
+    zero, eight, quarter = simd.fill(_F(0)), simd.fill(_F(8)), simd.fill(_F(0.25))
+    row = simd.muladd(simd.ramp(), simd.fill(_F(4)), simd.fill(y))
+    low = simd.maximum(row, simd.fill(-shapes[i, 8]))
+    high = simd.minimum(simd.add(row, simd.fill(_F(3))), simd.fill(shapes[i, 8]))
+    at_right = simd.minimum(simd.maximum(simd.fill(shapes[i, 12]), low), high)
+    at_left = simd.minimum(simd.maximum(simd.fill(-shapes[i, 12]), low), high)
+    tilt, square, shrink = simd.fill(shapes[i, 9]), simd.fill(shapes[i, 10]), simd.fill(-shapes[i, 11])
+    reach = simd.square_root(simd.maximum(simd.muladd(simd.multiply(shrink, at_right), at_right, square), zero))
+    right = simd.add(simd.muladd(tilt, at_right, reach), simd.fill(_F(_MARGIN) - x))
+    reach = simd.square_root(simd.maximum(simd.muladd(simd.multiply(shrink, at_left), at_left, square), zero))
+    leftmost = simd.subtract(simd.muladd(tilt, at_left, simd.fill(-_F(_MARGIN) - x - _F(3))), reach)
+    first = simd.minimum(simd.maximum(simd.ceil(simd.multiply(leftmost, quarter)), zero), eight)
+    past = simd.add(simd.floor(simd.multiply(right, quarter)), simd.fill(_F(1)))
+    past = simd.minimum(simd.maximum(past, zero), eight)
+    return simd.span_mask(first, simd.where_greater(high, low, past, zero)), x, y
+
+
+@_jit
+def project(means, quats, scales, opacities, camera, size, counter, shapes, depths, boxes):  # noqa: ANN001, ANN201
+    """Fill shapes (N, 16), depths (N,) and boxes (N, 4): the tiles that the splat may touch, as first
     and past-the-last column, then row; empty where it cannot be seen. size: (width, height)."""
     rotation = _camera_rotation(camera)
     width, height = size
@@ -155,12 +188,11 @@ def project(means, quats, scales, opacities, camera, size, counter, centers, sha
             if z <= camera[20] or opacity < 1.0 / 255.0:
                 continue
             center_x, center_y = camera[12] * x / z + camera[14], camera[13] * y / z + camera[15]
-            w, qx, qy, qz, _ = _unit(quats[i])
+            w, qx, qy, qz, _ = _unit(quats, i)
             axes = _scale_columns(_rotation(w, qx, qy, qz), scales[i, 0], scales[i, 1], scales[i, 2])
             image_axes = _project_axes(_jacobian(camera, x, y, z), _matmul(rotation, axes))
             xx, xy, yy = _covariance(image_axes, camera[21])
-            half_x, half_y = _write_shape(shapes[i], xx, xy, yy, opacity)
-            centers[i, 0], centers[i, 1] = center_x, center_y
+            half_x, half_y = _write_shape(shapes, i, center_x, center_y, xx, xy, yy, opacity)
             if (
                 center_x + half_x < 0.0 or center_y + half_y < 0.0
                 or center_x - half_x > width or center_y - half_y > height
@@ -235,16 +267,16 @@ def bin_into_tiles(keys, boxes, num_columns, num_rows):  # noqa: ANN001, ANN201
 
 
 @_jit
-def _quat_gradient(quat, g, row):  # noqa: ANN001, ANN202
+def _quat_gradient(quats, i, g, gradients):  # noqa: ANN001, ANN202
     """Write the gradient of the quaternion, given that of its rotation matrix."""
-    w, x, y, z, length = _unit(quat)
+    w, x, y, z, length = _unit(quats, i)
     gw = 2 * (x * (g[7] - g[5]) + y * (g[2] - g[6]) + z * (g[3] - g[1]))
     gx = 2 * (w * (g[7] - g[5]) + y * (g[1] + g[3]) + z * (g[2] + g[6]) - 2 * x * (g[4] + g[8]))
     gy = 2 * (w * (g[2] - g[6]) + x * (g[1] + g[3]) + z * (g[5] + g[7]) - 2 * y * (g[0] + g[8]))
     gz = 2 * (w * (g[3] - g[1]) + x * (g[2] + g[6]) + y * (g[5] + g[7]) - 2 * z * (g[0] + g[4]))
     along = gw * w + gx * x + gy * y + gz * z
-    row[0], row[1] = (gw - along * w) / length, (gx - along * x) / length
-    row[2], row[3] = (gy - along * y) / length, (gz - along * z) / length
+    gradients[i, 0], gradients[i, 1] = (gw - along * w) / length, (gx - along * x) / length
+    gradients[i, 2], gradients[i, 3] = (gy - along * y) / length, (gz - along * z) / length
 
 
 @_jit
@@ -264,27 +296,29 @@ def project_backward(
 ):  # noqa: ANN001, ANN201  # fmt: skip
     """Sum each splat's gradient slots and carry them through the projection.
 
-    slots: (P, 6 + 1 + K) moments, then the gradients of depth and colours. Writes the rows of visible splats only;
+    slots: (P, 6 + 1 + K, and more up to a multiple of 16) moments, then the gradients of depth and colours. Writes the rows of visible splats only;
     grad_cameras (chunks, 12): rotation and translation, one row a chunk.
     """
     camera_rotation = _camera_rotation(camera)
-    slot = np.empty(slots.shape[1], np.float64)
+    slot = np.empty(slots.shape[1], np.float32)
+    rows = slots.reshape(-1)
     while True:
         chunk = simd.fetch_add(counter, 0)
         if chunk * CHUNK >= len(order):
             break
         for rank in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(order))):
             i = order[rank]
-            slot[:] = 0.0
-            for row in range(first_slot[rank], first_slot[rank + 1]):
-                for k in range(slots.shape[1]):
-                    slot[k] += slots[row, k]
+            for k in range(0, len(slot), simd.LANES):
+                total = simd.fill(_F(0))
+                for row in range(first_slot[rank], first_slot[rank + 1]):
+                    total = simd.add(total, simd.load(rows, row * len(slot) + k))
+                simd.store(slot, k, total)
             for k in range(grad_colors.shape[1]):
                 grad_colors[i, k] = slot[MOMENTS + 1 + k]
             grad_opacities[i] = -slot[0] / opacities[i]
 
             x, y, z = _to_camera(camera, means[i, 0], means[i, 1], means[i, 2])
-            w, qx, qy, qz, _ = _unit(quats[i])
+            w, qx, qy, qz, _ = _unit(quats, i)
             rotation = _rotation(w, qx, qy, qz)
             world_axes = _scale_columns(rotation, scales[i, 0], scales[i, 1], scales[i, 2])
             axes = _matmul(camera_rotation, world_axes)
@@ -313,7 +347,7 @@ def project_backward(
                     rotation[k] * g_world[k] + rotation[3 + k] * g_world[3 + k] + rotation[6 + k] * g_world[6 + k]
                 )
             g_rotation = _scale_columns(g_world, scales[i, 0], scales[i, 1], scales[i, 2])
-            _quat_gradient(quats[i], g_rotation, grad_quats[i])
+            _quat_gradient(quats, i, g_rotation, grad_quats)
             g_camera = _matmul(g_axes, _transpose(world_axes))
 
             # the mean: through its place on the image, its depth and the Jacobian

@@ -104,6 +104,7 @@ def _constant_intrinsic(values: np.ndarray, doc: str):  # noqa: ANN202
     return intrinsic(function)
 
 
+ramp = _constant_intrinsic(np.arange(LANES), "The lane's number.")
 columns = _constant_intrinsic(np.arange(LANES) % 4, "The lane's column in its 4x4 block.")
 rows = _constant_intrinsic(np.arange(LANES) // 4, "The lane's row in its 4x4 block.")
 
@@ -150,6 +151,33 @@ def minimum(typing_context, a, b):  # noqa: ANN001, ANN201
 
 
 @intrinsic
+def maximum(typing_context, a, b):  # noqa: ANN001, ANN201
+    """The larger of a and b in each lane."""
+
+    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        a, b = arguments
+        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+    return vector(a, b), codegen
+
+
+def _function_of_one(llvm_name: str, doc: str):  # noqa: ANN202
+    def function(typing_context, a):  # noqa: ANN001, ANN202
+        def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+            return _call(builder, llvm_name, _VECTOR, *arguments)
+
+        return vector(a), codegen
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+square_root = _function_of_one("llvm.sqrt.v16f32", "The square root of each lane.")
+floor = _function_of_one("llvm.floor.v16f32", "The largest whole number that is not greater, of each lane.")
+ceil = _function_of_one("llvm.ceil.v16f32", "The smallest whole number that is not smaller, of each lane.")
+
+
+@intrinsic
 def where_greater(typing_context, a, b, chosen, otherwise):  # noqa: ANN001, ANN201
     """`chosen` where a > b, else `otherwise`."""
 
@@ -181,6 +209,50 @@ def total(typing_context, a):  # noqa: ANN001, ANN201
         return _call(builder, "llvm.vector.reduce.fadd.v16f32", _FLOAT, zero, arguments[0], fastmath=("reassoc",))
 
     return types.float32(a), codegen
+
+
+@intrinsic
+def span_mask(typing_context, first, past):  # noqa: ANN001, ANN201
+    """An 8x8 bit field, row by row from the lowest bit: row r has the bits first[r] to past[r] - 1 set. Lanes 0-7 count;
+    both hold whole numbers in 0..8."""
+
+    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        one = ir.Constant(_INTEGERS, [1] * LANES)
+        first, past = (builder.fptosi(a, _INTEGERS) for a in arguments)
+        bits = builder.sub(builder.shl(one, past), builder.shl(one, first))
+        bits = builder.select(builder.icmp_signed(">", past, first), bits, ir.Constant(_INTEGERS, [0] * LANES))
+        narrow = builder.trunc(bits, ir.VectorType(ir.IntType(8), LANES))
+        half = ir.Constant(ir.VectorType(_INT, 8), list(range(8)))
+        return builder.bitcast(builder.shuffle_vector(narrow, narrow, half), ir.IntType(64))
+
+    return types.int64(first, past), codegen
+
+
+@intrinsic
+def lowest_bit(typing_context, mask):  # noqa: ANN001, ANN201
+    """The number of the lowest bit that is set, of an int64 that is not 0."""
+
+    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def prefetch(typing_context, array, row):  # noqa: ANN001, ANN201
+    """Ask for a row of a two-dimensional array ahead of its use."""
+
+    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        row = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        data = make_array(signature.args[0])(context, builder, arguments[0])
+        stride = builder.extract_value(data.strides, 0)
+        byte = ir.IntType(8).as_pointer()
+        pointer = builder.gep(builder.bitcast(data.data, byte), [builder.mul(row, stride)])
+        flags = [ir.Constant(_INT, v) for v in (0, 3, 1)]  # for reading, keep in all caches, data
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+        return context.get_dummy_value()
+
+    return types.void(array, row), codegen
 
 
 def _power_of_two_coefficients() -> np.ndarray:
