@@ -1,12 +1,12 @@
 """Head and camera in, the signals that condition the generator out: the one crop, pose map, proposal, visibility.
 
-frame.py      the crop rule: head frame, cameras of generated views
+frame.py      the crop rule: head frame, cameras of generated views, the face crop
 reference.py  a photograph and its fit -> the cropped reference
 texture.py    the photograph baked into the head's UV layout, hidden parts filled
 proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera
 """
 
-from geodiff.conditioning.frame import CHIN_TO_CROWN, HeadFrame, framed_camera, head_frame, resample
+from geodiff.conditioning.frame import CHIN_TO_CROWN, HeadFrame, face_camera, framed_camera, head_frame, resample
 from geodiff.conditioning.proposal import Condition, Conditioner
 from geodiff.conditioning.reference import Reference, crop_reference
 
@@ -17,6 +17,7 @@ __all__ = [
     "HeadFrame",
     "Reference",
     "crop_reference",
+    "face_camera",
     "framed_camera",
     "head_frame",
     "resample",

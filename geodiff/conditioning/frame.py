@@ -20,6 +20,9 @@ from geodiff.types import Camera, HeadParams
 #: Chin to crown as a share of the crop's side.
 CHIN_TO_CROWN = 0.6
 
+#: The face's diameter as a share of a face crop's side.
+FACE_SHARE = 0.95
+
 #: MediaPipe's number of the lowest point of the chin.
 CHIN_LANDMARK = 152
 
@@ -77,10 +80,12 @@ def framed_camera(frame: HeadFrame, yaw: float, elevation: float, distance: floa
     return orbit_camera(yaw, elevation, distance, frame.center, focal, size, size)
 
 
-def crop_camera(camera: Camera, center: Tensor, up: Tensor, height: float, size: int) -> Camera:
-    """`camera` turned upright about its optical axis and cropped to a head.
+def crop_camera(
+    camera: Camera, center: Tensor, up: Tensor, height: float, size: int, share: float = CHIN_TO_CROWN
+) -> Camera:
+    """`camera` turned upright about its optical axis and cropped to a head, or to another thing `height` metres tall.
 
-    center: (3,) world position of the head's centre. up: (3,) the head's up axis in the world. height: metres.
+    center: (3,) world position of its centre. up: (3,) its up axis in the world. share: of the side that it fills.
     """
     axis = camera.viewmat[:3, :3] @ up
     roll = torch.atan2(axis[0], -axis[1])
@@ -89,11 +94,32 @@ def crop_camera(camera: Camera, center: Tensor, up: Tensor, height: float, size:
     turn[0, 1], turn[1, 0] = torch.sin(roll), -torch.sin(roll)
     viewmat = turn @ camera.viewmat
     local = viewmat[:3, :3] @ center + viewmat[:3, 3]
-    focal = CHIN_TO_CROWN * size * local[2] / height
+    focal = share * size * local[2] / height
     K = torch.eye(3, dtype=camera.K.dtype)
     K[0, 0] = K[1, 1] = focal
     K[:2, 2] = size / 2 - focal * local[:2] / local[2]
     return Camera(viewmat, K, size, size)
+
+
+def face_camera(head: HeadModel, params: HeadParams, camera: Camera, size: int = 64) -> Camera:
+    """`camera` cropped to the face and turned upright, for the expression encoder's crops; see `resample`.
+
+    The crop depends on identity and head pose alone, never on the expression, so that it carries none.
+    params: T = 1. size: pixels.
+    """
+    params = params.frame(0)
+    posed = ("expr", "rotation", "translation", "neck_pose", "jaw_pose", "eyes_pose")
+    still = params.replace(**{name: getattr(params, name) * 0.0 for name in posed})
+    if head.landmarks is not None:
+        points = head.landmark_points(still)[0]
+    else:
+        points = head.vertices(still, offsets=False)[0][head.regions["face"]]
+    center = (points.min(0).values + points.max(0).values) / 2
+    # On the front of the face rather than inside the head, so that the face stays in the middle as the head turns.
+    center[2] = points[:, 2].quantile(0.7)
+    radius = float(torch.linalg.norm(points[:, :2] - center[:2], dim=-1).max())
+    neck = head.joint_transforms(params)[0, 1]
+    return crop_camera(camera, neck[:3, :3] @ center + neck[:3, 3], neck[:3, 1], 2.0 * radius, size, share=FACE_SHARE)
 
 
 def resample(

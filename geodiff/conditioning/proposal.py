@@ -110,7 +110,7 @@ class Conditioner:
         )
 
     def _colors(self, points: mesh.Fragments, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colours (N, 3) and visibility (N,) of surface points; origin: (N, 3) their places in the photograph's world."""
+        """Colours (N, 3) and visibility (N,) of surface points; origin: (N, 3) their places in the photo's world."""
         texture, visible = self._baked
         uv = mesh.interpolate(points, self.head.faces, self._corner_uvs)[0]
         texels = np.stack([uv[:, 0] * self.texture_size, (1.0 - uv[:, 1]) * self.texture_size], 1)

@@ -1,7 +1,7 @@
 """Random colours of a person, painted into the head's UV layout.
 
-Everything is a function of the place on the template head, so the paint has no seams; masks come from the head's regions
-and from its MediaPipe landmarks, so any head that has both can be painted.
+Everything is a function of the place on the template head, so the paint has no seams; masks come from the head's
+regions and from its MediaPipe landmarks, so any head that has both can be painted.
 """
 
 from __future__ import annotations
@@ -24,19 +24,26 @@ LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 
 LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (263, 249, 390, 373, 374, 380, 381, 382, 362))
 JAW = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288)
 MOUSTACHE = (57, 92, 165, 167, 164, 393, 391, 322, 287)
-LIP_CORNERS, NOSE_TIP, CHEEKS, UPPER_LIP = (61, 291), 1, (50, 280), 0
 
 #: Skin colours (sRGB) from light to dark.
 SKIN = np.array(
-    [(0.95, 0.80, 0.72), (0.88, 0.70, 0.59), (0.80, 0.60, 0.47), (0.66, 0.46, 0.34), (0.47, 0.31, 0.22), (0.30, 0.19, 0.14)]
+    [
+        (0.95, 0.80, 0.72), (0.88, 0.70, 0.59), (0.80, 0.60, 0.47),
+        (0.66, 0.46, 0.34), (0.47, 0.31, 0.22), (0.30, 0.19, 0.14),
+    ]
 )  # fmt: skip
 HAIR = np.array(
-    [(0.05, 0.04, 0.04), (0.14, 0.09, 0.06), (0.27, 0.17, 0.10), (0.45, 0.30, 0.17), (0.70, 0.55, 0.33), (0.50, 0.20, 0.09),
-     (0.58, 0.57, 0.56), (0.85, 0.84, 0.82)]
+    [
+        (0.05, 0.04, 0.04), (0.14, 0.09, 0.06), (0.27, 0.17, 0.10), (0.45, 0.30, 0.17),
+        (0.70, 0.55, 0.33), (0.50, 0.20, 0.09), (0.58, 0.57, 0.56), (0.85, 0.84, 0.82),
+    ]
 )  # fmt: skip
-HAIR_ODDS = np.array([0.24, 0.22, 0.17, 0.12, 0.09, 0.05, 0.07, 0.04])
+HAIR_ODDS = np.array([0.14, 0.20, 0.20, 0.15, 0.12, 0.06, 0.08, 0.05])
 IRIS = np.array(
-    [(0.22, 0.12, 0.06), (0.33, 0.20, 0.10), (0.42, 0.36, 0.18), (0.30, 0.40, 0.28), (0.33, 0.45, 0.58), (0.50, 0.56, 0.60)]
+    [
+        (0.22, 0.12, 0.06), (0.33, 0.20, 0.10), (0.42, 0.36, 0.18),
+        (0.30, 0.40, 0.28), (0.33, 0.45, 0.58), (0.50, 0.56, 0.60),
+    ]
 )  # fmt: skip
 
 
@@ -217,7 +224,7 @@ def _brow_distance(fields: Fields, place: np.ndarray, pair: tuple[tuple[int, ...
     return (distance / width[index]).astype(np.float32)
 
 
-def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
+def _ramp(x: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 

@@ -1,5 +1,5 @@
-"""Random light, and the shading of a frame: spherical harmonics of degree 2 with ambient occlusion, one directional light
-with a shadow map, and a highlight."""
+"""Random light, and the shading of a frame: spherical harmonics of degree 2 with ambient occlusion, one directional
+light with a shadow map, and a highlight."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ SHADOW_BIAS = 0.004
 
 @dataclass(frozen=True)
 class Lighting:
-    """harmonics: (9, 3) irradiance coefficients, linear RGB. direction: (3,) towards the light, world. color: (3,) of the
-    directional light. gloss: strength of highlights. gain: (3,) exposure and white balance. gamma: of the picture."""
+    """harmonics: (9, 3) irradiance coefficients, linear RGB. direction: (3,) towards the light, world. color: (3,) of
+    the directional light. gloss: strength of highlights. gain: (3,) exposure and white balance. gamma: of the
+    picture."""
 
     harmonics: np.ndarray
     direction: np.ndarray

@@ -6,7 +6,8 @@ import numpy as np
 
 from geodiff.types import Motion
 
-#: Groups of names that move together: names, odds of taking part, strength (mean of the beta draw), jitter between names.
+#: Groups of names that move together: names, odds of taking part, strength (mean of the beta draw), jitter between
+#: names.
 GROUPS = (
     (("jawOpen",), 0.45, 0.38, 0.0),
     (("mouthSmileLeft", "mouthSmileRight"), 0.40, 0.5, 0.15),

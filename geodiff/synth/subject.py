@@ -50,7 +50,8 @@ class Subject:
         self._faces, self._corner_uvs, self._static = self._surface()
 
     def _surface(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Triangles of head and hair, their corners' places in the texture (0..1, from the top), and occlusion and shininess of each vertex (N, 2)."""
+        """Triangles of head and hair, their corners' places in the texture (0..1, from the top), and occlusion and
+        shininess of each vertex (N, 2)."""
         head = self.head
         shine = np.full(head.num_vertices, 0.06, np.float32)
         shine[head.regions["lips"].numpy()] = 0.25
@@ -73,7 +74,8 @@ class Subject:
         return vertices if self._hair is None else torch.cat([vertices, self._hair])
 
     def shadow(self, vertices: torch.Tensor) -> ShadowMap | None:
-        """The shadow map of one expression, to be shared between its views; None where there is no directional light."""
+        """The shadow map of one expression, to be shared between its views; None where there is no directional
+        light."""
         if self.light.color.max() < 0.02:
             return None
         return ShadowMap.make(vertices, self._faces, self.light.direction)

@@ -1,0 +1,312 @@
+"""Training samples of one synthetic person, made under the conditions of use.
+
+The true person is a random head of one model (ICT-FaceKit where it is there); another head, the one that conditions the
+generator, is fitted to it by the tracker's own code from its projected landmarks with a detector's errors. References,
+proposals and cameras come from that fit; images, normals and masks from the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from geodiff.conditioning import (
+    Conditioner,
+    HeadFrame,
+    Reference,
+    crop_reference,
+    face_camera,
+    framed_camera,
+    head_frame,
+)
+from geodiff.conditioning.frame import CHIN_TO_CROWN
+from geodiff.geometry import orbit_camera, project
+from geodiff.head.model import HeadModel
+from geodiff.synth.motion import random_expressions, random_sequence
+from geodiff.synth.noise import fractal_noise
+from geodiff.synth.subject import Subject
+from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
+from geodiff.tracking.hair import fit_hair
+from geodiff.types import Camera, HeadParams, Motion
+
+#: Viewpoints of generated clips in degrees (yaw, elevation); half of the targets lie near one of them.
+VIEWPOINTS = (
+    (0, 0), (25, 0), (-25, 0), (50, 0), (-50, 0), (75, 0), (-75, 0), (-35, 20), (0, 20), (35, 20),
+    (-20, -15), (20, -15),
+)  # fmt: skip
+#: What the proposal shows: the target's tracked expression, the reference's, or none; so that the expression has to
+#: come from the latent as well.
+PROPOSALS = {"tracked": 0.60, "reference": 0.25, "neutral": 0.15}
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """size: side of the images, pixels. crop: side of the driving crops. timesteps, views: single targets are
+    timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
+    targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance."""
+
+    size: int = 256
+    crop: int = 64
+    timesteps: int = 8
+    views: int = 2
+    clips: int = 1
+    clip_frames: int = 8
+    supersample: int = 2
+    detector_noise: float = 0.012
+
+
+@dataclass(frozen=True)
+class Target:
+    """Frames of one camera, uint8: each name of `FRAME_KEYS` -> list of T arrays. proposal: the key of PROPOSALS."""
+
+    frames: list[Arrays]
+    proposal: str
+    yaw: float
+    elevation: float
+
+
+@dataclass(frozen=True)
+class Person:
+    """reference: arrays named reference_*. singles: one-frame targets. clips: targets of clip_frames frames."""
+
+    reference: Arrays
+    singles: list[Target]
+    clips: list[Target]
+    error: float
+
+
+class Session:
+    """One synthetic person, photographed, tracked, and seen in the fitted head's world."""
+
+    def __init__(self, truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> None:
+        self.head, self.config = head, config
+        self.rng = np.random.default_rng([seed, 1])
+        self.subject = Subject(truth, seed, texture_size=3 * config.size)
+        self.reference, self.error = self._photograph()
+        # Half of the width of a texture is enough for what the photograph does not show.
+        self.conditioner = Conditioner(head, self.reference, texture_size=min(1024, 2 * config.size))
+        self.frame: HeadFrame = head_frame(head, self.reference.params)
+        self.distance = self.frame.distance(self.reference.camera)
+        self.rotation, self.shift, self.scale = self._alignment()
+
+    def _photograph(self) -> tuple[Reference, float]:
+        """A portrait with a mild expression, tracked and cropped."""
+        rng, size, truth = self.rng, self.config.size, self.subject.head
+        mild = random_expressions(rng, 1, mild=True)
+        self.expression = truth.motion_params(mild, self.subject.params)
+        frame = head_frame(truth, self.subject.params)
+        side, distance = round(1.6 * size), float(rng.uniform(0.55, 1.5))
+        focal = CHIN_TO_CROWN * size * rng.uniform(0.8, 1.4) * distance / frame.height
+        yaw, pitch = np.clip(rng.normal(0, [14, 6]), -32, 15)
+        camera = orbit_camera(math.radians(yaw), math.radians(pitch), distance, frame.center, focal, side, side)
+        camera = _rolled(camera, math.radians(rng.normal(0, 5)), rng.normal(0, 0.03 * side, 2))
+        vertices = self.subject.pose(self.expression)
+        photo = self.subject.render(vertices, camera, self.subject.shadow(vertices))
+        image = _photographic(photo.image * photo.mask[..., None] + 0.5 * (1 - photo.mask[..., None]), rng)
+        matte = np.clip(cv2.GaussianBlur(photo.mask, (0, 0), rng.uniform(0.6, 1.5)) * 1.5 - rng.uniform(0.1, 0.4), 0, 1)
+        fitter = LandmarkFitter(self.head, (side, side), FitConfig())
+        points = self._detect(self.expression, camera)
+        self._fitter, self._state = fitter, fitter.solve(points, fitter.start(points))
+        fit = fitter.result(self._state, points)
+        params = fit.params
+        if self.head.regions["scalp"].any():
+            params = params.replace(static_offset=fit_hair(matte, params, fit.camera, self.head))
+        return crop_reference(image, matte, params, fit.camera, self.head, size), fit.error
+
+    def _detect(self, params: HeadParams, camera: Camera) -> np.ndarray:
+        """(1, 478, 2) landmarks as a detector finds them: the true ones with smooth and independent errors."""
+        truth, rng = self.subject.head, self.rng
+        assert truth.landmarks is not None
+        world = truth.landmark_points(params)[0]
+        pixels, _ = project(world, camera)
+        eyes = float(camera.K[0, 0]) * 0.09 / float((camera.center - world.mean(0)).norm())
+        place = (world - world.mean(0)).numpy()
+        smooth = np.stack([fractal_noise(place, 0.06, 2, int(rng.integers(1 << 30))) for _ in range(2)], 1)
+        error = self.config.detector_noise * eyes * (1.5 * smooth + 0.5 * rng.normal(size=smooth.shape))
+        points = np.zeros((1, 478, 2))
+        points[0, truth.landmarks.indices.numpy()] = pixels.numpy() + error
+        return points
+
+    def _alignment(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """The similarity that takes the fitted head's world to the truth's: x -> scale * rotation @ x + shift."""
+        truth, head = self.subject.head, self.head
+        assert truth.landmarks is not None and head.landmarks is not None
+        numbers = np.intersect1d(truth.landmarks.indices.numpy(), head.landmarks.indices.numpy())
+        goal = _rows(truth, self.expression, numbers)
+        own = _rows(head, self.reference.params, numbers)
+        goal_mean, own_mean = goal.mean(0), own.mean(0)
+        u, s, vt = torch.linalg.svd((goal - goal_mean).T @ (own - own_mean))
+        sign = torch.diag(torch.tensor([1.0, 1.0, float(torch.sign(torch.det(u @ vt)))]))
+        rotation = u @ sign @ vt
+        scale = float((s * sign.diagonal()).sum() / ((own - own_mean) ** 2).sum())
+        return rotation, goal_mean - scale * rotation @ own_mean, scale
+
+    def true_camera(self, camera: Camera) -> Camera:
+        """The camera of the fitted head's world, moved to the truth's: the same picture."""
+        turn = camera.viewmat[:3, :3] @ self.rotation.T
+        viewmat = torch.eye(4)
+        viewmat[:3, :3] = turn
+        viewmat[:3, 3] = self.scale * camera.viewmat[:3, 3] - turn @ self.shift
+        return Camera(viewmat, camera.K, camera.width, camera.height)
+
+    def fitted(self, motion: Motion, true: HeadParams, tracked: bool) -> HeadParams:
+        """The motion on the fitted head: by its ARKit names, or as the tracker finds it in the truth's landmarks."""
+        base = self.reference.params
+        params = self.head.motion_params(motion, base)
+        if not tracked:
+            return params
+        camera = self.true_camera(framed_camera(self.frame, 0.0, 0.0, self.distance, 512))
+        fits = []
+        for t in range(motion.num_frames):
+            points = self._detect(true.frame(t), camera)
+            fitter = LandmarkFitter(self.head, (512, 512), FitConfig())
+            start = FitState(math.log(float(camera.K[0, 0])), self._state.shape, [fitter.start_frame(points[0])])
+            state = fitter.solve(points, start, shared=False, iterations=10)
+            fits.append(fitter.result(state, points).params)
+        found = HeadParams.concatenate(fits)
+        return params.replace(expr=found.expr, jaw_pose=found.jaw_pose, eyes_pose=found.eyes_pose)
+
+    def view(self) -> tuple[float, float]:
+        """Yaw and elevation of a target in degrees."""
+        if self.rng.random() < 0.5:
+            yaw, elevation = VIEWPOINTS[self.rng.integers(len(VIEWPOINTS))]
+            return float(yaw + self.rng.normal(0, 3)), float(elevation + self.rng.normal(0, 3))
+        return float(self.rng.uniform(-90, 90)), float(self.rng.uniform(-20, 30))
+
+    def crops(self, true: list[torch.Tensor], yaw: float, elevation: float) -> list[np.ndarray]:
+        """Driving crops (crop, crop, 3) uint8 of posed vertices, from a view of their own."""
+        base = framed_camera(self.frame, math.radians(yaw), math.radians(elevation), self.distance, 256)
+        camera = self.true_camera(face_camera(self.head, self.reference.params, base, self.config.crop))
+        frames = [self.subject.render(v, camera, self.subject.shadow(v), supersample=2).image for v in true]
+        return [_bytes(frame) for frame in frames]
+
+    def target(self, motion: Motion, kind: str, view: tuple[float, float], cache: _Step | None = None) -> Target:
+        """Frames of one camera with all their conditions."""
+        step = cache or self.step(motion)
+        yaw, elevation = view
+        camera = framed_camera(self.frame, math.radians(yaw), math.radians(elevation), self.distance, self.config.size)
+        seen = self.true_camera(camera)
+        shown = {
+            "tracked": step.fitted,
+            "reference": self._repeated(self.reference.params, motion.num_frames),
+            "neutral": self.head.motion_params(_still(motion.num_frames), self.reference.params),
+        }[kind]
+        frames = []
+        for t, vertices in enumerate(step.vertices):
+            truth = self.subject.render(vertices, seen, step.shadows[t], self.config.supersample)
+            condition = self.conditioner.render(shown.frame(t), camera)
+            frames.append({
+                "images": _bytes(truth.image),
+                "normals": _signed_bytes(truth.normals),
+                "masks": _bytes(truth.mask),
+                "pose_maps": _signed_bytes(condition.pose_map),
+                "proposals": _bytes(condition.proposal),
+                "proposal_normals": _signed_bytes(condition.normals),
+                "visibility": _bytes(condition.visibility),
+                "driving": step.driving[t],
+            })  # fmt: skip
+        return Target(frames, kind, yaw, elevation)
+
+    def step(self, motion: Motion) -> _Step:
+        """What all views of a motion share: the truth's vertices and shadows, the fitted parameters, the driving
+        crops."""
+        truth = self.subject.head
+        true = truth.motion_params(motion, self.subject.params)
+        vertices = [self.subject.pose(true.frame(t)) for t in range(motion.num_frames)]
+        shadows = [self.subject.shadow(v) for v in vertices]
+        yaw, elevation = self.rng.uniform(-32, 32), self.rng.uniform(-12, 15)
+        driving = self.crops(vertices, float(yaw), float(elevation))
+        tracked = self.rng.random() < 0.4
+        return _Step(vertices, shadows, self.fitted(motion, true, tracked), driving)
+
+    def _repeated(self, params: HeadParams, count: int) -> HeadParams:
+        return params.frames(torch.zeros(count, dtype=torch.int64))
+
+    def reference_arrays(self) -> Arrays:
+        return {
+            "reference_image": _bytes(self.reference.image),
+            "reference_normals": _signed_bytes(self.reference.normals),
+            "reference_pose_map": _signed_bytes(self.reference.pose_map),
+        }
+
+
+@dataclass(frozen=True)
+class _Step:
+    vertices: list[torch.Tensor]
+    shadows: list
+    fitted: HeadParams
+    driving: list[np.ndarray]
+
+
+def make_person(truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> Person:
+    """All samples of one person. truth: the head that people are drawn from. head: the one that conditions."""
+    session = Session(truth, head, seed, config)
+    rng = session.rng
+    kinds, odds = list(PROPOSALS), list(PROPOSALS.values())
+    singles, clips = [], []
+    for _ in range(config.timesteps):
+        motion = random_expressions(rng, 1)
+        step = session.step(motion)
+        for _ in range(config.views):
+            singles.append(session.target(motion, str(rng.choice(kinds, p=odds)), session.view(), step))
+    for _ in range(config.clips):
+        motion = random_sequence(rng, config.clip_frames)
+        clips.append(session.target(motion, str(rng.choice(kinds, p=odds)), session.view()))
+    return Person(session.reference_arrays(), singles, clips, session.error)
+
+
+def _rows(head: HeadModel, params: HeadParams, numbers: np.ndarray) -> torch.Tensor:
+    """Landmarks (L, 3) with these MediaPipe numbers."""
+    assert head.landmarks is not None
+    position = {int(n): i for i, n in enumerate(head.landmarks.indices.tolist())}
+    return head.landmark_points(params.frame(0))[0][[position[int(n)] for n in numbers]]
+
+
+def _rolled(camera: Camera, roll: float, offset: np.ndarray) -> Camera:
+    """The camera turned about its optical axis, its principal point where it was and the head moved by `offset`
+    pixels."""
+    turn = torch.eye(4)
+    turn[0, 0] = turn[1, 1] = math.cos(roll)
+    turn[0, 1], turn[1, 0] = -math.sin(roll), math.sin(roll)
+    # A small turn of the camera moves the head in the picture, as in a photograph that is not centred on it.
+    focal = float(camera.K[0, 0])
+    tilt = torch.eye(4)
+    tilt[:3, :3] = _small_rotation(-float(offset[1]) / focal, float(offset[0]) / focal)
+    return Camera(turn @ tilt @ camera.viewmat, camera.K, camera.width, camera.height)
+
+
+def _small_rotation(about_x: float, about_y: float) -> torch.Tensor:
+    cx, sx, cy, sy = math.cos(about_x), math.sin(about_x), math.cos(about_y), math.sin(about_y)
+    x = torch.tensor([[1.0, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    y = torch.tensor([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
+    return x @ y
+
+
+def _photographic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What lenses and files do to a portrait: a little blur, grain, JPEG. (H, W, 3) 0..1 -> uint8."""
+    if rng.random() < 0.5:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
+    image = image + rng.normal(0, rng.uniform(0, 0.015), (*image.shape[:2], 1)).astype(np.float32)
+    coded = _bytes(image)
+    if rng.random() < 0.4:
+        _, data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 95))])
+        coded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return coded
+
+
+def _still(frames: int) -> Motion:
+    return Motion({}, np.zeros((frames, 3), np.float32), np.zeros((frames, 2), np.float32))
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _signed_bytes(vectors: np.ndarray) -> np.ndarray:
+    return _bytes(vectors / 2 + 0.5)
