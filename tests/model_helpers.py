@@ -14,7 +14,8 @@ SIDE = 8
 
 
 def tiny(**changes: object) -> ModelConfig:
-    return dataclasses.replace(TEST, autoencoder_args={"factor": 4}, image_size=32, **changes)
+    settings = {"autoencoder_args": {"factor": 4}, "image_size": 32, "motion": False}
+    return dataclasses.replace(TEST, **(settings | changes))
 
 
 def scrambled(config: ModelConfig, seed: int = 0) -> Networks:

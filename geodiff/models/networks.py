@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from geodiff.errors import AssetError, ConfigError
+from geodiff.files import atomic_write, make_folder, write_json
 from geodiff.models.autoencoder import AUTOENCODERS, Autoencoder
 from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.joint_unet import JointUNet, UNetConfig
@@ -107,15 +108,16 @@ PREVIEW = ModelConfig(
     autoencoder="wavelet",
     autoencoder_args={"factor": 8, "whitening": 0.5},
     unet=UNetConfig(
-        channels=(64, 128, 224),
+        channels=(64, 128, 192),
         attention=(False, True, True),
-        heads=(2, 4, 7),
+        heads=(2, 4, 6),
+        layers=1,
         temporal_layers=(0, 1, 1),
     ),
     encoder=EncoderConfig(tokens=8, width=32, channels=(32, 64, 96, 128), bottleneck=128),
     prediction="sample",
     proposal=True,
-    reference_layers=1,
+    reference_domains=1,
 )
 
 #: For tests: everything present, nothing large.
@@ -129,7 +131,6 @@ TEST = ModelConfig(
     encoder=EncoderConfig(tokens=4, width=16, channels=(8, 16, 24, 32), bottleneck=16),
     prediction="sample",
     proposal=True,
-    reference_layers=1,
 )
 
 MODELS = {"full": FULL, "preview": PREVIEW, "test": TEST}
@@ -165,16 +166,11 @@ class Networks:
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write `model.json` and one safetensors file per network; each file appears at once or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(folder)
         for name, module in self.modules():
-            state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-            temporary = folder / f".{name}.partial"
-            save_file(state, temporary, metadata={"format": "pt"})
-            temporary.replace(folder / f"{name}.safetensors")
-        temporary = folder / f".{MODEL_FILE}.partial"
-        temporary.write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        temporary.replace(folder / MODEL_FILE)
+            state = {key: value.to(dtype) for key, value in module.state_dict().items()}
+            save_tensors(folder / f"{name}.safetensors", state)
+        write_json(folder / MODEL_FILE, asdict(self.config))
 
     @staticmethod
     def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> Networks:
@@ -187,8 +183,15 @@ class Networks:
         networks = build_networks(config)
         for name, module in networks.modules():
             load_weights(module, folder / f"{name}.safetensors")
-            module.to(dtype)
+            if dtype != torch.float32:
+                nn.Module.to(module, dtype)  # diffusers' own `to` warns about an empty list
         return networks.eval()
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """One safetensors file, written atomically, whatever the tensors' device and memory layout."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_write(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Training of the joint network: objective, stages, loop, checkpoints and sample sheets."""
