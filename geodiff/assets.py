@@ -49,7 +49,13 @@ def find_weights(spec: str) -> Path:
     if kind == "bundled":
         return _bundled(name)
     if kind == "cache":
-        return _folder(cache_folder() / "weights" / name, spec)
+        folder = cache_folder() / "weights" / name
+        if not folder.is_dir():
+            raise AssetError(
+                f"the weights {spec!r} must lie in {folder}, and nothing is there: put them there, or name a folder "
+                "or a hub id, for instance networks=FOLDER"
+            )
+        return _folder(folder, spec)
     path = Path(spec).expanduser()
     if path.exists() or not _HUB_ID.fullmatch(spec):
         return _folder(path, spec)

@@ -15,7 +15,7 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,58 +83,44 @@ def run_generate(ref: Path, out: Path, config: Any, options: Options, note: Note
 
 
 def reconstruct_config(method: str, options: Options, overrides: list[str]) -> Any:
-    """The resolved configuration of a method."""
+    """The resolved configuration of a method; --seed is its seed unless an override says otherwise."""
     from recon.methods import find_method
+    from recon.reconstruct import method_config
 
-    return load_config(find_method(method).config, "reconstruct", options.preset, overrides)
+    own = any(field.name == "seed" for field in fields(find_method(method).config))
+    return method_config(method, options.preset, ([f"seed={options.seed}"] if own else []) + overrides)
 
 
 def run_reconstruct(clips: Path, out: Path, method: str, config: Any, options: Options, note: Note) -> Path:
-    """Clip set -> avatar, with its run.json and progress."""
-    from recon.reconstruct import reconstruct
+    """Clip set -> avatar, with progress; the room writes its own run.json."""
+    from geodiff.head import load_head
+    from recon.reconstruct import Job, reconstruct
 
-    inputs = {"clips": clips.resolve(), "method": method, **asdict(options)}
-    record = RunRecord(
-        out, "reconstruct", config, seed=options.seed, preset=options.preset, device=options.device, inputs=inputs
-    )
-    with record as run, StageProgress(run.add_time) as progress:
-
-        def tell(sentence: str) -> None:
-            run.note(sentence)
-            note(sentence)
-
-        return reconstruct(
-            clips,
-            out,
-            config,
-            method=method,
-            head=options.head or None,
-            seed=options.seed,
-            device=options.device,
-            progress=progress,
-            notice=tell,
-        )
+    job = Job(device=options.device, preset=options.preset)
+    head = load_head(options.head) if options.head else None
+    with StageProgress() as progress:
+        reconstruct(clips, method, out, config, progress, job=job, head=head, say=note)
+    return out
 
 
-def run_animate(avatar: Path, out: Path, drive: str, camera: str, config: Any, options: Options, note: Note) -> Path:
+def run_animate(avatar: Path, out: Path, drive: str, camera: str, config: Any, options: Options) -> Path:
     """Avatar -> video, with the record of its run beside it."""
     from recon.animate import animate
+    from recon.methods import load_avatar
 
-    inputs = {"avatar": avatar.resolve(), "drive": drive, "camera": camera, **asdict(options)}
+    subject = load_avatar(avatar)
+    inputs = {"avatar": avatar.resolve(), "drive": drive, "camera": camera}
     record = RunRecord(
-        out.parent, "animate", config, seed=options.seed, preset=options.preset, device=options.device,
-        inputs=inputs, name=f"{out.stem}.run.json",
+        out.parent, "animate", config, preset=options.preset, device=options.device, inputs=inputs,
+        name=f"{out.stem}.run.json",
     )  # fmt: skip
     with record as run, StageProgress(run.add_time) as progress:
-        return animate(
-            avatar, out, config, drive=drive, camera=camera, device=options.device, progress=progress, notice=note
-        )
+        return animate(subject, out, drive, camera, config, progress)
 
 
 def avatar_figures(avatar: Path) -> dict[str, Any]:
     """The figures on held-out frames that an avatar records."""
-    record = read_json(avatar / "avatar.json")
-    return dict(record.get("metrics", {}))
+    return dict(read_json(avatar / "avatar.json").get("metrics", {}))
 
 
 def read_portraits(source: Path) -> list[Path]:

@@ -112,15 +112,15 @@ def animate(
     dry_run: DryRun = False,
 ) -> None:
     """Avatar -> video (default: `MOTION.mp4` beside the avatar)."""
-    module = _room("recon.animate", "animate")
-    config = load_config(module.AnimateConfig, "animate", preset, _with(overrides, {}))
+    from geodiff import batch
+    from recon.animate import AnimateConfig
+
+    config = load_config(AnimateConfig, "animate", preset, _with(overrides, {}))
     if _dry(dry_run, config):
         return
-    from geodiff import batch
-
     options = _options(preset, seed, device)
     name = drive.removeprefix("builtin:") if drive.startswith("builtin:") else Path(drive).stem
-    typer.echo(batch.run_animate(avatar, out or _beside(avatar, f"{name}.mp4"), drive, camera, config, options, say))
+    typer.echo(batch.run_animate(avatar, out or _beside(avatar, f"{name}.mp4"), drive, camera, config, options))
 
 
 @app.command()
@@ -164,43 +164,58 @@ def track(
 def evaluate(
     subject: Annotated[Path, typer.Argument(metavar="AVATAR_OR_CLIPS")],
     against: Annotated[Path, typer.Option("--against", help="The clip set that holds the truth.")],
-    out: Annotated[Optional[Path], typer.Option("--out", help="metrics.json (default: in the subject).")] = None,  # noqa: UP045
-    seed: Seed = 0,
-    device: Device = "auto",
+    out: Annotated[Optional[Path], typer.Option("--out", help="Default: metrics.json in the subject.")] = None,  # noqa: UP045
+    head: Annotated[Text, typer.Option(help="Head model; by default the one that the clips name.")] = None,
+    every_frame: Annotated[bool, typer.Option(help="All frames, not only those held out.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Measures an avatar or a clip set against another clip set: metrics.json and a table."""
-    module = _room("recon.evaluate", "evaluate")
-    if dry_run:
-        typer.echo(to_yaml({"subject": subject, "against": against, "out": out}), nl=False)
+    target = out or subject / "metrics.json"
+    if _dry(dry_run, {"subject": subject, "against": against, "out": target, "every_frame": every_frame}):
         return
-    options = _options(DEFAULT_PRESET, seed, device)
+    from geodiff.head import load_head
+    from recon.evaluate import evaluate as measure
+
     with StageProgress() as report:
-        metrics = module.evaluate(subject, against, out=out, device=options.device, progress=report)
-    _table(("metric", "value"), [(name, f"{value:.4g}") for name, value in metrics.items()])
+        result = measure(subject, against, target, load_head(head) if head else None, every_frame, report)
+    header, *rows = result.rows()
+    _table(tuple(header), [tuple(row) for row in rows])
+    typer.echo(target)
 
 
 @app.command()
 def export(
     avatar: Annotated[Path, typer.Argument(help="An avatar's folder.")],
-    format: Annotated[str, typer.Option("--format", help="ply, or what --format help lists.")] = "ply",
+    format: Annotated[
+        str, typer.Option("--format", help="ply (bound to triangles), splats (any viewer) or npz.")
+    ] = "splats",
     out: Out = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Avatar -> a file for other programs."""
-    module = _room("recon.export", "export")
-    choose("--format", format, module.FORMATS)
-    if dry_run:
-        typer.echo(to_yaml({"avatar": avatar, "format": format, "out": out}), nl=False)
+    """Avatar -> a file for other programs (default: beside the avatar)."""
+    from recon.export import FORMATS
+    from recon.export import export as write
+
+    choose("--format", format, FORMATS)
+    target = out or _beside(avatar, f"{avatar.resolve().name}_{format}{FORMATS[format][1]}")
+    if _dry(dry_run, {"avatar": avatar, "format": format, "out": target}):
         return
-    typer.echo(module.export(avatar, format, out))
+    from recon.methods import load_avatar
+
+    typer.echo(write(load_avatar(avatar), format, target))
 
 
 @app.command()
-def view(avatar: Annotated[Path, typer.Argument(help="An avatar's folder.")], port: int = 8080) -> None:
+def view(
+    avatar: Annotated[Path, typer.Argument(help="An avatar's folder.")],
+    drive: Annotated[str, typer.Option(help="A video, a motion file or builtin:NAME.")] = "builtin:talk",
+    port: Annotated[int, typer.Option(help="Of the web page on this machine.")] = 8080,
+) -> None:
     """Shows an avatar in the web browser."""
-    module = _room("recon.viewer", "view")
-    module.view(avatar, port=port)
+    from recon.methods import load_avatar
+    from recon.viewer import view as show
+
+    show(load_avatar(avatar), drive, port)
 
 
 @app.command()
@@ -373,14 +388,15 @@ def run(arguments: list[str]) -> int:
     """Runs the program and returns its exit code; nothing but interpreter faults leaves it as an exception."""
     try:
         result = app(args=arguments, standalone_mode=False)
-        return result if isinstance(result, int) else DONE
+        code = result if isinstance(result, int) else DONE
+        return exit_code(KeyboardInterrupt()) if code == INTERRUPTED else code
     except typer.Exit as error:
         return error.exit_code
     except USAGE_ERRORS as error:
         error.show()  # type: ignore[attr-defined]
         return WRONG_INPUT
-    except typer.Abort:
-        return INTERRUPTED
+    except typer.Abort:  # what older parsers make of Ctrl-C; newer ones give its code
+        return exit_code(KeyboardInterrupt())
     except BrokenPipeError:
         # Whoever read our output has enough of it; keep the interpreter from complaining when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

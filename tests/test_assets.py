@@ -36,7 +36,7 @@ def test_bundled_weights_are_found_and_checked(bundle: Path) -> None:
     [
         ("bundled:large", r"come with this installation \(small\), not 'large'"),
         ("nowhere", "is not there: check the spelling"),
-        ("cache:none", "is not there"),
+        ("cache:none", "nothing is there: put them there, or name a folder"),
         ("../up/and/away", "is not there"),
     ],
 )

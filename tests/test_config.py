@@ -110,6 +110,24 @@ def test_choose() -> None:
         config.choose("method", "geodif", ["geodiff4d"])
 
 
+@pytest.mark.parametrize("preset", ["test", "preview", "full"])
+def test_presets_fit_their_rooms(preset: str) -> None:
+    from geodiff.batch import Options, reconstruct_config
+    from geodiff.tracking.track import TrackConfig
+    from recon.animate import AnimateConfig
+
+    reconstruct_config("geodiff4d", Options(preset), [])
+    config.load_config(AnimateConfig, "animate", preset)
+    config.load_config(TrackConfig, "track", preset)
+
+
+@pytest.mark.parametrize("preset", ["test", "preview", "full"])
+def test_presets_fit_the_generation(preset: str) -> None:
+    from geodiff.batch import Options, generate_config
+
+    generate_config(Options(preset), [])
+
+
 def test_the_three_presets_are_there() -> None:
     assert config.preset_names() == ["full", "preview", "test"]
     for name in config.preset_names():

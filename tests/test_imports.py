@@ -22,9 +22,10 @@ ORDER = [
     {"metrics"},
     {"synth"},
     {"training"},
-    {"console", "doctor"},
+    {"tracked", "console", "doctor"},
     {"batch"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 COMPOSITION_ROOTS = {"cli", "batch"}
