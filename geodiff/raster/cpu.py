@@ -64,9 +64,7 @@ def _camera_row(viewmat: np.ndarray, intrinsics: np.ndarray, view: View) -> np.n
     margin_x, margin_y = 0.15 * view.width / fx, 0.15 * view.height / fy
     limits = [-cx / fx - margin_x, (view.width - cx) / fx + margin_x]
     limits += [-cy / fy - margin_y, (view.height - cy) / fy + margin_y]
-    row = np.concatenate(
-        [viewmat[:3, :3].reshape(9), viewmat[:3, 3], [fx, fy, cx, cy, *limits, view.near, view.eps2d]]
-    )
+    row = np.concatenate([viewmat[:3, :3].reshape(9), viewmat[:3, 3], [fx, fy, cx, cy, *limits, view.near, view.eps2d]])
     assert len(row) == CAMERA_WIDTH
     return row
 
@@ -92,11 +90,11 @@ def _project(arrays: tuple[np.ndarray, ...], colors: np.ndarray, camera: np.ndar
 
 
 class _Rasterize(torch.autograd.Function):
-    """One view. Inputs: the five fields, viewmat (4, 4), K (3, 3), background (K,), view; outputs: colors (H, W, K), alphas
-    (H, W) and accumulated depths (H, W)."""
+    """One view. Inputs: the five fields, viewmat (4, 4), K (3, 3), background (K,), view; outputs: colors (H, W, K),
+    alphas (H, W) and accumulated depths (H, W)."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, opacities, colors, viewmat, intrinsics, background, view):  # noqa: ANN001, ANN205
+    def forward(ctx, means, quats, scales, opacities, colors, viewmat, intrinsics, background, view):
         tensors = [t.detach().contiguous() for t in (means, quats, scales, opacities, colors, background)]
         *arrays, color_array, background_array = (t.numpy() for t in tensors)
         camera = _camera_row(viewmat.double().numpy(), intrinsics.double().numpy(), view)
@@ -114,7 +112,7 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads):  # noqa: ANN001, ANN002, ANN205
+    def backward(ctx, *grads):
         splats: _Splats = ctx.splats
         saved = ctx.saved_tensors
         *arrays, colors, background = (t.numpy() for t in saved[:6])

@@ -1,8 +1,8 @@
 """numba kernels of the cpu backend, one tile at a time: front-to-back compositing and its gradient.
 
-A tile is cut into blocks of 4x4 pixels; a block is one vector of `geodiff.raster.simd`. For each splat of the tile, nearest
-first, the blocks that its ellipse touches are found row by row and updated. The state of a tile lies in one flat array,
-block after block, one vector for each quantity.
+A tile is cut into blocks of 4x4 pixels; a block is one vector of `geodiff.raster.simd`. For each splat of the tile,
+nearest first, the blocks that its ellipse touches are found and updated. The state of a tile lies in one flat array, block
+after block, one vector for each quantity.
 
 Both passes walk front to back and take the same decisions. The backward pass needs one running number a pixel: what the
 splats behind the present one contribute to the loss (`rest`), so nothing is stored between the passes but the images.
@@ -29,7 +29,7 @@ _jit = numba.njit(cache=True, nogil=True)
 
 
 @_jit
-def _vectors(count):  # noqa: ANN001, ANN202
+def _vectors(count):
     """A flat array of `count` vectors that start on cache lines: one that straddles two costs twice."""
     room = np.zeros((count + 1) * LANES, np.float32)
     skip = (64 - room.ctypes.data % 64) % 64 // 4
@@ -37,7 +37,7 @@ def _vectors(count):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _start_tile(state, rows, left, top, width, height):  # noqa: ANN001, ANN202
+def _start_tile(state, rows, left, top, width, height):
     """Transmittance (row 0) 1 inside the image and 0 outside. Returns the blocks that lie outside, a set
     of bits as in `block_mask`."""
     closed = 0
@@ -56,7 +56,7 @@ def _start_tile(state, rows, left, top, width, height):  # noqa: ANN001, ANN202
 
 
 @numba.njit(inline="always")
-def _blend(shapes, i, x, y, block, before):  # noqa: ANN001, ANN202
+def _blend(shapes, i, x, y, block, before):
     """Splat i on one block whose transmittance is `before`. (x, y): the tile's first pixel centre, seen from the mean.
 
     Returns the distances from the mean, alpha without and with its limits, the weight, and the transmittance after;
@@ -78,7 +78,7 @@ def _blend(shapes, i, x, y, block, before):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _write_tile(state, rows, left, top, background, colors, alphas, depths):  # noqa: ANN001, ANN202
+def _write_tile(state, rows, left, top, background, colors, alphas, depths):
     height, width, channels = colors.shape
     for y in range(top, min(top + TILE, height)):
         for x in range(left, min(left + TILE, width)):
@@ -94,7 +94,7 @@ def _write_tile(state, rows, left, top, background, colors, alphas, depths):  # 
 @_jit
 def composite(
     shapes, features, tile_starts, entries, tile_order, background, counter, colors, alphas, depths,
-):  # noqa: ANN001, ANN201  # fmt: skip
+):  # fmt: skip
     """Fill colors (H, W, K), alphas (H, W) and accumulated depths (H, W).
 
     features: (N, 1 + K) depth, then colours. tile_order: numbers of the tiles, the order in which threads take them.
@@ -138,7 +138,7 @@ def composite(
 
 
 @_jit
-def _start_gradients(state, rows, left, top, background, images, gradients):  # noqa: ANN001, ANN202
+def _start_gradients(state, rows, left, top, background, images, gradients):
     """Row 1: the loss still to come, as if it were linear in all weights; rows 2 on: gradients of depth and colours."""
     colors, alphas, depths = images
     grad_colors, grad_alphas, grad_depths = gradients
@@ -158,7 +158,7 @@ def _start_gradients(state, rows, left, top, background, images, gradients):  # 
 @_jit
 def composite_backward(
     shapes, features, tile_starts, entries, tile_order, background, counter, images, gradients, slots,
-):  # noqa: ANN001, ANN201  # fmt: skip
+):  # fmt: skip
     """Fill slots (P, 6 + 1 + K, and more that stay as they are): for each pair of tile and splat the moments (see
     `cpu_projection.MOMENTS`) and the gradients of depth and colours. images, gradients: (colors, alphas, depths)."""
     height, width, _ = images[0].shape

@@ -35,7 +35,7 @@ _jit = numba.njit(cache=True, nogil=True)
 
 
 @_jit
-def _matmul(a, b):  # noqa: ANN001, ANN202
+def _matmul(a, b):
     """3x3 matrices as tuples of 9, row by row."""
     return (
         a[0] * b[0] + a[1] * b[3] + a[2] * b[6], a[0] * b[1] + a[1] * b[4] + a[2] * b[7],
@@ -47,17 +47,17 @@ def _matmul(a, b):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _transpose(a):  # noqa: ANN001, ANN202
+def _transpose(a):
     return (a[0], a[3], a[6], a[1], a[4], a[7], a[2], a[5], a[8])
 
 
 @_jit
-def _scale_columns(a, x, y, z):  # noqa: ANN001, ANN202
+def _scale_columns(a, x, y, z):
     return (a[0] * x, a[1] * y, a[2] * z, a[3] * x, a[4] * y, a[5] * z, a[6] * x, a[7] * y, a[8] * z)
 
 
 @_jit
-def _rotation(w, x, y, z):  # noqa: ANN001, ANN202
+def _rotation(w, x, y, z):
     """Of a unit quaternion."""
     return (
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -67,14 +67,14 @@ def _rotation(w, x, y, z):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _camera_rotation(camera):  # noqa: ANN001, ANN202
+def _camera_rotation(camera):
     return (
         camera[0], camera[1], camera[2], camera[3], camera[4], camera[5], camera[6], camera[7], camera[8],
     )  # fmt: skip
 
 
 @_jit
-def _to_camera(camera, x, y, z):  # noqa: ANN001, ANN202
+def _to_camera(camera, x, y, z):
     return (
         camera[0] * x + camera[1] * y + camera[2] * z + camera[9],
         camera[3] * x + camera[4] * y + camera[5] * z + camera[10],
@@ -83,7 +83,7 @@ def _to_camera(camera, x, y, z):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _unit(quats, i):  # noqa: ANN001, ANN202
+def _unit(quats, i):
     """(w, x, y, z, length) of the normalised quaternion."""
     w, x, y, z = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
     length = max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
@@ -91,7 +91,7 @@ def _unit(quats, i):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _jacobian(camera, x, y, z):  # noqa: ANN001, ANN202
+def _jacobian(camera, x, y, z):
     """Of the projection: J00, J02, J11, J12 and whether x / z and y / z are free (not held at the border)."""
     tan_x = min(max(x / z, camera[16]), camera[17])
     tan_y = min(max(y / z, camera[18]), camera[19])
@@ -100,7 +100,7 @@ def _jacobian(camera, x, y, z):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _project_axes(jacobian, v):  # noqa: ANN001, ANN202
+def _project_axes(jacobian, v):
     """J V, 2x3 row by row: the splat's axes on the image; the covariance there is its product with its transpose."""
     j00, j02, j11, j12 = jacobian[0], jacobian[1], jacobian[2], jacobian[3]
     return (
@@ -110,7 +110,7 @@ def _project_axes(jacobian, v):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _covariance(a, eps2d):  # noqa: ANN001, ANN202
+def _covariance(a, eps2d):
     return (
         a[0] * a[0] + a[1] * a[1] + a[2] * a[2] + eps2d,
         a[0] * a[3] + a[1] * a[4] + a[2] * a[5],
@@ -119,7 +119,7 @@ def _covariance(a, eps2d):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _write_shape(shapes, i, x, y, xx, xy, yy, opacity):  # noqa: ANN001, ANN202
+def _write_shape(shapes, i, x, y, xx, xy, yy, opacity):
     """What compositing needs of the ellipse. Returns its half size (x, y) at alpha = 1/255.
 
     0-3: the mean's x and y, each as a float32 and what is missing from it. 4-6: conic, scaled so that the exponent of 2
@@ -144,7 +144,7 @@ def _write_shape(shapes, i, x, y, xx, xy, yy, opacity):  # noqa: ANN001, ANN202
 
 
 @_jit
-def block_mask(shapes, i, left, top):  # noqa: ANN001, ANN201
+def block_mask(shapes, i, left, top):
     """The blocks of the tile at (left, top) that the ellipse touches: bit 8 row + column. Also the distances of the
     tile's first pixel centre from the mean, x and y.
 
@@ -171,7 +171,7 @@ def block_mask(shapes, i, left, top):  # noqa: ANN001, ANN201
 
 
 @_jit
-def project(means, quats, scales, opacities, camera, size, counter, shapes, depths, boxes):  # noqa: ANN001, ANN201
+def project(means, quats, scales, opacities, camera, size, counter, shapes, depths, boxes):
     """Fill shapes (N, 16), depths (N,) and boxes (N, 4): the tiles that the splat may touch, as first
     and past-the-last column, then row; empty where it cannot be seen. size: (width, height)."""
     rotation = _camera_rotation(camera)
@@ -205,7 +205,7 @@ def project(means, quats, scales, opacities, camera, size, counter, shapes, dept
 
 
 @_jit
-def _sort_by_key(keys, index):  # noqa: ANN001, ANN202
+def _sort_by_key(keys, index):
     """Stable radix sort of index by keys[index], three passes of 11 bits."""
     other = np.empty_like(index)
     counts = np.empty(2048, np.int64)
@@ -227,7 +227,7 @@ def _sort_by_key(keys, index):  # noqa: ANN001, ANN202
 
 
 @_jit
-def bin_into_tiles(keys, boxes, num_columns, num_rows):  # noqa: ANN001, ANN201
+def bin_into_tiles(keys, boxes, num_columns, num_rows):
     """Visible splats in order of depth, and for each tile those that may touch it.
 
     keys: (N,) uint32, the bits of the depths (positive floats sort like their bits). Returns order (M,), first_slot (M + 1,):
@@ -267,7 +267,7 @@ def bin_into_tiles(keys, boxes, num_columns, num_rows):  # noqa: ANN001, ANN201
 
 
 @_jit
-def _quat_gradient(quats, i, g, gradients):  # noqa: ANN001, ANN202
+def _quat_gradient(quats, i, g, gradients):
     """Write the gradient of the quaternion, given that of its rotation matrix."""
     w, x, y, z, length = _unit(quats, i)
     gw = 2 * (x * (g[7] - g[5]) + y * (g[2] - g[6]) + z * (g[3] - g[1]))
@@ -280,7 +280,7 @@ def _quat_gradient(quats, i, g, gradients):  # noqa: ANN001, ANN202
 
 
 @_jit
-def _covariance_gradient(xx, xy, yy, slot):  # noqa: ANN001, ANN202
+def _covariance_gradient(xx, xy, yy, slot):
     """Gradients of xx, xy (both of its places together, halved) and yy from the moments: -C G C with C the conic."""
     determinant = xx * yy - xy * xy
     a, b, c = yy / determinant, -xy / determinant, xx / determinant
@@ -293,7 +293,7 @@ def _covariance_gradient(xx, xy, yy, slot):  # noqa: ANN001, ANN202
 def project_backward(
     means, quats, scales, opacities, camera, order, first_slot, slots, counter,
     grad_means, grad_quats, grad_scales, grad_opacities, grad_colors, grad_cameras,
-):  # noqa: ANN001, ANN201  # fmt: skip
+):  # fmt: skip
     """Sum each splat's gradient slots and carry them through the projection.
 
     slots: (P, 6 + 1 + K, and more up to a multiple of 16) moments, then the gradients of depth and colours. Writes the rows of visible splats only;
@@ -329,8 +329,16 @@ def project_backward(
             g_xx, g_xy, g_yy, a, b, c = _covariance_gradient(xx, xy, yy, slot)
 
             # covariance = U U^T, U = J V
-            r0, r1, r2 = 2 * (g_xx * u[0] + g_xy * u[3]), 2 * (g_xx * u[1] + g_xy * u[4]), 2 * (g_xx * u[2] + g_xy * u[5])
-            r3, r4, r5 = 2 * (g_xy * u[0] + g_yy * u[3]), 2 * (g_xy * u[1] + g_yy * u[4]), 2 * (g_xy * u[2] + g_yy * u[5])
+            r0, r1, r2 = (
+                2 * (g_xx * u[0] + g_xy * u[3]),
+                2 * (g_xx * u[1] + g_xy * u[4]),
+                2 * (g_xx * u[2] + g_xy * u[5]),
+            )
+            r3, r4, r5 = (
+                2 * (g_xy * u[0] + g_yy * u[3]),
+                2 * (g_xy * u[1] + g_yy * u[4]),
+                2 * (g_xy * u[2] + g_yy * u[5]),
+            )
             g_j00 = r0 * axes[0] + r1 * axes[1] + r2 * axes[2]
             g_j02 = r0 * axes[6] + r1 * axes[7] + r2 * axes[8]
             g_j11 = r3 * axes[3] + r4 * axes[4] + r5 * axes[5]

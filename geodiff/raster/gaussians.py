@@ -67,7 +67,7 @@ BACKENDS = {
 def rasterize(
     gaussians: Gaussians,
     viewmats: Tensor,
-    Ks: Tensor,  # noqa: N803
+    Ks: Tensor,
     width: int,
     height: int,
     *,
@@ -115,12 +115,16 @@ def _check(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgroun
     }
     assert {f.name for f in fields(gaussians)} <= expected.keys()
     if view.width < 1 or view.height < 1:
-        raise ValueError(f"the image must have at least one pixel, found {view.width}x{view.height}; give a larger size.")
+        raise ValueError(
+            f"the image must have at least one pixel, found {view.width}x{view.height}; give a larger size."
+        )
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, found {tuple(tensor.shape)}; reshape it.")
         if not _is_finite(tensor):
-            raise ValueError(f"{name} must be finite, found NaN or infinity; lower the learning rate or check the input.")
+            raise ValueError(
+                f"{name} must be finite, found NaN or infinity; lower the learning rate or check the input."
+            )
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -56,7 +56,7 @@ def _owns_border(dx: float, dy: float) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse_depth):  # noqa: ANN001, ANN202
+def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse_depth):
     """Fill the maps in place. screen: (V, 2) pixels, inverse_z: (V,), 0 marks a vertex that is not in front.
 
     1 / z is linear in the image, so it is interpolated for the depth test, the largest wins, and the weights are
@@ -106,7 +106,7 @@ def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse
 
 
 @numba.njit(cache=True, nogil=True)
-def _interpolate_kernel(face_map, weights, corners, table, out):  # noqa: ANN001, ANN202
+def _interpolate_kernel(face_map, weights, corners, table, out):
     height, width, channels = out.shape
     for y in range(height):
         for x in range(width):

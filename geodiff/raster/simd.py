@@ -28,7 +28,7 @@ class _Vector(types.Type):
 
 @register_default(_Vector)
 class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, frontend_type) -> None:  # noqa: ANN001
+    def __init__(self, manager, frontend_type) -> None:
         super().__init__(manager, frontend_type, _VECTOR)
 
 
@@ -49,16 +49,16 @@ def _muladd(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.
     return _call(builder, "llvm.fmuladd.v16f32", _VECTOR, a, b, c)
 
 
-def _pointer(context, builder, array_type, array, index):  # noqa: ANN001, ANN202
+def _pointer(context, builder, array_type, array, index):
     data = make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
 @intrinsic
-def load(typing_context, array, index):  # noqa: ANN001, ANN201
+def load(typing_context, array, index):
     """array[index : index + 16] of a flat float32 array."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         index = context.cast(builder, arguments[1], signature.args[1], types.intp)
         value = builder.load(_pointer(context, builder, signature.args[0], arguments[0], index))
         value.align = 4
@@ -68,10 +68,10 @@ def load(typing_context, array, index):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def store(typing_context, array, index, value):  # noqa: ANN001, ANN201
+def store(typing_context, array, index, value):
     """array[index : index + 16] = value."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         index = context.cast(builder, arguments[1], signature.args[1], types.intp)
         pointer = _pointer(context, builder, signature.args[0], arguments[0], index)
         builder.store(arguments[2], pointer).align = 4
@@ -81,10 +81,10 @@ def store(typing_context, array, index, value):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def fill(typing_context, scalar):  # noqa: ANN001, ANN201
+def fill(typing_context, scalar):
     """The scalar in every lane."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         value = context.cast(builder, arguments[0], signature.args[0], types.float32)
         single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INT, 0))
         zeros = ir.Constant(_INTEGERS, [0] * LANES)
@@ -93,9 +93,9 @@ def fill(typing_context, scalar):  # noqa: ANN001, ANN201
     return vector(scalar), codegen
 
 
-def _constant_intrinsic(values: np.ndarray, doc: str):  # noqa: ANN202
-    def function(typing_context):  # noqa: ANN001, ANN202
-        def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+def _constant_intrinsic(values: np.ndarray, doc: str):
+    def function(typing_context):
+        def codegen(context, builder, signature, arguments):
             return _constant(values)
 
         return vector(), codegen
@@ -110,40 +110,40 @@ rows = _constant_intrinsic(np.arange(LANES) // 4, "The lane's row in its 4x4 blo
 
 
 @intrinsic
-def add(typing_context, a, b):  # noqa: ANN001, ANN201
+def add(typing_context, a, b):
     """a + b."""
     return vector(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
 
 
 @intrinsic
-def subtract(typing_context, a, b):  # noqa: ANN001, ANN201
+def subtract(typing_context, a, b):
     """a - b."""
     return vector(a, b), lambda context, builder, signature, arguments: builder.fsub(*arguments)
 
 
 @intrinsic
-def multiply(typing_context, a, b):  # noqa: ANN001, ANN201
+def multiply(typing_context, a, b):
     """a * b."""
     return vector(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
 
 
 @intrinsic
-def divide(typing_context, a, b):  # noqa: ANN001, ANN201
+def divide(typing_context, a, b):
     """a / b."""
     return vector(a, b), lambda context, builder, signature, arguments: builder.fdiv(*arguments)
 
 
 @intrinsic
-def muladd(typing_context, a, b, c):  # noqa: ANN001, ANN201
+def muladd(typing_context, a, b, c):
     """a * b + c, fused where the machine can."""
     return vector(a, b, c), lambda context, builder, signature, arguments: _muladd(builder, *arguments)
 
 
 @intrinsic
-def minimum(typing_context, a, b):  # noqa: ANN001, ANN201
+def minimum(typing_context, a, b):
     """The smaller of a and b in each lane."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         a, b = arguments
         return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
@@ -151,19 +151,19 @@ def minimum(typing_context, a, b):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def maximum(typing_context, a, b):  # noqa: ANN001, ANN201
+def maximum(typing_context, a, b):
     """The larger of a and b in each lane."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         a, b = arguments
         return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
     return vector(a, b), codegen
 
 
-def _function_of_one(llvm_name: str, doc: str):  # noqa: ANN202
-    def function(typing_context, a):  # noqa: ANN001, ANN202
-        def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+def _function_of_one(llvm_name: str, doc: str):
+    def function(typing_context, a):
+        def codegen(context, builder, signature, arguments):
             return _call(builder, llvm_name, _VECTOR, *arguments)
 
         return vector(a), codegen
@@ -178,10 +178,10 @@ ceil = _function_of_one("llvm.ceil.v16f32", "The smallest whole number that is n
 
 
 @intrinsic
-def where_greater(typing_context, a, b, chosen, otherwise):  # noqa: ANN001, ANN201
+def where_greater(typing_context, a, b, chosen, otherwise):
     """`chosen` where a > b, else `otherwise`."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         a, b, chosen, otherwise = arguments
         return builder.select(builder.fcmp_ordered(">", a, b), chosen, otherwise)
 
@@ -189,10 +189,10 @@ def where_greater(typing_context, a, b, chosen, otherwise):  # noqa: ANN001, ANN
 
 
 @intrinsic
-def any_positive(typing_context, a):  # noqa: ANN001, ANN201
+def any_positive(typing_context, a):
     """True if a lane of a is greater than zero."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         lanes = builder.fcmp_ordered(">", arguments[0], _constant(0.0))
         bits = builder.bitcast(lanes, ir.IntType(LANES))
         return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
@@ -201,10 +201,10 @@ def any_positive(typing_context, a):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def total(typing_context, a):  # noqa: ANN001, ANN201
+def total(typing_context, a):
     """The sum of all lanes, added in pairs."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         zero = ir.Constant(_FLOAT, 0.0)
         return _call(builder, "llvm.vector.reduce.fadd.v16f32", _FLOAT, zero, arguments[0], fastmath=("reassoc",))
 
@@ -212,11 +212,11 @@ def total(typing_context, a):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def span_mask(typing_context, first, past):  # noqa: ANN001, ANN201
+def span_mask(typing_context, first, past):
     """An 8x8 bit field, row by row from the lowest bit: row r has the bits first[r] to past[r] - 1 set. Lanes 0-7 count;
     both hold whole numbers in 0..8."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         one = ir.Constant(_INTEGERS, [1] * LANES)
         first, past = (builder.fptosi(a, _INTEGERS) for a in arguments)
         bits = builder.sub(builder.shl(one, past), builder.shl(one, first))
@@ -229,20 +229,20 @@ def span_mask(typing_context, first, past):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def lowest_bit(typing_context, mask):  # noqa: ANN001, ANN201
+def lowest_bit(typing_context, mask):
     """The number of the lowest bit that is set, of an int64 that is not 0."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), codegen
 
 
 @intrinsic
-def prefetch(typing_context, array, row):  # noqa: ANN001, ANN201
+def prefetch(typing_context, array, row):
     """Ask for a row of a two-dimensional array ahead of its use."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         row = context.cast(builder, arguments[1], signature.args[1], types.intp)
         data = make_array(signature.args[0])(context, builder, arguments[0])
         stride = builder.extract_value(data.strides, 0)
@@ -262,11 +262,11 @@ def _power_of_two_coefficients() -> np.ndarray:
 
 
 @intrinsic
-def exp2(typing_context, a):  # noqa: ANN001, ANN201
+def exp2(typing_context, a):
     """2 ** a, relative error about 2e-7; below -126 it stays at 2 ** -126."""
     coefficients = _power_of_two_coefficients()
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         lowest = _constant(-126.0)
         value = builder.select(builder.fcmp_ordered(">", arguments[0], lowest), arguments[0], lowest)
         whole = _call(builder, "llvm.rint.v16f32", _VECTOR, value)
@@ -281,10 +281,10 @@ def exp2(typing_context, a):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def fetch_add(typing_context, array, index):  # noqa: ANN001, ANN201
+def fetch_add(typing_context, array, index):
     """array[index] += 1 of a flat int64 array, atomically; returns the value before. Hands out work to threads."""
 
-    def codegen(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, arguments):
         index = context.cast(builder, arguments[1], signature.args[1], types.intp)
         data = make_array(signature.args[0])(context, builder, arguments[0]).data
         one = ir.Constant(ir.IntType(64), 1)
