@@ -84,9 +84,11 @@ def _project(arrays: tuple[np.ndarray, ...], colors: np.ndarray, camera: np.ndar
     _share(cpu_projection.project, n, *arrays, camera, size, after=(shapes, depths, boxes))
     features = np.concatenate([depths[:, None], colors], 1)
     num_columns, num_rows = -(-view.width // TILE), -(-view.height // TILE)
-    bins = cpu_projection.bin_into_tiles(depths.view(np.uint32), boxes, num_columns, num_rows)
-    tile_order = np.argsort(-np.diff(bins[2]), kind="stable")  # the fullest first, so that threads end together
-    return _Splats(camera, shapes, features, *bins, tile_order)
+    order, first_slot, tile_starts, entries = cpu_projection.bin_into_tiles(
+        depths.view(np.uint32), boxes, num_columns, num_rows
+    )
+    tile_order = np.argsort(-np.diff(tile_starts), kind="stable")  # the fullest first, so that threads end together
+    return _Splats(camera, shapes, features, order, first_slot, tile_starts, entries, tile_order)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -143,9 +145,9 @@ def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgr
     fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors)
     if any(t.is_cuda for t in fields):
         raise ValueError("the cpu backend needs tensors on the CPU, found CUDA tensors; move them or choose cuda.")
-    fields = tuple(t.float() for t in fields)
+    inputs = [t.float() for t in fields]
     views = zip(viewmats.float(), intrinsics, backgrounds.float(), strict=True)
-    rendered = [_Rasterize.apply(*fields, viewmat, k, background, view) for viewmat, k, background in views]
+    rendered = [_Rasterize.apply(*inputs, viewmat, k, background, view) for viewmat, k, background in views]
     if len(rendered) == 1:
         colors, alphas, depths = (image[None] for image in rendered[0])  # torch.stack would copy
     else:

@@ -1,8 +1,8 @@
 """numba kernels of the cpu backend, one tile at a time: front-to-back compositing and its gradient.
 
 A tile is cut into blocks of 4x4 pixels; a block is one vector of `geodiff.raster.simd`. For each splat of the tile,
-nearest first, the blocks that its ellipse touches are found and updated. The state of a tile lies in one flat array, block
-after block, one vector for each quantity.
+nearest first, the blocks that its ellipse touches are found and updated. The state of a tile lies in one flat array,
+block after block, one vector for each quantity.
 
 Both passes walk front to back and take the same decisions. The backward pass needs one running number a pixel: what the
 splats behind the present one contribute to the loss (`rest`), so nothing is stored between the passes but the images.

@@ -1,8 +1,8 @@
 """numba kernels of the cpu backend, one splat at a time: EWA projection, its gradient, sorting and binning into tiles.
 
 The mathematics is that of `geodiff.raster.reference.project`. Scalars are float64: it costs little here, and what the
-compositing kernels receive is then exact to float32. Kernels that take a `counter` share their work between threads: each
-thread draws the number of its next chunk from it.
+compositing kernels receive is then exact to float32. Kernels that take a `counter` share their work between threads:
+each thread draws the number of its next chunk from it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TILE = 32
 CAMERA_WIDTH = 22
 #: Columns of `shapes`, see `_write_shape`: one cache line.
 SHAPE_WIDTH = 16
-#: Columns of a gradient slot before the features: sums over pixels of s, s dx, s dy, s dx dx, s dx dy, s dy dy, where s is
-#: the gradient of the exponent and (dx, dy) the pixel's distance from the splat's mean.
+#: Columns of a gradient slot before the features: sums over pixels of s, s dx, s dy, s dx dx, s dx dy, s dy dy, where s
+#: is the gradient of the exponent and (dx, dy) the pixel's distance from the splat's mean.
 MOMENTS = 6
 
 #: Pixels by which ellipses are widened before blocks are culled, against rounding.
@@ -230,9 +230,9 @@ def _sort_by_key(keys, index):
 def bin_into_tiles(keys, boxes, num_columns, num_rows):
     """Visible splats in order of depth, and for each tile those that may touch it.
 
-    keys: (N,) uint32, the bits of the depths (positive floats sort like their bits). Returns order (M,), first_slot (M + 1,):
-    the numbers of a splat's gradient slots, one for each tile of its box; tile_starts (tiles + 1,), tile_entries (P, 2):
-    for each tile, nearest first, the splat and its slot there.
+    keys: (N,) uint32, the bits of the depths (positive floats sort like their bits). Returns order (M,); first_slot
+    (M + 1,), the numbers of a splat's gradient slots, one for each tile of its box; tile_starts (tiles + 1,) and
+    entries (P, 2), for each tile, nearest first, the splat and its slot there.
     """
     visible = np.empty(len(boxes), np.int32)
     num_visible = 0
@@ -296,8 +296,8 @@ def project_backward(
 ):  # fmt: skip
     """Sum each splat's gradient slots and carry them through the projection.
 
-    slots: (P, 6 + 1 + K, and more up to a multiple of 16) moments, then the gradients of depth and colours. Writes the rows of visible splats only;
-    grad_cameras (chunks, 12): rotation and translation, one row a chunk.
+    slots: (P, 6 + 1 + K, and more up to a multiple of 16) moments, then the gradients of depth and colours. Writes the
+    rows of visible splats only; grad_cameras (chunks, 12): rotation and translation, one row a chunk.
     """
     camera_rotation = _camera_rotation(camera)
     slot = np.empty(slots.shape[1], np.float32)
@@ -329,16 +329,9 @@ def project_backward(
             g_xx, g_xy, g_yy, a, b, c = _covariance_gradient(xx, xy, yy, slot)
 
             # covariance = U U^T, U = J V
-            r0, r1, r2 = (
-                2 * (g_xx * u[0] + g_xy * u[3]),
-                2 * (g_xx * u[1] + g_xy * u[4]),
-                2 * (g_xx * u[2] + g_xy * u[5]),
-            )
-            r3, r4, r5 = (
-                2 * (g_xy * u[0] + g_yy * u[3]),
-                2 * (g_xy * u[1] + g_yy * u[4]),
-                2 * (g_xy * u[2] + g_yy * u[5]),
-            )
+            t_xx, t_xy, t_yy = 2 * g_xx, 2 * g_xy, 2 * g_yy
+            r0, r1, r2 = t_xx * u[0] + t_xy * u[3], t_xx * u[1] + t_xy * u[4], t_xx * u[2] + t_xy * u[5]
+            r3, r4, r5 = t_xy * u[0] + t_yy * u[3], t_xy * u[1] + t_yy * u[4], t_xy * u[2] + t_yy * u[5]
             g_j00 = r0 * axes[0] + r1 * axes[1] + r2 * axes[2]
             g_j02 = r0 * axes[6] + r1 * axes[7] + r2 * axes[8]
             g_j11 = r3 * axes[3] + r4 * axes[4] + r5 * axes[5]

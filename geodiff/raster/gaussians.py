@@ -2,8 +2,8 @@
 
 The image of N Gaussians is 3D Gaussian splatting (Kerbl et al. 2023, section 4 and 6) with gsplat's classic mode as the
 yardstick:
-- EWA projection: cov2d = J W cov W^T J^T + eps2d I, where J is the Jacobian of the projection at the mean, whose x / z and
-  y / z are held within the image widened by 30% of half its size;
+- EWA projection: cov2d = J W cov W^T J^T + eps2d I, where J is the Jacobian of the projection at the mean, whose x / z
+  and y / z are held within the image widened by 30% of half its size;
 - alpha = min(0.99, opacity * exp(-0.5 d^T cov2d^-1 d)), d from the projected mean to the pixel's centre (at +0.5);
   below 1/255 it counts as zero;
 - front to back by the depth of the means (equal depths: the lower index first); a pixel stops before the Gaussian that
@@ -34,8 +34,8 @@ TRANSMITTANCE_MIN = 1e-4
 class Rendered:
     """C views of K channels.
 
-    colors: (C, H, W, K), background included. alphas: (C, H, W, 1) in 0..1. depths: (C, H, W, 1) metres, the mean camera
-    z of what is seen: accumulated with the same weights as the colours, divided by alpha; 0 where alpha is 0.
+    colors: (C, H, W, K), background included. alphas: (C, H, W, 1) in 0..1. depths: (C, H, W, 1) metres, the mean
+    camera z of what is seen: accumulated with the same weights as the colours, divided by alpha; 0 where alpha is 0.
     """
 
     colors: Tensor
@@ -45,7 +45,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class View:
-    """What a backend needs to know of the images: size in pixels, nearest depth in metres, dilation in pixels squared."""
+    """What a backend needs to know of the images: size in pixels, nearest depth in metres, dilation (px^2)."""
 
     width: int
     height: int
@@ -78,9 +78,10 @@ def rasterize(
 ) -> Rendered:
     """Images of the Gaussians, differentiable in all their fields, in `viewmats` and in `backgrounds`.
 
-    viewmats: (C, 4, 4) world-to-camera, OpenCV axes. Ks: (C, 3, 3) intrinsics in pixels, without skew. backgrounds: (C, K),
-    black by default. backend: "cpu" (numba, float32), "cuda" (gsplat, needs the extra `cuda`), "reference" (plain torch,
-    slow, any float type) or "auto": cuda for tensors that live there, else cpu. Gaussians closer than `near` are left out.
+    viewmats: (C, 4, 4) world-to-camera, OpenCV axes. Ks: (C, 3, 3) intrinsics in pixels, without skew. backgrounds:
+    (C, K), black by default. backend: "cpu" (numba, float32), "cuda" (gsplat, needs the extra `cuda`), "reference"
+    (plain torch, slow, any float type) or "auto": cuda for tensors that live there, else cpu. Gaussians closer than
+    `near` metres are left out.
 
     Raises ValueError for shapes that do not match and for values that are not finite.
     """

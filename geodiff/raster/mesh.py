@@ -182,9 +182,12 @@ def render_normals(vertices: Array, faces: Array, camera: Camera, supersample: i
     if supersample == 1:
         return image
     samples = [(slice(i, None, supersample), slice(j, None, supersample)) for i, j in np.ndindex((supersample,) * 2)]
-    direction = _normalized(sum(image[s] for s in samples))
-    coverage = sum(fragments.mask[s].astype(np.float32) for s in samples) / np.float32(len(samples))
-    return direction * coverage[..., None]
+    total = np.zeros((camera.height, camera.width, 3), np.float32)
+    count = np.zeros((camera.height, camera.width, 1), np.float32)
+    for sample in samples:
+        total += image[sample]
+        count += fragments.mask[sample][..., None]
+    return _normalized(total) * (count / np.float32(len(samples)))
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Vectors of 16 float32 for numba kernels: one 4x4 block of pixels is one vector.
 
-numba vectorises loops only when LLVM recognises them, and stops silently after small changes. Here the vector is a type of
-its own, so a kernel is vector code by construction; LLVM splits it where the machine's registers are narrower.
+numba vectorises loops only when LLVM recognises them, and stops silently after small changes. Here the vector is a type
+of its own, so a kernel is vector code by construction; LLVM splits it where the machine's registers are narrower.
 
 Only local variables of a kernel hold such vectors; they are loaded from and stored to flat float32 arrays. numba's
-on-disk cache does not notice changes of this file: bump `VERSION`-like constants in a kernel's file when this one changes.
+cache on disk looks at a kernel's own file alone: after a change here, delete the `__pycache__` beside it.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ def total(typing_context, a):
 
 @intrinsic
 def span_mask(typing_context, first, past):
-    """An 8x8 bit field, row by row from the lowest bit: row r has the bits first[r] to past[r] - 1 set. Lanes 0-7 count;
-    both hold whole numbers in 0..8."""
+    """An 8x8 bit field, row by row from the lowest bit: row r has the bits first[r] to past[r] - 1 set. Lanes 0-7
+    count; both hold whole numbers in 0..8."""
 
     def codegen(context, builder, signature, arguments):
         one = ir.Constant(_INTEGERS, [1] * LANES)

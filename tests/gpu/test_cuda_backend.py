@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "raster"))
-from test_gaussians import (  # noqa: E402, F401
+from raster.test_gaussians import (  # noqa: F401
     test_a_splat_looks_as_computed_by_hand,
     test_alpha_is_held_below_one_and_faint_alpha_is_nothing,
     test_any_size,

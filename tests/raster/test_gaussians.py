@@ -137,8 +137,8 @@ def test_equals_the_reference_forward_and_backward(backend: str, seed: int, chan
     distance=st.sampled_from([0.15, 0.5, 3.0]),
 )
 def test_random_scenes(backend: str, seed: int, count: int, scale: float, distance: float) -> None:
-    """Also from inside the shell, with splats behind the camera and larger than the image. A pixel may differ where alpha
-    meets 1/255 or the transmittance its end to within rounding; such pixels are rare, and the step there is small."""
+    """Also from inside the shell, with splats behind the camera and larger than the image. A pixel may differ where
+    alpha meets 1/255 or the transmittance its end to within rounding; such pixels are rare, and the step is small."""
     scene, cameras = make_scene(seed, count, scale=scale), make_cameras(distance=distance)
     found, true = render(backend, scene, *cameras), render("reference", scene, *cameras)
     error = (found.colors - true.colors).abs().amax(-1)
@@ -285,7 +285,7 @@ def test_cpu_backend_is_the_same_bit_for_bit_with_any_number_of_threads() -> Non
 
 
 def test_cpu_backend_stays_vectorised() -> None:
-    """The kernels against the plain-torch twin, in the same process, one thread each: a ratio does not depend on the machine."""
+    """The kernels against the plain-torch twin, in one process, one thread each: a ratio holds on any machine."""
     scene = make_scene(8, count=4000, channels=8, scale=0.002)
     scene = Gaussians(*(getattr(scene, name).float() for name in FIELDS))
     viewmat = look_at(torch.tensor([0.0, 0.0, 0.8]), torch.zeros(3))[None]
