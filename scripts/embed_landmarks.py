@@ -117,7 +117,8 @@ def subjects(head: HeadModel, people: int, seed: int) -> list[tuple[int, HeadPar
 
 
 def collect(surface: Surface, people: int, seed: int) -> list[list[tuple[int, int, np.ndarray, float]]]:
-    """For each landmark its hits: (expression, face, barycentrics (3,), weight: how much the surface faces the camera)."""
+    """For each landmark its hits: (expression, face, barycentrics (3,), weight: how much the surface faces the
+    camera)."""
     head = surface.head
     balls = head.face_region("eyeballs").numpy()
     inside = np.zeros(len(balls), bool)
@@ -133,20 +134,25 @@ def collect(surface: Surface, people: int, seed: int) -> list[list[tuple[int, in
             if not faces:
                 continue
             points = faces[0].points
-            for allowed, marks in ((~inside, np.arange(468)), (balls, np.array(IRISES))):
-                kept = np.flatnonzero(allowed)
-                _record(hits, head, vertices, camera, (kept, marks, points), (number, abs(yaw)))
+            whole = np.arange(len(balls))
+            _record(hits, head, vertices, camera, (whole, ~inside, np.arange(468), points), (number, abs(yaw)))
+            # The lids hide parts of the irises: they are looked for on the eyeballs alone.
+            ball = np.flatnonzero(balls)
+            _record(hits, head, vertices, camera, (ball, balls[ball], np.array(IRISES), points), (number, abs(yaw)))
     return hits
 
 
 def _record(hits: list, head: HeadModel, vertices: torch.Tensor, camera: Camera,
-            found: tuple[np.ndarray, np.ndarray, np.ndarray], seen: tuple[int, int]) -> None:  # fmt: skip
-    """Carry detections back. found: allowed faces, landmark numbers, points (478, 2); seen: expression, |yaw| degrees."""
-    kept, marks, points = found
+            found: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], seen: tuple[int, int]) -> None:  # fmt: skip
+    """Carry detections back to the nearest allowed face that is seen.
+
+    found: drawn faces, which of them are allowed, landmark numbers, points (478, 2); seen: expression, |yaw| degrees.
+    """
+    kept, allowed, marks, points = found
     triangles = head.faces[kept]
     fragments = rasterize(vertices, triangles, camera)
     normals = render_normals(vertices, triangles, camera)
-    rows, columns = np.nonzero(fragments.mask)
+    rows, columns = np.nonzero(fragments.mask & allowed[fragments.face])
     pixels = np.stack([columns, rows], 1) + 0.5
     distance, nearest = cKDTree(pixels).query(points[marks])
     for mark, gap, index in zip(marks, distance, nearest, strict=True):

@@ -29,4 +29,6 @@ def load_head(spec: str) -> HeadModel:
         from geodiff.head.flame import load_flame
 
         return load_flame(path)
-    raise HeadModelError(f"a head model is `builtin`, `ict:PATH` or `flame:PATH`, but {spec!r} was given; use one of those.")
+    raise HeadModelError(
+        f"a head model is `builtin`, `ict:PATH` or `flame:PATH`, but {spec!r} was given; use one of those."
+    )

@@ -1,4 +1,5 @@
-"""Landmark embeddings on disk: an archive of indices that says which MediaPipe landmark lies where on a head's surface."""
+"""Landmark embeddings on disk: an archive of indices that says which MediaPipe landmark lies where on a head's
+surface."""
 
 from __future__ import annotations
 

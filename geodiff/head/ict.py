@@ -1,14 +1,16 @@
 """ICT-FaceKit's light face model (Li et al. 2020, MIT licence) as a `HeadModel`.
 
-The archive holds the toolkit's meshes as arrays: centimetres, y up, face towards +z. Overlay surfaces that are meant to be
-rendered with transparency (lashes, tear film, occlusion shells, the iris behind the cornea) are left out: the head is one
-opaque surface. Joints, skinning and regions are authored here from the toolkit's parts and its 68 landmarks.
+The archive holds the toolkit's meshes as arrays: centimetres, y up, face towards +z. Overlay surfaces that are meant
+to be rendered with transparency (lashes, tear film, occlusion shells, the iris behind the cornea) are left out: the
+head is one opaque surface. Joints, skinning and regions are authored here from the toolkit's parts and its 68
+landmarks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -31,8 +33,8 @@ SOLID_PARTS = (
 #: Inner layer of the eyeballs, hidden behind the cornea.
 HIDDEN_MATERIALS = ("M_IrisLeft", "M_IrisRight")
 
-#: Where UVs go, lower left corner and size (u, v, width, height): face, back of the head, gums and tongue, teeth, left and
-#: right eyeball.
+#: Where UVs go, lower left corner and size (u, v, width, height): face, back of the head, gums and tongue, teeth, left
+#: and right eyeball.
 SHEETS = (
     (0.0, 0.0, 0.6, 0.6), (0.6, 0.0, 0.4, 0.5), (0.6, 0.5, 0.2, 0.2), (0.8, 0.5, 0.2, 0.2),
     (0.0, 0.62, 0.38, 0.38), (0.4, 0.62, 0.38, 0.38),
@@ -112,15 +114,15 @@ def load_ict(path: str | Path) -> HeadModel:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         raise HeadModelError(
-            f"an ICT-FaceKit head is read from one .npz of its arrays, but {path} is a folder: OBJ clones of the toolkit "
-            "are not read yet; convert it to an archive with the keys " + ", ".join(KEYS) + "."
+            f"an ICT-FaceKit head is read from one .npz of its arrays, but {path} is a folder: OBJ clones of the "
+            "toolkit are not read yet; convert it to an archive with the keys " + ", ".join(KEYS) + "."
         )
     if not path.is_file():
         raise HeadModelError(f"an ICT-FaceKit head needs its .npz archive, but {path} does not exist; check the path.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files if key in KEYS}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise HeadModelError(
             f"an ICT-FaceKit head is an .npz archive, but {path} cannot be read as one ({error})."
         ) from error
@@ -164,7 +166,8 @@ def _sphere_centre(points: np.ndarray) -> np.ndarray:
 
 
 def _jaw_rotation(parts: _Parts) -> tuple[np.ndarray, np.ndarray]:
-    """The rigid motion (rotation (3, 3), pivot (3,)) of the lower teeth in `jawOpen`; a hinge at the ears without teeth."""
+    """The rigid motion (rotation (3, 3), pivot (3,)) of the lower teeth in `jawOpen`; a hinge at the ears without
+    teeth."""
     motion = parts.motion("jawOpen").astype(np.float64)
     length = np.linalg.norm(motion, axis=1)
     lower = parts.of("teeth") & (length > 0.3 * length.max()) if length.max() > 0 else np.zeros(len(length), bool)
@@ -337,5 +340,6 @@ def _merged(names: tuple[str, ...]) -> dict[str, torch.Tensor]:
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """float32, rounded to a tenth of a micrometre so that the head's hash is the same whatever linear algebra made it."""
+    """float32, rounded to a tenth of a micrometre so that the head's hash is the same whatever linear algebra made
+    it."""
     return torch.as_tensor(np.round(np.ascontiguousarray(array, dtype=np.float64), 7), dtype=torch.float32)

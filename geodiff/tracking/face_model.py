@@ -1,7 +1,7 @@
 """A head model restricted to its landmarks, with the derivatives that the fit needs. NumPy, float64.
 
-With the neck at rest every landmark is rigid with the skull except those that the jaw and the eyeballs carry, so the model
-is linear in shape and expression up to three small rotations and the camera.
+With the neck at rest every landmark is rigid with the skull except those that the jaw and the eyeballs carry, so the
+model is linear in shape and expression up to three small rotations and the camera.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from geodiff.errors import HeadModelError
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import JOINTS, HeadModel
 from geodiff.types import HeadParams
@@ -26,8 +27,9 @@ FLIP = np.array([1.0, -1.0, -1.0])
 class FrameState:
     """The unknowns of one frame.
 
-    rotation: (3, 3) of the head. centre: (2,) pixels at which the model's origin is seen. log_scale: logarithm of pixels
-    per metre there. expr: (E,). gaze: (4,) yaw and pitch of the left, then of the right eye, radians. jaw: radians.
+    rotation: (3, 3) of the head. centre: (2,) pixels at which the model's origin is seen. log_scale: logarithm of
+    pixels per metre there. expr: (E,). gaze: (4,) yaw and pitch of the left, then of the right eye, radians. jaw:
+    radians.
     """
 
     rotation: np.ndarray
@@ -60,7 +62,10 @@ class FaceModel:
     def __init__(self, head: HeadModel) -> None:
         marks = head.landmarks
         if marks is None:
-            raise ValueError(f"the head model {head.name!r} has no landmark embedding; make one with embed_landmarks.py")
+            raise HeadModelError(
+                f"tracking needs a head model with a landmark embedding, but {head.name!r} has none; make one with "
+                "scripts/embed_landmarks.py."
+            )
         corners, weights = head.faces[marks.faces].numpy(), marks.barycentrics.double().numpy()
         self.indices = marks.indices.numpy()
         self.mean = np.einsum("lk,lkc->lc", weights, head.template.double().numpy()[corners])

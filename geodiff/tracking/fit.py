@@ -1,7 +1,7 @@
 """Damped least squares of a head model on face landmarks: pose, focal length, identity, expression, gaze.
 
-Levenberg-Marquardt with Gaussian priors and box constraints. One solver for one or several frames of a person: the frames
-share focal length and identity, everything else is theirs.
+Levenberg-Marquardt with Gaussian priors and box constraints. One solver for one or several frames of a person: the
+frames share focal length and identity, everything else is theirs.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from geodiff.tracking.groups import INNER_FACE, OVAL, landmark_weights
 from geodiff.tracking.landmarks import OUTER_EYE_CORNERS
 from geodiff.types import Camera, HeadParams
 
-#: Expressions that say where the eyeballs look; the lids follow them, the gaze itself is in `eyes_pose`.
-_ARKIT_PREFIXES = ("brow", "cheek", "eye", "jaw", "mouth", "nose", "tongue")
+#: Names that begin so belong to expressions with weights in 0..1, as ARKit's; others are in standard deviations.
+_WEIGHT_PREFIXES = ("brow", "cheek", "eye", "jaw", "mouth", "nose", "tongue", "pupil")
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """How landmarks are fitted.
 
-    noise: standard deviation of a landmark as a share of the outer eye corners' distance. outlier: residuals beyond this
-    many standard deviations lose their pull. field_of_view: prior mean of the horizontal angle of the image's longer side,
-    degrees, with focal_spread the standard deviation of the logarithm of the focal length. distance: prior mean of the
-    distance to the head in metres, with distance_spread in logarithms. shape_prior, expr_prior: strength of the priors;
-    arkit_spread: standard deviation of an expression weight in 0..1. bound: coefficients stay within this many standard
-    deviations. gaze_spread: radians. iterations: at most so many steps.
+    noise: standard deviation of a landmark as a share of the outer eye corners' distance. outlier: residuals beyond
+    this many standard deviations lose their pull. field_of_view: prior mean of the horizontal angle of the image's
+    longer side, degrees, with focal_spread the standard deviation of the logarithm of the focal length. distance:
+    prior mean of the distance to the head in metres, with distance_spread in logarithms. shape_prior, expr_prior:
+    strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1. bound: coefficients stay
+    within this many standard deviations. gaze_spread: radians. iterations: at most so many steps.
     """
 
     noise: float = 0.02
@@ -50,8 +50,8 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Fit:
-    """params: HeadParams of the frames. camera: at the origin, looking along -z. errors: (T,) mean distance of the inner
-    face's landmarks as a share of the distance between the outer eye corners."""
+    """params: HeadParams of the frames. camera: at the origin, looking along -z. errors: (T,) mean distance of the
+    inner face's landmarks as a share of the distance between the outer eye corners."""
 
     params: HeadParams
     camera: Camera
@@ -98,7 +98,7 @@ class LandmarkFitter:
     def _frame_priors(self, head: HeadModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bounds and standard deviations (11 + E,) of a frame's vector."""
         c = self.config
-        arkit = np.array([name.startswith(_ARKIT_PREFIXES) or name.startswith("pupil") for name in head.expression_names])
+        arkit = np.array([name.startswith(_WEIGHT_PREFIXES) for name in head.expression_names])
         lower = np.where(arkit, 0.0, -c.bound)
         upper = np.where(arkit, 1.0, c.bound)
         spread = np.where(arkit, c.arkit_spread, 1.0) / c.expr_prior
@@ -119,7 +119,8 @@ class LandmarkFitter:
         return FitState(log_focal, np.zeros(self.face.num_shape), states)
 
     def start_frame(self, points: np.ndarray) -> FrameState:
-        """Scaled orthographic pose (two rows of the affine fit, made orthonormal) of the mean face on points (478, 2)."""
+        """Scaled orthographic pose (two rows of the affine fit, made orthonormal) of the mean face on points (478,
+        2)."""
         observed = points[self.face.indices]
         weights = np.sqrt(self.weights)[:, None]
         system = np.concatenate([self.face.mean, np.ones((len(observed), 1))], 1)
@@ -204,7 +205,8 @@ class LandmarkFitter:
             hessian[own, own] += np.diag(self.spread**-2.0)
             distance = (state.log_focal - frame.log_scale - np.log(self.config.distance)) / self.config.distance_spread
             energy += distance**2
-            self._add_row(hessian, gradient, [0, own.start + 5], np.array([1, -1]) / self.config.distance_spread, distance)
+            row = np.array([1, -1]) / self.config.distance_spread
+            self._add_row(hessian, gradient, [0, own.start + 5], row, distance)
             if anchors is not None and anchor_spread is not None:
                 away = vector - anchors[t].vector
                 away[:3] = Rotation.from_matrix(frame.rotation @ anchors[t].rotation.T).as_rotvec()

@@ -2,7 +2,8 @@
 
 Along rays from the middle of the skull the outline of the fitted mesh is compared with the matte. The scalp is pushed
 outwards by what lies between, most at the outline; the back of the head, which one picture does not show, gets the
-thickness of the top and the sides. Hair that hangs below the ears is out of reach of the scalp and is left to later stages.
+thickness of the top and the sides. Hair that hangs below the ears is out of reach of the scalp and is left to later
+stages.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from geodiff.types import Camera, HeadParams
 class HairConfig:
     """How hair is fitted.
 
-    limit: largest offset, metres. falloff, fringe: metres over which offsets grow from the scalp's border, at the sides and
-    at the forehead. front: share of the outline's offset where the scalp faces the camera. rays: how many over the full
-    circle. reach: degrees from the top of the head down to which rays are believed. symmetry: share of the other
-    side's thickness. smoothing: metres over which offsets are smoothed along the mesh. rounds: repetitions of measuring
-    and pushing.
+    limit: largest offset, metres. falloff, fringe: metres over which offsets grow from the scalp's border, at the
+    sides and at the forehead. front: share of the outline's offset where the scalp faces the camera. rays: how many
+    over the full circle. reach: degrees from the top of the head down to which rays are believed. symmetry: share of
+    the other side's thickness. smoothing: metres over which offsets are smoothed along the mesh. rounds: repetitions
+    of measuring and pushing.
     """
 
     limit: float = 0.07
@@ -153,7 +154,7 @@ class _Rays:
         """(rays, radii) values of an image (H, W) along the rays."""
         where = self.origin + self.unit[:, None] * self.radii[:, None] - 0.5
         return cv2.remap(image.astype(np.float32), where[..., 0].astype(np.float32), where[..., 1].astype(np.float32),
-                         cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)  # fmt: skip
+                         cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,))  # fmt: skip
 
 
 def _gaps(matte: np.ndarray, vertices: torch.Tensor, camera: Camera, head: HeadModel, rays: _Rays) -> np.ndarray:

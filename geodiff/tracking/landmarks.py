@@ -1,8 +1,9 @@
 """MediaPipe's face mesh: 478 landmarks of every face in a picture. The only module that touches MediaPipe.
 
-MediaPipe is imported on first use. Its models are part of its wheel. Faces are found on the whole picture (and on padded
-or tiled copies of it where that fails: faces that fill the frame, faces that are small in it), then every face is measured
-on its own square crop, several times with slightly different crops, because the network's answer depends on the crop.
+MediaPipe is imported on first use. Its models are part of its wheel. Faces are found on the whole picture (and on
+padded or tiled copies of it where that fails: faces that fill the frame, faces that are small in it), then every face
+is measured on its own square crop, several times with slightly different crops, because the network's answer depends
+on the crop.
 """
 
 from __future__ import annotations
@@ -235,8 +236,8 @@ def _solutions() -> Any:
             import mediapipe  # noqa: PLC0415 - heavy, and its native parts print on import
     except ImportError as error:
         raise MissingDependencyError(
-            f"tracking a face needs mediapipe 0.10.14 to 0.10.21, which cannot be imported here ({error}); install it with "
-            "`pip install mediapipe==0.10.21`."
+            f"tracking a face needs mediapipe 0.10.14 to 0.10.21, which cannot be imported here ({error}); install it "
+            "with `pip install mediapipe==0.10.21`."
         ) from error
     return mediapipe.solutions
 

@@ -45,7 +45,8 @@ def flat_background_matte(image: np.ndarray, person: np.ndarray) -> np.ndarray |
     """
     height, width = person.shape
     half = max(height // 2, 1)
-    border = np.concatenate([image[:2].reshape(-1, 3), image[:half, :2].reshape(-1, 3), image[:half, -2:].reshape(-1, 3)])
+    sides = (image[:2], image[:half, :2], image[:half, -2:])
+    border = np.concatenate([side.reshape(-1, 3) for side in sides])
     colour = np.median(border, 0)
     if (np.abs(border - colour).max(1) < FLAT_DISTANCE).mean() < FLAT_SHARE:
         return None
@@ -91,7 +92,7 @@ def _refine_head(image: np.ndarray, mask: np.ndarray, face: Face) -> None:
     weight = np.zeros((y1 - y0 + 2, x1 - x0 + 2), np.uint8)
     weight[1:-1, 1:-1] = 1
     padded = cv2.copyMakeBorder(weight[1:-1, 1:-1], int(y0 > 0), int(y1 < height), int(x0 > 0), int(x1 < width),
-                                cv2.BORDER_CONSTANT, value=0)  # fmt: skip
+                                cv2.BORDER_CONSTANT, value=(0,))  # fmt: skip
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3) if (padded == 0).any() else np.full(padded.shape, 1e6)
     distance = distance[int(y0 > 0) : int(y0 > 0) + y1 - y0, int(x0 > 0) : int(x0 > 0) + x1 - x0]
     blend = np.clip(distance / ramp, 0, 1)

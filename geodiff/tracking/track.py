@@ -40,9 +40,9 @@ class TrackConfig:
 class Track:
     """One tracked picture.
 
-    params: HeadParams (T = 1). camera: stands at the origin and looks along -z. face: the landmarks. matte: (H, W) float32
-    in 0..1. error: mean distance of the inner face's landmarks / distance of the outer eye corners. num_faces: how many
-    faces the picture shows.
+    params: HeadParams (T = 1). camera: stands at the origin and looks along -z. face: the landmarks. matte: (H, W)
+    float32 in 0..1. error: mean distance of the inner face's landmarks / distance of the outer eye corners. num_faces:
+    how many faces the picture shows.
     """
 
     params: HeadParams
@@ -57,8 +57,9 @@ class Track:
 class VideoTrack:
     """A tracked video of T frames.
 
-    params: HeadParams (T). camera: of every frame. errors: (T,), nan where the face was lost. found: (T,) bool; lost frames
-    hold parameters bridged between their neighbours. boxes: (T, 4) of the landmarks, x0, y0, x1, y1. fps: frames per second.
+    params: HeadParams (T). camera: of every frame. errors: (T,), nan where the face was lost. found: (T,) bool; lost
+    frames hold parameters bridged between their neighbours. boxes: (T, 4) of the landmarks, x0, y0, x1, y1. fps:
+    frames per second.
     """
 
     params: HeadParams
@@ -95,13 +96,16 @@ def choose_face(faces: list[Face], face_index: int | None) -> Face:
     """The face with this number, the largest by default. Raises FaceError."""
     if not faces:
         raise FaceError(
-            "a portrait must show a face, but none was found in this picture; use a sharp photograph in which the face is "
-            "visible from the front or from half a side."
+            "a portrait must show a face, but none was found in this picture; use a sharp photograph in which the face "
+            "is visible from the front or from half a side."
         )
     index = 0 if face_index is None else face_index
     if not 0 <= index < len(faces):
-        shown = "1 face, number 0" if len(faces) == 1 else f"{len(faces)} faces, numbers 0 (the largest) to {len(faces) - 1}"
-        raise FaceError(f"the face must be one that the picture shows, but number {index} was asked for and it shows {shown}.")
+        numbers = "number 0" if len(faces) == 1 else f"numbers 0 (the largest) to {len(faces) - 1}"
+        raise FaceError(
+            f"the chosen face must be one that the picture shows, but number {index} was asked for and it shows "
+            f"{len(faces)}; use {numbers}."
+        )
     return faces[index]
 
 
@@ -127,8 +131,8 @@ def track_video(
     found = np.array([face is not None for face in faces], bool)
     if not found.any():
         raise FaceError(
-            f"a driving video must show a face, but none was found in its {len(faces)} frames; use one in which the face is "
-            "visible from the front or from half a side."
+            f"a driving video must show a face, but none was found in its {len(faces)} frames; use one in which the "
+            "face is visible from the front or from half a side."
         )
     seen = np.flatnonzero(found)
     points = np.stack([faces[t].points for t in seen]).astype(np.float64)

@@ -1,0 +1,108 @@
+"""The damped least squares fit recovers what projected landmarks were made from, and stays inside its bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from tracking.marked_head import marked_head
+
+from geodiff.geometry import project
+from geodiff.head.model import HeadModel
+from geodiff.tracking.fit import FitConfig, LandmarkFitter, fit_landmarks
+from geodiff.types import Camera, HeadParams
+
+SIZE = (400, 300)
+
+
+def scene(head: HeadModel, focal: float = 600.0, distance: float = 0.9, rotation: tuple[float, ...] = (0.1, -0.3, 0.05),
+          frames: int = 1, seed: int = 0) -> tuple[HeadParams, Camera, np.ndarray]:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    K = torch.tensor([[focal, 0, SIZE[0] / 2], [0, focal, SIZE[1] / 2], [0, 0, 1]])
+    camera = Camera(torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), K, *SIZE)
+    turns = np.array(rotation) + 0.1 * np.arange(frames)[:, None]
+    params = head.zeros(frames).replace(
+        shape=torch.as_tensor(rng.uniform(-1.5, 1.5, head.num_shape), dtype=torch.float32),
+        expr=torch.as_tensor(rng.uniform(0.1, 0.7, (frames, head.num_expr)), dtype=torch.float32),
+        rotation=torch.as_tensor(turns, dtype=torch.float32),
+        translation=torch.tensor([[0.02, -0.03, -distance]]).repeat(frames, 1),
+    )
+    return params, camera, project(head.landmark_points(params), camera)[0].numpy()
+
+
+def test_recovers_pose_identity_and_expression() -> None:
+    head = marked_head()
+    truth, camera, points = scene(head)
+    fit = fit_landmarks(points[0], SIZE, head, FitConfig(noise=0.002, shape_prior=0.1, expr_prior=0.1))
+    assert fit.error < 0.004
+    away = Rotation.from_rotvec(fit.params.rotation.numpy()) * Rotation.from_rotvec(truth.rotation.numpy()).inv()
+    assert np.degrees(away.magnitude()).max() < 1.5
+    np.testing.assert_allclose(fit.params.translation[0, :2], truth.translation[0, :2], atol=0.01)
+    assert fit.params.static_offset is None
+    assert float(fit.camera.K[0, 2]) == SIZE[0] / 2
+
+
+def test_frames_share_identity_and_focal_length() -> None:
+    head = marked_head()
+    truth, camera, points = scene(head, frames=4)
+    fit = fit_landmarks(points, SIZE, head, FitConfig(noise=0.005, shape_prior=0.3, expr_prior=0.3))
+    assert fit.params.num_frames == 4 and fit.errors.shape == (4,)
+    assert fit.params.shape.shape == (head.num_shape,)
+    assert fit.errors.max() < 0.01
+
+
+@settings(max_examples=8, deadline=None)
+@given(yaw=st.floats(-0.6, 0.6), pitch=st.floats(-0.3, 0.3), seed=st.integers(0, 99))
+def test_noise_and_outliers_are_borne(yaw: float, pitch: float, seed: int) -> None:
+    head = marked_head()
+    truth, camera, points = scene(head, rotation=(pitch, yaw, 0.0), seed=seed)
+    rng = np.random.default_rng(seed)
+    points = points[0] + rng.normal(0, 0.5, points[0].shape)
+    wild = rng.choice(np.setdiff1d(np.arange(468), [33, 263]), 15, replace=False)
+    points[wild] += rng.normal(0, 40, (15, 2))
+    fit = fit_landmarks(points, SIZE, head)
+    away = Rotation.from_rotvec(fit.params.rotation.numpy()) * Rotation.from_rotvec(truth.rotation.numpy()).inv()
+    assert np.degrees(away.magnitude()).max() < 8
+
+
+def test_coefficients_stay_within_bounds() -> None:
+    head = marked_head()
+    _, _, points = scene(head)
+    stretched = (points[0] - points[0].mean(0)) * [1.6, 0.7] + points[0].mean(0)
+    fit = fit_landmarks(stretched, SIZE, head, FitConfig(shape_prior=0.01, expr_prior=0.01))
+    assert float(fit.params.shape.abs().max()) <= 3.0 + 1e-6
+    weights = [name.startswith(("jaw", "eye", "mouth", "brow")) for name in head.expression_names]
+    expr = fit.params.expr[0]
+    assert float(expr.abs().max()) <= 3.0 + 1e-6
+    assert float(expr[weights].min()) >= 0.0 and float(expr[weights].max()) <= 1.0 + 1e-6
+
+
+def test_every_step_lowers_the_energy() -> None:
+    head = marked_head()
+    _, _, points = scene(head)
+    frames = points.astype(np.float64)
+    fitter = LandmarkFitter(head, SIZE, FitConfig())
+    state, energies = fitter.start(frames), []
+    for _ in range(6):
+        energies.append(fitter._normal_equations(frames, state, True, None, None)[0])
+        state = fitter.solve(frames, state, iterations=1)
+    assert all(b <= a for a, b in zip(energies, energies[1:], strict=False))
+
+
+def test_gradient_agrees_with_energy() -> None:
+    head = marked_head()
+    _, _, points = scene(head)
+    frames = points.astype(np.float64)
+    # Without robust weights the energy is a plain sum of squares, whose gradient is twice J^T r.
+    fitter = LandmarkFitter(head, SIZE, FitConfig(outlier=1e6))
+    state = fitter.solve(frames, fitter.start(frames), iterations=2)
+    energy, _, gradient = fitter._normal_equations(frames, state, True, None, None)
+    for index in (0, 1, 1 + head.num_shape + 3, 1 + head.num_shape + 5, 1 + head.num_shape + 6):
+        step = np.zeros(len(gradient))
+        step[index] = 1e-5
+        ahead = fitter._normal_equations(frames, fitter._moved(state, step, True), True, None, None)[0]
+        behind = fitter._normal_equations(frames, fitter._moved(state, -step, True), True, None, None)[0]
+        assert (ahead - behind) / 2e-5 == pytest.approx(2 * gradient[index], rel=1e-2, abs=0.05 * (1 + energy))

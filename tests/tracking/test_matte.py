@@ -1,0 +1,43 @@
+"""Mattes of photographs and cut-outs."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from geodiff.tracking.groups import INNER_FACE
+from geodiff.tracking.landmarks import detect_faces
+from geodiff.tracking.matte import flat_background_matte, portrait_matte
+
+
+def test_matte_of_a_photograph(astronaut: np.ndarray) -> None:
+    face = detect_faces(astronaut)[0]
+    matte = portrait_matte(astronaut, face)
+    assert matte.shape == (512, 512) and matte.dtype == np.float32
+    assert matte.min() >= 0 and matte.max() <= 1
+    inside = face.points[list(INNER_FACE)].astype(int)
+    assert matte[inside[:, 1], inside[:, 0]].min() > 0.9
+    assert matte[:120, :100].max() < 0.1 and matte[:150, 400:].max() < 0.1
+    assert matte[50, 225] > 0.9, "the hair belongs to the person"
+
+
+def test_cut_out_on_white(astronaut: np.ndarray) -> None:
+    face = detect_faces(astronaut)[0]
+    truth = portrait_matte(astronaut, face) > 0.5
+    cut = np.where(truth[..., None], astronaut, 255).astype(np.uint8)
+    matte = portrait_matte(cut, face)
+    overlap = ((matte > 0.5) & truth).sum() / ((matte > 0.5) | truth).sum()
+    assert overlap > 0.97
+    assert matte[~cv2.dilate(truth.astype(np.uint8), np.ones((9, 9))).astype(bool)].max() < 0.02
+
+
+def test_flat_backgrounds_are_keyed_and_others_are_not() -> None:
+    image = np.full((120, 100, 3), 255, np.uint8)
+    cv2.circle(image, (50, 60), 30, (90, 60, 40), -1)
+    cv2.circle(image, (50, 60), 8, (255, 255, 255), -1)
+    matte = flat_background_matte(image, np.zeros((120, 100), np.float32))
+    assert matte is not None
+    assert matte[60, 50] == 1, "white inside the person is the person's"
+    assert matte[60, 30] == 1 and matte[5, 5] == 0
+    noisy = np.random.default_rng(0).integers(0, 255, image.shape, dtype=np.uint8)
+    assert flat_background_matte(noisy, np.zeros((120, 100), np.float32)) is None
