@@ -122,19 +122,31 @@ def ellipsoid_head(rows: int = 36, columns: int = 48) -> HeadModel:
 
 
 def _landmarks(vertices: np.ndarray, faces: np.ndarray, face: np.ndarray) -> LandmarkEmbedding:
-    """A grid of 60 points on the face; MediaPipe's chin, eye corners and mouth corners keep their numbers."""
-    named = {
-        152: (0, -0.085),
-        33: (-0.045, 0.025),
-        263: (0.045, 0.025),
-        61: (-0.025, -0.045),
-        291: (0.025, -0.045),
-        1: (0, 0),
-    }
-    spots = list(named.values()) + [(x, y) for x in np.linspace(-0.05, 0.05, 6) for y in np.linspace(-0.07, 0.06, 9)]
-    numbers = list(named) + [n for n in range(2, 200) if n not in named][: len(spots) - len(named)]
+    """All 478 numbers of MediaPipe's mesh: the ones that code asks for by number where they belong, the rest spread."""
+    steps = np.arange(478)
+    spots = np.stack(
+        [0.055 * np.sin(steps * 2.4) * np.sqrt(steps / 478), 0.07 * np.cos(steps * 2.4) * np.sqrt(steps / 478)], 1
+    )
+    spots[[152, 10, 1, 0, 17]] = [(0, -0.085), (0, 0.065), (0, 0), (0, -0.037), (0, -0.053)]
+    spots[[61, 291, 57, 287]] = [(-0.025, -0.045), (0.025, -0.045), (-0.028, -0.045), (0.028, -0.045)]
+    upper, lower = (246, 161, 160, 159, 158, 157, 173), (7, 163, 144, 145, 153, 154, 155)
+    other_upper, other_lower = (466, 388, 387, 386, 385, 384, 398), (249, 390, 373, 374, 380, 381, 382)
+    across = np.linspace(-1, 1, 9)
+    arc = np.stack([0.013 * across, 0.007 * np.sqrt(1 - across**2)], 1)
+    for side, corners, lids in ((-1, (33, 133), (upper, lower)), (1, (263, 362), (other_upper, other_lower))):
+        middle = np.array([0.032 * side, 0.025])
+        spots[list(corners)] = middle + [[0.013 * side, 0], [-0.013 * side, 0]]
+        for sign, lid in zip((1, -1), lids, strict=True):
+            spots[list(lid)] = middle + arc[1:-1] * [side, sign]
+    brows = ((70, 63, 105, 66, 107), (46, 53, 52, 65, 55)), ((300, 293, 334, 296, 336), (276, 283, 282, 295, 285))
+    for side, (top, bottom) in zip((-1, 1), brows, strict=True):
+        x = side * np.linspace(0.05, 0.016, 5)
+        spots[list(top)], spots[list(bottom)] = np.stack([x, x * 0 + 0.047], 1), np.stack([x, x * 0 + 0.043], 1)
+    jaw = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288)
+    angle = np.linspace(-1.2, 1.2, len(jaw))
+    spots[list(jaw)] = np.stack([0.055 * np.sin(angle), -0.085 * np.cos(angle)], 1)
     centres = np.where(face[faces].all(1)[:, None], vertices[faces].mean(1), 1e3)
     nearest = [int(np.argmin(((centres[:, :2] - spot) ** 2).sum(1))) for spot in spots]
     return LandmarkEmbedding(
-        torch.tensor(numbers), torch.tensor(nearest), torch.full((len(spots), 3), 1.0 / 3.0, dtype=torch.float32)
+        torch.arange(478), torch.tensor(nearest), torch.full((478, 3), 1.0 / 3.0, dtype=torch.float32)
     )

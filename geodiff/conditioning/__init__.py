@@ -2,6 +2,8 @@
 
 frame.py      the crop rule: head frame, cameras of generated views, the face crop
 reference.py  a photograph and its fit -> the cropped reference
+surface.py    the fitted surface: UV chart, visibility
+fill.py       colours for what the photograph does not show
 texture.py    the photograph baked into the head's UV layout, hidden parts filled
 proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera
 """

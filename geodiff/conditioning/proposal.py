@@ -10,7 +10,8 @@ import numpy as np
 
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.reference import Reference, render_pose_map
-from geodiff.conditioning.texture import bake, sample, to_local, to_pixels
+from geodiff.conditioning.surface import sample, to_local, to_pixels
+from geodiff.conditioning.texture import bake
 from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh

@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.texture import smoother, uv_chart
+from geodiff.conditioning.surface import smoother, uv_chart
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import JOINTS, HeadModel
 from geodiff.raster import mesh
 from geodiff.synth.noise import fractal_noise
 
+NUM_LANDMARKS = 478
 #: MediaPipe's numbers: brows (upper edge, lower edge; right, left), lid edges, and lines of the lower face.
 BROWS = (((70, 63, 105, 66, 107), (46, 53, 52, 65, 55)), ((300, 293, 334, 296, 336), (276, 283, 282, 295, 285)))
 LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
@@ -137,10 +138,10 @@ def template_fields(head: HeadModel) -> Fields:
     """The fields of a head. Raises ValueError for a head without a MediaPipe embedding."""
     if head in _fields:
         return _fields[head]
-    if head.landmarks is None:
-        raise ValueError(f"painting needs landmarks, and the head {head.name!r} has none; choose another head.")
+    if head.landmarks is None or len(head.landmarks.indices) < NUM_LANDMARKS:
+        raise ValueError(f"painting needs all of MediaPipe's landmarks, and the head {head.name!r} lacks them.")
     v = head.template.numpy()
-    marks = np.full((478, 3), np.nan, np.float32)
+    marks = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
     marks[head.landmarks.indices.numpy()] = head.landmarks.points(head.template, head.faces).numpy()
     smooth = smoother(head)
     regions = {}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from geodiff.conditioning.personal import personal_head, without_identity
-from geodiff.conditioning.texture import sample
+from geodiff.conditioning.surface import sample
 from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh

@@ -1,0 +1,166 @@
+"""The fitted surface: its UV chart, the kinds of surface, and which of its points the reference sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import cv2
+import numpy as np
+import torch
+from scipy import ndimage, sparse
+from torch import Tensor
+
+from geodiff.conditioning.reference import Reference
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.types import Camera
+
+#: Kinds of surface, the more special first; what is none of the others is skin.
+GROUPS = ("eyeballs", "teeth", "mouth_interior", "lips", "scalp", "neck", "skin")
+#: Cosines between normal and view direction at which a surface begins to count as seen and counts fully (75, 60 deg).
+FACING = (0.26, 0.5)
+#: Depths behind the nearest surface (metres) at which a point begins to be hidden and is hidden.
+DEPTH_TOLERANCE = (0.002, 0.005)
+#: The same beside a depth discontinuity, where a small misfit would put the nearer surface's pixels on the farther one.
+EDGE_TOLERANCE = (0.008, 0.016)
+#: The matte is eroded by this share of the side before it counts, so that no background bleeds in.
+MATTE_EROSION = 0.012
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Which surface point each texel of a (U, U) texture shows; row 0 is v = 1.
+
+    texels: (N,) flat indices of the covered texels. fragments: their faces and barycentrics as a (1, N) image.
+    nearest: (U, U) flat index of the nearest covered texel, to spread colours over the gutters.
+    """
+
+    size: int
+    texels: np.ndarray
+    fragments: mesh.Fragments
+    nearest: np.ndarray
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values of the covered texels (N, C) -> a texture (U, U, C) without gaps."""
+        full = np.zeros((self.size * self.size, values.shape[1]), np.float32)
+        full[self.texels] = values
+        return full[self.nearest]
+
+
+_charts: WeakKeyDictionary[HeadModel, dict[int, Chart]] = WeakKeyDictionary()
+_groups: WeakKeyDictionary[HeadModel, dict[str, np.ndarray]] = WeakKeyDictionary()
+_smoothers: WeakKeyDictionary[HeadModel, sparse.csr_matrix] = WeakKeyDictionary()
+
+
+def uv_chart(head: HeadModel, size: int) -> Chart:
+    """The chart of a head at a texture size, made once for each head and size."""
+    charts = _charts.setdefault(head, {})
+    if size not in charts:
+        corners = head.uvs[head.faces_uv].reshape(-1, 2)
+        flat = torch.stack([corners[:, 0], 1.0 - corners[:, 1], torch.ones(len(corners))], 1)
+        faces = torch.arange(len(corners)).reshape(-1, 3)
+        K = torch.diag(torch.tensor([float(size), float(size), 1.0]))
+        seen = mesh.rasterize(flat, faces, Camera(torch.eye(4), K, size, size))
+        texels = np.flatnonzero(seen.mask)
+        fragments = mesh.Fragments(
+            np.ascontiguousarray(seen.face.reshape(1, -1)[:, texels]),
+            np.ascontiguousarray(seen.barycentrics.reshape(1, -1, 3)[:, texels]),
+            np.ones((1, len(texels)), np.float32),
+        )
+        rows, columns = ndimage.distance_transform_edt(~seen.mask, return_distances=False, return_indices=True)
+        charts[size] = Chart(size, texels, fragments, rows * size + columns)
+    return charts[size]
+
+
+def vertex_groups(head: HeadModel) -> dict[str, np.ndarray]:
+    """Kinds of surface that are filled from their own kind, name -> (V,) bool; every vertex is in exactly one."""
+    if head not in _groups:
+        regions = {name: mask.numpy() for name, mask in head.regions.items()}
+        taken = np.zeros(head.num_vertices, bool)
+        groups = {}
+        for group in GROUPS[:-1]:
+            groups[group] = regions[group] & ~taken
+            taken |= groups[group]
+        groups["skin"] = ~taken
+        _groups[head] = groups
+    return _groups[head]
+
+
+class Visibility:
+    """How well the reference sees points of the posed mesh; made once for each reference."""
+
+    def __init__(self, head: HeadModel, reference: Reference, vertices: Tensor) -> None:
+        matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+        self.size = max(matte.shape[0], 512)
+        self.camera = reference.camera.resized(self.size, self.size)
+        depth = mesh.rasterize(vertices, head.faces, self.camera).depth
+        depth = np.where(depth > 0, depth, np.float32(1e3))
+        self.near = cv2.erode(depth, np.ones((5, 5), np.uint8))
+        # Outside the silhouette nothing hides a point: its own depth counts there.
+        self.far = cv2.dilate(np.where(depth < 1e2, depth, 0.0).astype(np.float32), np.ones((3, 3), np.uint8))
+        radius = max(1, round(MATTE_EROSION * self.size))
+        fine = cv2.resize(matte, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        self.matte = cv2.blur(cv2.erode(fine, ellipse, borderType=cv2.BORDER_REPLICATE), (radius, radius))
+
+    def __call__(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """points, normals: (N, 3) in the reference's world -> (N,) 0..1."""
+        local = to_local(points, self.camera)
+        pixels = to_pixels(local, self.camera)
+        directions = normals @ self.camera.viewmat[:3, :3].numpy().T
+        facing = -(directions * local).sum(-1) / np.maximum(np.linalg.norm(local, axis=-1), 1e-6)
+        behind = local[:, 2] - sample(self.far, pixels)
+        beside = local[:, 2] - sample(self.near, pixels)
+        seen = smoothstep(facing, *FACING)
+        seen *= 1.0 - smoothstep(behind, *DEPTH_TOLERANCE)
+        seen *= 1.0 - smoothstep(beside, *EDGE_TOLERANCE)
+        return seen * np.clip(2.0 * sample(self.matte, pixels) - 1.0, 0.0, 1.0)
+
+
+def to_local(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """(N, 3) world -> camera space, OpenCV axes."""
+    viewmat = camera.viewmat.numpy()
+    return points @ viewmat[:3, :3].T + viewmat[:3, 3]
+
+
+def to_pixels(local: np.ndarray, camera: Camera) -> np.ndarray:
+    """(N, 3) camera space -> (N, 2) pixels."""
+    K = camera.K.numpy()
+    homogeneous = local @ K.T
+    return (homogeneous[:, :2] / np.maximum(homogeneous[:, 2:], 1e-6)).astype(np.float32)
+
+
+def sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Bilinear samples of an image (H, W) or (H, W, C) at pixels (N, 2), centres at +0.5 -> (N,) or (N, C)."""
+    # cv2.remap takes maps of at most 32767 columns, so the points are laid out as a square.
+    count = len(pixels)
+    side = max(1, int(np.ceil(np.sqrt(count))))
+    padded = np.zeros((side * side, 2), np.float32)
+    padded[:count] = pixels - 0.5
+    grid = padded.reshape(side, side, 2)
+    out = cv2.remap(image, grid, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return out.reshape(side * side, *image.shape[2:])[:count]
+
+
+def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 below low, 1 above high, smooth between."""
+    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def smoother(head: HeadModel) -> sparse.csr_matrix:
+    """(V, V) mean over each vertex and its neighbours within the surface."""
+    if head not in _smoothers:
+        faces, count = head.faces.numpy(), head.num_vertices
+        rows = faces[:, [0, 1, 2, 1, 2, 0]].ravel()
+        columns = faces[:, [1, 2, 0, 0, 1, 2]].ravel()
+        links = sparse.coo_matrix((np.ones(len(rows), np.float32), (rows, columns)), (count, count)).tocsr()
+        links.data[:] = 1.0
+        links = links + sparse.identity(count, np.float32, format="csr")
+        _smoothers[head] = sparse.diags(1.0 / np.asarray(links.sum(1)).ravel()).dot(links).astype(np.float32).tocsr()
+    return _smoothers[head]

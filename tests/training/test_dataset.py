@@ -1,0 +1,149 @@
+"""Samples of synthetic people, on disk and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from geodiff.errors import InputError
+from geodiff.head import load_head
+from geodiff.synth.samples import Person, SampleConfig, Session, Target, make_person
+from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS, SetConfig, build_set, decode, encode, write_shard
+from geodiff.training.dataset import AugmentConfig, SynthShards
+
+SIZE, CROP = 48, 16
+
+
+def fake_person(seed: int, frames: int = 3) -> Person:
+    """A person of smooth random arrays."""
+    rng = np.random.default_rng(seed)
+
+    def array(key: str) -> np.ndarray:
+        side = CROP if key == "driving" else SIZE
+        shape = (side, side) if key in ("masks", "visibility") else (side, side, 3)
+        return np.broadcast_to(rng.integers(0, 256, shape[2:] or ()), shape).astype(np.uint8)
+
+    def target(count: int, kind: str) -> Target:
+        return Target([{key: array(key) for key in FRAME_KEYS} for _ in range(count)], kind, 25.0, 0.0)
+
+    reference = {key: array(key) for key in REFERENCE_KEYS}
+    return Person(reference, [target(1, "tracked"), target(1, "neutral")], [target(frames, "tracked")], 0.01)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("set")
+    (path / "set.json").write_text("{}")
+    write_shard(path, 0, [(identity, fake_person(identity)) for identity in (0, 1)])
+    write_shard(path, 1, [(19, fake_person(19))])
+    return path
+
+
+def test_encoding_keeps_planes_exactly_and_pictures_nearly() -> None:
+    plane = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    assert np.array_equal(decode(encode(plane)), plane)
+    ramp = np.stack(np.broadcast_arrays(*np.ogrid[0:64, 0:64], 128), -1).astype(np.uint8)
+    assert np.abs(decode(encode(ramp)).astype(int) - ramp).max() <= 6
+
+
+def test_samples_have_the_contracts_shapes_and_ranges(folder: Path) -> None:
+    dataset = SynthShards(folder, frames=3)
+    assert len(dataset) == 2
+    sample = dataset[0]
+    assert set(sample) == {*REFERENCE_KEYS, *FRAME_KEYS}
+    for key, value in sample.items():
+        channels = 1 if key in ("masks", "visibility") else 3
+        side = CROP if key == "driving" else SIZE
+        shape = (channels, side, side) if key in REFERENCE_KEYS else (3, channels, side, side)
+        assert value.shape == shape and value.dtype == torch.float32, key
+        assert (0 if channels == 1 else -1) <= float(value.min()) and float(value.max()) <= 1
+    person = fake_person(0)
+    assert float(sample["masks"][1, 0, 0, 0]) == pytest.approx(person.clips[0].frames[1]["masks"][0, 0] / 255)
+    assert float(sample["images"][2, 1, 5, 5]) == pytest.approx(
+        person.clips[0].frames[2]["images"][5, 5, 1] / 127.5 - 1, abs=0.03
+    )
+
+
+def test_splits_hold_out_identities(folder: Path) -> None:
+    train, held_out = SynthShards(folder), SynthShards(folder, split="held_out")
+    assert len(train) == 2 * 5 and len(held_out) == 5
+    assert {held_out.about(i)["identity"] for i in range(5)} == {19}
+    tracked = SynthShards(folder, split="all", proposals=("tracked",))
+    assert len(tracked) == 3 * 4 and {tracked.about(i)["proposal"] for i in range(len(tracked))} == {"tracked"}
+
+
+def test_augmentation_changes_the_driving_crop_alone(folder: Path) -> None:
+    plain, changed = SynthShards(folder), SynthShards(folder, augment=AugmentConfig())
+    a, b = plain[0], changed[0]
+    assert not torch.equal(a["driving"], b["driving"])
+    assert all(torch.equal(a[key], b[key]) for key in a if key != "driving")
+
+
+def test_smaller_sizes_are_averaged_down(folder: Path) -> None:
+    sample = SynthShards(folder, size=24)[0]
+    assert sample["images"].shape == (1, 3, 24, 24) and sample["driving"].shape == (1, 3, CROP, CROP)
+
+
+def test_loads_in_workers(folder: Path) -> None:
+    loader = DataLoader(SynthShards(folder), batch_size=5, num_workers=1)
+    batches = [batch["images"].shape for batch in loader]
+    assert batches == [(5, 1, 3, SIZE, SIZE)] * 2
+
+
+def test_wrong_folders_are_told(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no set\.json"):
+        SynthShards(tmp_path)
+    with pytest.raises(InputError, match="must hold samples of 9 frame"):
+        SynthShards(folder, frames=9)
+
+
+SMALL = SampleConfig(size=48, crop=16, timesteps=1, views=1, clips=1, clip_frames=2, supersample=1)
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    head = load_head("builtin")
+    if head.landmarks is None:
+        pytest.skip("the builtin head has no landmark embedding")
+    return Session(head, head, 3, SMALL)
+
+
+def test_the_fit_sees_what_the_truth_shows(session: Session) -> None:
+    """Truth rendered in the moved camera and the proposal rendered in the fitted head's camera show the same head."""
+    from geodiff.conditioning import framed_camera
+
+    assert session.error < 0.05
+    camera = framed_camera(session.frame, 0.3, 0.0, session.distance, 48)
+    truth = session.subject.render(session.subject.pose(session.expression), session.true_camera(camera))
+    condition = session.conditioner.render(session.reference.params, camera)
+    both = (truth.mask > 0.5) & (condition.silhouette > 0.5)
+    either = (truth.mask > 0.5) | (condition.silhouette > 0.5)
+    assert both.sum() / either.sum() > 0.8
+    clear = both & (condition.visibility > 0.9)
+    assert np.abs(truth.image - condition.proposal)[clear].mean() < 0.08
+
+
+def test_a_set_is_made_once_and_continued(tmp_path: Path) -> None:
+    config = SetConfig(people=2, people_per_shard=1, samples=SMALL)
+    if load_head("builtin").landmarks is None:
+        pytest.skip("the builtin head has no landmark embedding")
+    assert list(build_set(tmp_path, config)) == [(0, 2), (1, 2), (2, 2)]
+    before = (tmp_path / "shard-00001.bin").read_bytes()
+    (tmp_path / "shard-00001.json").unlink()
+    (tmp_path / "shard-00001.bin").write_bytes(b"half")
+    assert list(build_set(tmp_path, config)) == [(1, 2), (2, 2)]
+    assert (tmp_path / "shard-00001.bin").read_bytes() == before, "the same seed must give the same samples"
+    assert len(SynthShards(tmp_path)) == 2 * 3 and len(SynthShards(tmp_path, frames=2)) == 2
+    with pytest.raises(InputError, match="seed differ"):
+        list(build_set(tmp_path, SetConfig(people=2, people_per_shard=1, samples=SMALL, seed=1)))
+
+
+def test_a_persons_samples_repeat(session: Session) -> None:
+    head = session.head
+    a, b = (make_person(head, head, 5, SMALL) for _ in range(2))
+    assert np.array_equal(a.singles[0].frames[0]["proposals"], b.singles[0].frames[0]["proposals"])
+    assert len(a.clips[0].frames) == 2
