@@ -14,17 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodiff.geometry import orbit_camera, vertex_normals
+from geodiff.conditioning import face_camera, framed_camera, head_frame
+from geodiff.geometry import vertex_normals
 from geodiff.head.model import JOINTS, HeadModel
 from geodiff.raster import mesh
 from geodiff.types import Camera, HeadParams
 
 #: Side of a face crop in pixels, as the expression encoder takes it.
 CROP_SIZE = 64
-#: Width of the crop as a multiple of the distance between the eyeballs' centres.
-CROP_EYE_DISTANCES = 2.9
-#: The crop's centre lies this many eye distances below the midpoint between the eyes.
-CROP_DROP = 0.62
 
 _SKIN = (0.78, 0.58, 0.48)
 _COLOURS = {
@@ -39,53 +36,6 @@ _IRIS, _PUPIL = math.radians(29.0), math.radians(12.0)
 _LIGHT = (-0.25, 0.45, 0.85)
 #: MediaPipe's numbers of the brow landmarks, both sides.
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
-
-
-def face_anchor(head: HeadModel, params: HeadParams) -> tuple[Tensor, Tensor, Tensor]:
-    """The frame of the face crop: it depends on identity and head pose only, never on the expression.
-
-    Returns the crop's centre (T, 3), the face's up direction (T, 3) and the distance between the eyeballs' centres, a
-    scalar in metres.
-    """
-    rest = head.joints(params)
-    left, right = rest[JOINTS.index("left_eye")], rest[JOINTS.index("right_eye")]
-    span = (left - right).norm()
-    down = torch.tensor([0.0, -1.0, 0.0], dtype=rest.dtype, device=rest.device)
-    # The eyes' centres lie inside the head; the crop is centred on the surface in front of them.
-    centre = (left + right) / 2 + CROP_DROP * span * down + torch.tensor([0.0, 0.0, 0.35], device=rest.device) * span
-    root = head.joint_transforms(params)[:, JOINTS.index("neck")]
-    return root[:, :3, :3] @ centre + root[:, :3, 3], -(root[:, :3, :3] @ down), span
-
-
-def crop_transform(head: HeadModel, params: HeadParams, camera: Camera, size: int = CROP_SIZE) -> np.ndarray:
-    """(T, 2, 3) affine maps from image pixels to pixels of the upright face crop, for cv2.warpAffine."""
-    centres, ups, span = face_anchor(head, params)
-    viewmat, K = camera.viewmat, camera.K
-    transforms = []
-    for centre, up in zip(centres, ups, strict=True):
-        local = viewmat[:3, :3] @ centre + viewmat[:3, 3]
-        pixel = (K @ local)[:2] / local[2]
-        side = CROP_EYE_DISTANCES * float(span) * float(K[0, 0]) / float(local[2])
-        tilt = viewmat[:3, :3] @ up
-        angle = math.atan2(float(tilt[0]), -float(tilt[1]))
-        scale = size / side
-        cos, sin = math.cos(-angle) * scale, math.sin(-angle) * scale
-        linear = np.array([[cos, -sin], [sin, cos]])
-        offset = size / 2 - linear @ pixel.double().numpy()
-        # cv2 counts from pixel centres, the camera from pixel corners.
-        offset += linear @ np.array([0.5, 0.5]) - 0.5
-        transforms.append(np.concatenate([linear, offset[:, None]], 1))
-    return np.stack(transforms)
-
-
-def face_crop(image: np.ndarray, transform: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
-    """One face crop. image: (H, W, 3) uint8 or float32; transform: (2, 3) -> (size, size, 3) of the same type."""
-    shrink = 1.0 / math.hypot(transform[0, 0], transform[1, 0])
-    if shrink > 1.5:
-        # A Gaussian before strong shrinking keeps the crop free of aliasing.
-        image = cv2.GaussianBlur(image, (0, 0), 0.4 * shrink)
-    flags = cv2.INTER_LINEAR
-    return cv2.warpAffine(image, transform, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 class Driver:
@@ -104,11 +54,10 @@ class Driver:
         still = self.head.zeros(params.num_frames).replace(
             expr=params.expr, jaw_pose=params.jaw_pose, eyes_pose=params.eyes_pose
         )
-        centre, _, span = face_anchor(self.head, self.head.zeros())
         large = size * supersample
-        distance = 1.0
-        focal = large * distance / (CROP_EYE_DISTANCES * float(span))
-        camera = orbit_camera(0.0, 0.0, distance, centre[0], focal, large, large)
+        neutral = self.head.zeros()
+        frontal = framed_camera(head_frame(self.head, neutral), 0.0, 0.0, 1.0, large)
+        camera = face_camera(self.head, neutral, frontal, large)
         crops = []
         for vertices in self.head.vertices(still):
             image = self._shade(vertices, camera)

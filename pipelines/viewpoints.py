@@ -1,4 +1,4 @@
-"""The viewpoints that a clip set is generated from: twelve cameras around the head, as in the paper (supplement A.1)."""
+"""The viewpoints that a clip set is generated from: twelve cameras around the head (paper, supplement A.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Viewpoint:
 #: Yaw and elevation in degrees. The order is the order of generation, and a smaller number of views takes the first
 #: ones: each prefix covers the widest range it can.
 _DEGREES = (
-    (0, 0), (50, 0), (-50, 0), (0, 20), (25, 0), (-25, 0), (75, 0), (-75, 0), (20, -15), (-20, -15), (35, 20), (-35, 20),
+    (0, 0), (50, 0), (-50, 0), (0, 20), (25, 0), (-25, 0), (75, 0), (-75, 0), (20, -15), (-20, -15),
+    (35, 20), (-35, 20),
 )  # fmt: skip
 
 VIEWPOINTS = tuple(Viewpoint.degrees(yaw, elevation) for yaw, elevation in _DEGREES)

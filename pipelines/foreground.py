@@ -1,0 +1,49 @@
+"""From decoded frames to what is stored: foreground mask, image on white, normals that are zero outside."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.ndimage import binary_fill_holes, label
+
+#: A decoded normal longer than this is foreground.
+NORMAL_THRESHOLD = 0.5
+#: How far beyond the mesh's silhouette generated hair may reach, as a share of the side.
+SILHOUETTE_MARGIN = 0.06
+#: Standard deviation in pixels, at 256 pixels, of the mask's soft edge.
+EDGE_SOFTNESS = 0.6
+
+
+def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
+    """The foreground of a generated frame.
+
+    normal_length: (H, W) length of the decoded normals. silhouette: (H, W) 0..1 coverage by the head mesh, which the
+    mask may exceed by `SILHOUETTE_MARGIN` of the side. Holes inside are filled and only the largest piece is kept.
+    Returns (H, W) float32 in 0..1 with a soft edge.
+    """
+    side = normal_length.shape[0]
+    reach = max(1, round(SILHOUETTE_MARGIN * side))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    near = cv2.dilate((silhouette > 0.5).astype(np.uint8), kernel) > 0
+    solid = binary_fill_holes((normal_length > NORMAL_THRESHOLD) & near)
+    pieces, count = label(solid)
+    if count > 1:
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        solid = pieces == sizes.argmax()
+    return cv2.GaussianBlur(solid.astype(np.float32), (0, 0), EDGE_SOFTNESS * max(side / 256.0, 0.5))
+
+
+def composite(
+    image: np.ndarray, normals: np.ndarray, silhouette: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decoded frame -> stored frame.
+
+    image: (H, W, 3) 0..1. normals: (H, W, 3) as decoded, not yet of unit length. silhouette: (H, W) 0..1.
+    Returns image on white (H, W, 3) 0..1, normals (H, W, 3) of unit length times the mask, mask (H, W) 0..1.
+    """
+    length = np.linalg.norm(normals, axis=-1)
+    mask = foreground_mask(length, silhouette)
+    unit = normals / np.maximum(length, 1e-3)[..., None]
+    on_white = image * mask[..., None] + (1.0 - mask[..., None])
+    return np.clip(on_white, 0.0, 1.0), unit * mask[..., None], mask

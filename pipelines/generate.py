@@ -1,0 +1,232 @@
+"""From one portrait to a clip set: track, condition, generate view by view, write.
+
+Views are finished one after the other and written at once, so a run that is killed goes on with the first view that is
+missing; each view draws its noise from its own seed, so the result does not depend on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodiff import assets
+from geodiff.clipset import ClipSetSpec, ClipSetWriter
+from geodiff.conditioning import Condition, Conditioner, Reference, crop_reference, framed_camera, head_frame
+from geodiff.errors import ConfigError
+from geodiff.head.model import HeadModel
+from geodiff.media import read_image, write_image
+from geodiff.models.networks import MODELS, Networks, build_networks
+from geodiff.models.sampling import SamplingConfig
+from geodiff.sheets import normals_as_image
+from geodiff.tracking.overlay import draw_overlay
+from geodiff.tracking.track import Track, track_image
+from geodiff.types import Camera, Clip, HeadParams
+from pipelines.foreground import composite
+from pipelines.motion import DriveSequence, resolve_drive
+from pipelines.portrait_normal import PortraitNormalPipeline
+from pipelines.viewpoints import Viewpoint, select_viewpoints
+
+#: Called with the stage's name and how much of it is done, 0..1.
+Progress = Callable[[str, float], None]
+#: Prefix of network names that are built with random weights, for tests of the machinery.
+RANDOM_PREFIX = "random:"
+
+
+@dataclass
+class GenerateConfig:
+    """Everything about a generation but the portrait.
+
+    image_size: side of the frames, pixels; 0 takes the size that the networks were trained at. networks: what
+    `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`. save_proposals: keep the proposals beside the frames.
+    """
+
+    image_size: int = 0
+    views: int = 12
+    frames: int = 16
+    drive: str = "builtin:range_of_motion"
+    head_pose: str = "fixed"
+    drive_crop: str = "photo"
+    networks: str = "bundled:preview"
+    indexing: str = "multiview"
+    save_proposals: bool = True
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a generation needs once the portrait is understood."""
+
+    head: HeadModel
+    reference: Reference
+    drive: DriveSequence
+    cameras: tuple[Camera, ...]
+
+
+def generate(
+    ref: Path,
+    out: Path,
+    config: GenerateConfig,
+    *,
+    head: HeadModel,
+    head_spec: str = "builtin",
+    face: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    preset: str = "preview",
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Path:
+    """Writes the clip set of a portrait to `out` and returns its path.
+
+    ref: image file. face: which face where there are several, 0 is the largest; None takes the largest and says so.
+    Raises the errors of `geodiff.errors` for input that cannot be used.
+    """
+    report = progress or (lambda stage, done: None)
+    networks = load_networks(config.networks)
+    size = config.image_size or networks.config.image_size
+    if size % networks.autoencoder.factor:
+        raise ConfigError(
+            f"image_size must be a multiple of the autoencoder's factor {networks.autoencoder.factor}, not {size}"
+        )
+    report("track", 0.0)
+    image = read_image(ref, note=notice)
+    track = track_image(image, head, face_index=face)
+    if track.num_faces > 1 and face is None and notice is not None:
+        notice(
+            f"{track.num_faces} faces were found and the largest is taken: choose another with "
+            f"--face 0..{track.num_faces - 1}"
+        )
+    report("track", 1.0)
+    plan = _prepare(image, track, head, size, config)
+    pipeline = PortraitNormalPipeline.from_networks(networks).to(device)
+    spec = ClipSetSpec(
+        num_cameras=config.views,
+        num_frames=plan.drive.params.num_frames,
+        fingerprint=_fingerprint(image, config, seed, networks),
+        preset=preset,
+        indexing=config.indexing,
+        fps=plan.drive.fps,
+        expression_encoder=pipeline.expression_hash,
+        head_spec=head_spec,
+    )
+    writer = ClipSetWriter(out, spec, head)
+    writer.write_reference(plan.reference)
+    write_image(out / "reference" / "portrait.png", image)
+    write_image(out / "reference" / "overlay.png", draw_overlay(image, track, head))
+    _write_views(writer, pipeline, plan, config, seed, report)
+    return writer.finish()
+
+
+def _prepare(image: np.ndarray, track: Track, head: HeadModel, size: int, config: GenerateConfig) -> Generation:
+    """The cropped reference, the driving sequence on its identity, and the cameras."""
+    reference = crop_reference(image, track.matte, track.params, track.camera, head, size)
+    drive = resolve_drive(config.drive, config.frames, head, reference.params, config.head_pose, config.drive_crop)
+    frame = head_frame(head, reference.params)
+    distance = float((reference.camera.center - frame.center).norm())
+    cameras = tuple(_camera(view, frame, distance, size) for view in select_viewpoints(config.views))
+    return Generation(head, reference, drive, cameras)
+
+
+def _camera(view: Viewpoint, frame: Any, distance: float, size: int) -> Camera:
+    return framed_camera(frame, view.yaw, view.elevation, distance, size)
+
+
+def _write_views(
+    writer: ClipSetWriter,
+    pipeline: PortraitNormalPipeline,
+    plan: Generation,
+    config: GenerateConfig,
+    seed: int,
+    report: Progress,
+) -> None:
+    conditioner = Conditioner(plan.head, plan.reference)
+    crops = torch.from_numpy(plan.drive.crops).permute(0, 3, 1, 2) * 2.0 - 1.0
+    latents = pipeline.encode_expression(crops)
+    identity = pipeline.encode_reference(plan.reference)
+    missing = writer.missing_views()
+    finished = config.views - len(missing)
+    for position, view in enumerate(missing):
+
+        def step(done: int, total: int, position: int = position) -> None:
+            report("generate", (finished + position + done / total) / config.views)
+
+        conditions = render_conditions(conditioner, plan.drive.params, plan.cameras[view])
+        generator = torch.Generator("cpu").manual_seed(seed * 1000 + view)
+        output = pipeline(identity, conditions, latents, sampling=config.sampling, generator=generator, progress=step)
+        clip = _clip(output.images, output.normals, conditions, plan, view, writer)
+        if config.save_proposals:
+            for t, condition in zip(clip.timesteps, conditions, strict=True):
+                write_image(writer.folder / "proposals" / f"{int(t):05d}_{view:02d}.png", condition.proposal)
+        writer.write_view(clip)
+        report("generate", (finished + position + 1) / config.views)
+    tokens = latents if config.indexing == "multiview" else latents.repeat(config.views, 1, 1)
+    writer.write_expression(tokens)
+
+
+def render_conditions(conditioner: Conditioner, params: HeadParams, camera: Camera) -> list[Condition]:
+    """Conditions of T frames in one camera."""
+    return [conditioner.render(params.frame(t), camera) for t in range(params.num_frames)]
+
+
+def _clip(
+    images: np.ndarray,
+    normals: np.ndarray,
+    conditions: list[Condition],
+    plan: Generation,
+    view: int,
+    writer: ClipSetWriter,
+) -> Clip:
+    frames = [composite(i, n, c.silhouette) for i, n, c in zip(images, normals, conditions, strict=True)]
+    as_bytes = [
+        np.stack([np.rint(np.clip(part, 0.0, 1.0) * 255.0).astype(np.uint8) for part in parts])
+        for parts in zip(*((image, normals_as_image(normal), mask) for image, normal, mask in frames), strict=True)
+    ]
+    return Clip(
+        images=as_bytes[0],
+        normals=as_bytes[1],
+        masks=as_bytes[2],
+        camera=plan.cameras[view],
+        params=plan.drive.params,
+        camera_index=view,
+        timesteps=writer.spec.timesteps(view),
+    )
+
+
+def load_networks(name: str) -> Networks:
+    """Networks by name: "bundled:NAME", "cache:NAME", a folder, a hub id, or "random:NAME" (untrained, for tests).
+
+    Raises ConfigError or AssetError.
+    """
+    if name.startswith(RANDOM_PREFIX):
+        kind = name.removeprefix(RANDOM_PREFIX)
+        if kind not in MODELS:
+            raise ConfigError(f"networks random:NAME takes one of {', '.join(MODELS)}; {kind!r} was given.")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return build_networks(MODELS[kind]).eval()
+    return Networks.load(assets.find_weights(name))
+
+
+def _fingerprint(image: np.ndarray, config: GenerateConfig, seed: int, networks: Networks) -> str:
+    """Digest of all that decides what the frames look like."""
+    digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
+    digest.update(json.dumps(asdict(config), sort_keys=True, default=str).encode())
+    digest.update(str(seed).encode())
+    for _, module in networks.modules():
+        for tensor in module.state_dict().values():
+            digest.update(_sample_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _sample_bytes(tensor: Tensor) -> bytes:
+    """A few values and the size of a tensor: enough to tell other weights apart without hashing all of them."""
+    flat = tensor.detach().reshape(-1)
+    return str(tuple(tensor.shape)).encode() + flat[:: max(1, len(flat) // 64)].float().cpu().numpy().tobytes()
