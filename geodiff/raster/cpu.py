@@ -3,7 +3,8 @@
 Everything is float32 (scalars of a splat float64 inside the kernels) and bitwise the same from run to run, whatever the
 number of threads: every (tile, splat) pair has a gradient slot of its own, and slots are added in a fixed order.
 
-Threads are Python's own, sleeping when idle: kernels release the GIL. There are as many as torch uses.
+Threads are Python's own, sleeping when idle: kernels release the GIL. There are as many as torch uses. Nothing as long
+as the Gaussians or the image is left to torch, whose threads spin, which costs tens of milliseconds on a busy machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from geodiff.raster import cpu_compositing, cpu_projection
 from geodiff.raster.cpu_projection import CAMERA_WIDTH, CHUNK, MOMENTS, SHAPE_WIDTH, TILE
-from geodiff.raster.gaussians import Rendered, View, expected_depth
+from geodiff.raster.gaussians import Rendered, View
 from geodiff.raster.simd import LANES
 from geodiff.types import Gaussians
 
@@ -93,7 +94,7 @@ def _project(arrays: tuple[np.ndarray, ...], colors: np.ndarray, camera: np.ndar
 
 class _Rasterize(torch.autograd.Function):
     """One view. Inputs: the five fields, viewmat (4, 4), K (3, 3), background (K,), view; outputs: colors (H, W, K),
-    alphas (H, W) and accumulated depths (H, W)."""
+    alphas (H, W) and depths (H, W)."""
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, viewmat, intrinsics, background, view):
@@ -125,11 +126,11 @@ class _Rasterize(torch.autograd.Function):
             cpu_compositing.composite_backward, len(slots), *splats.compositing(), background,
             after=(images, gradients, slots),
         )  # fmt: skip
-        field_grads = [torch.zeros_like(t) for t in saved[:5]]
+        field_grads = [np.zeros(t.shape, np.float32) for t in saved[:5]]
         camera_grads = np.zeros((-(-len(splats.order) // CHUNK), 12))
         _share(
             cpu_projection.project_backward, len(splats.order), *arrays, splats.camera, splats.order, splats.first_slot,
-            slots, after=(*(g.numpy() for g in field_grads), camera_grads),
+            slots, after=(*field_grads, camera_grads),
         )  # fmt: skip
         camera_grad = torch.from_numpy(camera_grads.sum(0)).float()
         viewmat_grad = torch.zeros(4, 4)
@@ -137,7 +138,7 @@ class _Rasterize(torch.autograd.Function):
         background_grad = None
         if ctx.needs_input_grad[7]:
             background_grad = ((1.0 - saved[7])[..., None] * grads[0]).sum((0, 1))
-        return *field_grads, viewmat_grad, None, background_grad, None
+        return *(torch.from_numpy(g) for g in field_grads), viewmat_grad, None, background_grad, None
 
 
 def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgrounds: Tensor, view: View) -> Rendered:
@@ -152,5 +153,4 @@ def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgr
         colors, alphas, depths = (image[None] for image in rendered[0])  # torch.stack would copy
     else:
         colors, alphas, depths = (torch.stack(images) for images in zip(*rendered, strict=True))
-    alphas = alphas[..., None]
-    return Rendered(colors, alphas, expected_depth(depths[..., None], alphas))
+    return Rendered(colors, alphas[..., None], depths[..., None])

@@ -22,6 +22,7 @@ _SIDE = TILE // 4
 _BLOCKS = _SIDE * _SIDE
 _F = np.float32
 _ALPHA_MAX, _ALPHA_BELOW = _F(ALPHA_MAX), np.nextafter(_F(ALPHA_MIN), _F(0))
+_HALF_ALPHA_MIN = _F(0.5 * ALPHA_MIN)
 _STOP = _F(TRANSMITTANCE_MIN)
 #: Tile entries that are asked for ahead of their use: splats lie scattered in memory.
 _AHEAD = 3
@@ -86,7 +87,7 @@ def _write_tile(state, rows, left, top, background, colors, alphas, depths):
             at = block * rows * LANES + ((y - top) & 3) * 4 + ((x - left) & 3)
             alpha = state[at + LANES]
             alphas[y, x] = alpha
-            depths[y, x] = state[at + 2 * LANES]
+            depths[y, x] = state[at + 2 * LANES] / max(alpha, _HALF_ALPHA_MIN)  # 0 where alpha is 0
             for k in range(channels):
                 colors[y, x, k] = state[at + (3 + k) * LANES] + (_F(1) - alpha) * background[k]
 
@@ -95,7 +96,7 @@ def _write_tile(state, rows, left, top, background, colors, alphas, depths):
 def composite(
     shapes, features, tile_starts, entries, tile_order, background, counter, colors, alphas, depths,
 ):  # fmt: skip
-    """Fill colors (H, W, K), alphas (H, W) and accumulated depths (H, W).
+    """Fill colors (H, W, K), alphas (H, W) and depths (H, W), divided by alpha.
 
     features: (N, 1 + K) depth, then colours. tile_order: numbers of the tiles, the order in which threads take them.
     """
@@ -147,8 +148,12 @@ def _start_gradients(state, rows, left, top, background, images, gradients):
         for x in range(left, min(left + TILE, width)):
             block = ((y - top) >> 2) * _SIDE + ((x - left) >> 2)
             at = block * rows * LANES + ((y - top) & 3) * 4 + ((x - left) & 3)
-            rest = depths[y, x] * grad_depths[y, x] - (_F(1) - alphas[y, x]) * grad_alphas[y, x]
-            state[at + 2 * LANES] = grad_depths[y, x]
+            # depth = accumulated / alpha: its gradient is one of the accumulated depth and one of alpha
+            alpha = alphas[y, x]
+            grad_accumulated = grad_depths[y, x] / max(alpha, _HALF_ALPHA_MIN)
+            grad_alpha = grad_alphas[y, x] - depths[y, x] * grad_accumulated
+            rest = depths[y, x] * alpha * grad_accumulated - (_F(1) - alpha) * grad_alpha
+            state[at + 2 * LANES] = grad_accumulated
             for k in range(channels):
                 rest += colors[y, x, k] * grad_colors[y, x, k]
                 state[at + (3 + k) * LANES] = grad_colors[y, x, k]

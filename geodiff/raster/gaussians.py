@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,4 +132,6 @@ def _check(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgroun
 def _is_finite(tensor: Tensor) -> bool:
     """One cheap sum; only where that overflows is every element looked at."""
     tensor = tensor.detach()
-    return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    with np.errstate(all="ignore"):
+        total = tensor.sum() if tensor.is_cuda else tensor.numpy().sum()  # on one thread
+    return math.isfinite(float(total)) or bool(torch.isfinite(tensor).all())

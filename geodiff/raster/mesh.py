@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
-from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.geometry import CV_GL
 from geodiff.types import Camera
 
 Array = np.ndarray | Tensor
@@ -118,6 +117,48 @@ def _interpolate_kernel(face_map, weights, corners, table, out):
                     out[y, x, c] = wi * table[i, c] + wj * table[j, c] + wk * table[k, c]
 
 
+@numba.njit(cache=True, nogil=True)
+def _vertex_normals_kernel(points, faces, axes):
+    """Area-weighted vertex normals, unit length, turned by axes (3, 3); see `geodiff.geometry.vertex_normals`."""
+    normals = np.zeros((len(points), 3))
+    for f in range(len(faces)):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        ux, uy, uz = points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2]
+        vx, vy, vz = points[k, 0] - points[i, 0], points[k, 1] - points[i, 1], points[k, 2] - points[i, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        for corner in (i, j, k):
+            normals[corner, 0] += nx
+            normals[corner, 1] += ny
+            normals[corner, 2] += nz
+    turned = np.empty((len(points), 3), np.float32)
+    for i in range(len(points)):
+        x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
+        scale = 1.0 / max(np.sqrt(x * x + y * y + z * z), 1e-12)
+        for c in range(3):
+            turned[i, c] = (axes[c, 0] * x + axes[c, 1] * y + axes[c, 2] * z) * scale
+    return turned
+
+
+@numba.njit(cache=True, nogil=True)
+def _average_directions_kernel(fine, face_map, supersample, out):
+    """Mean direction of each block of supersample x supersample vectors, as long as the share that a face covers."""
+    height, width, _ = out.shape
+    for y in range(height):
+        for x in range(width):
+            sx = sy = sz = 0.0
+            covered = 0
+            for v in range(y * supersample, (y + 1) * supersample):
+                for u in range(x * supersample, (x + 1) * supersample):
+                    if face_map[v, u] >= 0:
+                        a, b, c = fine[v, u, 0], fine[v, u, 1], fine[v, u, 2]
+                        scale = 1.0 / max(np.sqrt(a * a + b * b + c * c), 1e-12)
+                        sx, sy, sz = sx + a * scale, sy + b * scale, sz + c * scale
+                        covered += 1
+            share = covered / (supersample * supersample)
+            scale = share / max(np.sqrt(sx * sx + sy * sy + sz * sz), 1e-12)
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = sx * scale, sy * scale, sz * scale
+
+
 def rasterize(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Fragments:
     """The nearest face at every pixel centre.
 
@@ -173,27 +214,14 @@ def render_normals(vertices: Array, faces: Array, camera: Camera, supersample: i
     Vectors have unit length where the mesh is seen and are zero elsewhere. With supersample = s > 1 each pixel is the
     mean direction of s x s samples, and its length is the share of the pixel that the mesh covers (smooth borders).
     """
-    points = torch.as_tensor(_to_numpy(vertices, np.float32))
-    index = torch.as_tensor(_to_numpy(faces, np.int64))
     fine = camera.resized(camera.width * supersample, camera.height * supersample) if supersample > 1 else camera
-    fragments = rasterize(points, index, fine)
-    normals = normals_to_map_axes(vertex_normals(points, index).to(camera.viewmat), camera)
-    image = _normalized(interpolate(fragments, index, normals))
-    if supersample == 1:
-        return image
-    samples = [(slice(i, None, supersample), slice(j, None, supersample)) for i, j in np.ndindex((supersample,) * 2)]
-    total = np.zeros((camera.height, camera.width, 3), np.float32)
-    count = np.zeros((camera.height, camera.width, 1), np.float32)
-    for sample in samples:
-        total += image[sample]
-        count += fragments.mask[sample][..., None]
-    return _normalized(total) * (count / np.float32(len(samples)))
-
-
-def _normalized(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors, (..., 3); zero stays zero."""
-    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
-    return vectors * (1.0 / np.maximum(length, 1e-12))[..., None]
+    fragments = rasterize(vertices, faces, fine)
+    rotation = _to_numpy(camera.viewmat, np.float64)[:3, :3]
+    axes = CV_GL.double().numpy() @ rotation
+    normals = _vertex_normals_kernel(_to_numpy(vertices, np.float64), _to_numpy(faces, np.int32), axes)
+    out = np.empty((camera.height, camera.width, 3), np.float32)
+    _average_directions_kernel(interpolate(fragments, faces, normals), fragments.face, supersample, out)
+    return out
 
 
 def _to_numpy(values: Array, dtype: type) -> np.ndarray:
