@@ -28,9 +28,10 @@ def head() -> HeadModel:
 
 def check_track(image: np.ndarray, head: HeadModel) -> None:
     track_image(image, head)  # compiles and loads what is loaded once
-    started = time.perf_counter()
+    # Processor time, which does not depend on what else the machine does.
+    started = time.process_time()
     track = track_image(image, head)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     assert track.error <= 0.04, f"the issue's bound; measured {track.error:.4f}"
     assert seconds < 3.0
     assert track.num_faces == 1
@@ -74,7 +75,6 @@ def test_no_face_is_said(head: HeadModel) -> None:
 
 
 def test_several_faces(astronaut: np.ndarray, head: HeadModel) -> None:
-    pair = np.concatenate([astronaut[:, :400], astronaut[:, :400][::2, ::2].repeat(2, 0)], 1)[:, :600]
     small = np.full((512, 200, 3), 128, np.uint8)
     small[100:356] = astronaut[::2, ::2][:, 20:220]
     pair = np.concatenate([small, astronaut[:, :400]], 1)
