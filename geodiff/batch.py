@@ -169,8 +169,9 @@ def _from_csv(path: Path) -> list[str]:
 def _from_json(path: Path) -> list[str]:
     content = read_json(path)
     items = content if isinstance(content, list) else []
-    names = [item.get("path") if isinstance(item, dict) else item for item in items]
-    if not names or not all(isinstance(name, str) for name in names):
+    given = [item.get("path") if isinstance(item, dict) else item for item in items]
+    names = [name for name in given if isinstance(name, str)]
+    if not names or len(names) != len(given):
         raise InputError(f"{path} must be a JSON list of paths or of objects with a `path`, and it is not: correct it")
     return names
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -29,7 +30,9 @@ app = typer.Typer(
 )
 
 #: What the parser raises for unknown options and missing arguments; newer typers carry a click of their own.
-USAGE_ERRORS = tuple(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+USAGE_ERRORS: tuple[type[Exception], ...] = tuple(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads the annotation
@@ -373,7 +376,7 @@ def _room(module: str, command: str) -> Any:
         ) from error
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     from geodiff.console import out

@@ -112,7 +112,7 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{file} must be a readable JSON file, and it is not ({error}): write it anew") from error
 
 
-def write_npz(path: Path | str, **arrays: np.ndarray) -> Path:
+def write_npz(path: Path | str, **arrays: np.ndarray | np.generic) -> Path:
     """Writes an npz file of plain arrays atomically."""
 
     def write(temporary: Path) -> None:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -163,7 +164,11 @@ def write_image(path: Path | str, image: np.ndarray) -> Path:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    options = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".png": {"compress_level": 4}}
+    options: dict[str, dict[str, Any]] = {
+        ".jpg": {"quality": 95},
+        ".jpeg": {"quality": 95},
+        ".png": {"compress_level": 4},
+    }
     suffix = Path(path).suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         known = ", ".join(IMAGE_SUFFIXES)
