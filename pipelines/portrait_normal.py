@@ -1,4 +1,6 @@
-"""The generator as a diffusers pipeline: a portrait and per-frame conditions to frames and normal maps (paper 3.2, A.1)."""
+"""The generator as a diffusers pipeline: a portrait and per-frame conditions to frames and normal maps (paper 3.2,
+A.1).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from geodiff.models.attention import ReferenceFeatures
 from geodiff.models.autoencoder import Autoencoder, decode_clip
 from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.joint_unet import Condition, JointUNet, to_latent_size
-from geodiff.models.networks import ModelConfig, Networks, build_scheduler
+from geodiff.models.networks import ModelConfig, Networks, build_scheduler, channels_last
 from geodiff.models.reference_net import ReferenceNet
 from geodiff.models.sampling import SamplingConfig, sample
 
@@ -62,7 +64,8 @@ class PortraitNormalOutput(BaseOutput):
 
 
 class PortraitNormalPipeline(DiffusionPipeline):
-    """Load with `PortraitNormalPipeline.from_pretrained(folder)`; the generic class of diffusers cannot find these networks.
+    """Load with `PortraitNormalPipeline.from_pretrained(folder)`; the generic class of diffusers cannot find these
+    networks.
 
     The folder is what `Networks.save` writes: `model.json` and one safetensors file per network, of any precision.
     """
@@ -90,8 +93,8 @@ class PortraitNormalPipeline(DiffusionPipeline):
     def from_networks(cls, networks: Networks) -> PortraitNormalPipeline:
         """A pipeline around networks that are already there."""
         networks.eval()
-        for name in ("reference_net", "expression_encoder", "unet"):
-            getattr(networks, name).to(memory_format=torch.channels_last)
+        for module in networks.trained().values():
+            channels_last(module)
         return cls(
             networks.autoencoder,
             networks.reference_net,
@@ -153,10 +156,10 @@ class PortraitNormalPipeline(DiffusionPipeline):
     ) -> PortraitNormalOutput:
         """Generate one view of T frames, or several.
 
-        reference: the portrait, or what `encode_reference` made of it. conditions: T conditions of one view, or a list of that
-        for each view. expression: (T, tokens, width) latents, or (T, 3, S, S) face crops in [-1, 1]. progress(done, total)
-        is called after every denoising step. compute_dtype: bfloat16 or float16 runs the denoiser under autocast.
-        Raises InputError if the numbers of frames or the sizes differ.
+        reference: the portrait, or what `encode_reference` made of it. conditions: T conditions of one view, or a
+        list of that for each view. expression: (T, tokens, width) latents, or (T, 3, S, S) face crops in [-1, 1].
+        progress(done, total) is called after every denoising step. compute_dtype: bfloat16 or float16 runs the
+        denoiser under autocast. Raises InputError if the numbers of frames or the sizes differ.
         """
         identity = reference if isinstance(reference, Identity) else self.encode_reference(reference)
         several = not isinstance(conditions[0], FrameCondition)
@@ -189,7 +192,7 @@ class PortraitNormalPipeline(DiffusionPipeline):
         sides = {frame.proposal.shape[0] for view in views for frame in view} | {identity.size}
         if len(sides) != 1:
             raise InputError(
-                f"Reference and conditions must have one size; found sides {sorted(sides)}: render them at the same size."
+                f"Reference and conditions must have one size; found sides {sorted(sides)}: render them alike."
             )
 
     def _condition(self, identity: Identity, views: Sequence[Sequence[FrameCondition]], tokens: Tensor) -> Condition:

@@ -3,7 +3,8 @@
     python scripts/train.py DATA OUT stage=images model=preview steps=4000 lr=3e-4 precision=bf16
     python scripts/train.py DATA OUT2 stage=clips start=OUT/weights steps=1000
 
-Run again, it goes on from the last checkpoint. `--bundle` writes the averaged weights in half precision into the package.
+Run again, it goes on from the last checkpoint. `--bundle` writes the averaged weights in half precision into the
+package.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ def scrambled(config: ModelConfig, seed: int = 0) -> Networks:
     return networks
 
 
-def random_condition(networks: Networks, batch: int = 1, frames: int = 3, seed: int = 0, reference: bool = True) -> Condition:
+def random_condition(
+    networks: Networks, batch: int = 1, frames: int = 3, seed: int = 0, reference: bool = True
+) -> Condition:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:

@@ -77,8 +77,8 @@ def attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 class DomainSpatialProcessor:
     """Replaces spatial self-attention: all positions of both domains of a frame attend to each other (paper 3.2).
 
-    With `bank`, the reference's states of the layer of the same name are further keys and values, the same for all frames;
-    with `write_to`, the layer's own states are stored there first (the reference net).
+    With `bank`, the reference's states of the layer of the same name are further keys and values, the same for all
+    frames; with `write_to`, the layer's own states are stored there first (the reference net).
     """
 
     def __init__(self, name: str) -> None:
@@ -99,7 +99,7 @@ class DomainSpatialProcessor:
         if write_to is not None:
             write_to.states[self.name] = hidden
         key, value = attn.to_k(hidden), attn.to_v(hidden)
-        reference = project_layer(attn, self.name, bank) if bank is not None else None
+        reference = project_layer(attn, self.name, bank)
         if reference is not None:
             key, value = (
                 torch.cat((own, per_frame(extra, num_frames, len(own))), dim=1)
@@ -126,13 +126,11 @@ class ExpressionProcessor:
         return attend(attn, attn.to_q(hidden_states), key, value)
 
 
-def project_layer(attn: Attention, name: str, bank: ReferenceFeatures) -> tuple[Tensor, Tensor] | None:
+def project_layer(attn: Attention, name: str, bank: ReferenceFeatures | None) -> tuple[Tensor, Tensor] | None:
     """Keys and values of the reference for one layer: the cached ones, or projected now; None where it has none."""
-    if name in bank.projected:
-        return bank.projected[name]
-    if name not in bank.states:
+    if bank is None or name not in bank.states:
         return None
-    return attn.to_k(bank.states[name]), attn.to_v(bank.states[name])
+    return bank.projected.get(name) or (attn.to_k(bank.states[name]), attn.to_v(bank.states[name]))
 
 
 def per_frame(reference: Tensor, num_frames: int, rows: int) -> Tensor:
@@ -152,7 +150,11 @@ def spatial_attentions(unet: nn.Module) -> dict[str, Attention]:
 
 
 def install_processors(unet: nn.Module) -> None:
-    """Put the processors into a UNet of diffusers. The one place where it is done; constructors call it, so loading does too."""
+    """Put the processors into a UNet of diffusers. The one place where it is done; constructors call it, so loading
+    does too.
+    """
     for name, module in spatial_attentions(unet).items():
         module.set_processor(DomainSpatialProcessor(name))
-        unet.get_submodule(name.removesuffix("attn1") + "attn2").set_processor(ExpressionProcessor())
+        cross = unet.get_submodule(name.removesuffix("attn1") + "attn2")
+        assert isinstance(cross, Attention)
+        cross.set_processor(ExpressionProcessor())

@@ -1,7 +1,7 @@
 """Images to latents and back, behind one small interface.
 
-`encode` takes (N, 3, H, W) in [-1, 1] and returns (N, channels, H / factor, W / factor) of about unit variance; `decode` is its
-inverse. `factor` and `channels` are read from the autoencoder wherever a latent's shape is needed.
+`encode` takes (N, 3, H, W) in [-1, 1] and returns (N, channels, H / factor, W / factor) of about unit variance;
+`decode` is its inverse. `factor` and `channels` are read from the autoencoder wherever a latent's shape is needed.
 
 - `KLAutoencoder`, `TinyAutoencoder`: the learned ones of diffusers (Stable Diffusion's latents), weights needed.
 - `WaveletAutoencoder`: a fixed, invertible transform that needs no training; the preview networks use it.
@@ -44,20 +44,21 @@ class Autoencoder(ModelMixin, ConfigMixin):
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor or not height or not width:
             raise InputError(
-                f"Image sides must be multiples of {self.factor} for this autoencoder; found {height}x{width}: resize the image."
+                f"Image sides must be multiples of {self.factor} for this autoencoder; found {height}x{width}: "
+                "resize the image."
             )
 
 
 class WaveletAutoencoder(Autoencoder):
     """A wavelet-packet transform: log2(factor) levels of the biorthogonal CDF 9/7 filter pair, every band split again.
 
-    The filters are those of JPEG 2000's lossy mode, by lifting with symmetric extension, close to orthonormal, so that a squared
-    error of (unweighted) latents is about that of pixels. Basis functions are smooth and overlap their neighbours: a network
-    output of low rank over the channels blurs, it does not show a grid of blocks.
+    The filters are those of JPEG 2000's lossy mode, by lifting with symmetric extension, close to orthonormal, so
+    that a squared error of (unweighted) latents is about that of pixels. Basis functions are smooth and overlap
+    their neighbours: a network output of low rank over the channels blurs, it does not show a grid of blocks.
 
-    Channels: 3 * factor**2, bands ordered from low to high frequency, three colours each. Amplitudes of natural images fall
-    about as 1 / frequency; each band is multiplied by the inverse of that law raised to `whitening`, so that with 1 all bands
-    have about unit variance and with 0 the transform is orthonormal up to one factor.
+    Channels: 3 * factor**2, bands ordered from low to high frequency, three colours each. Amplitudes of natural
+    images fall about as 1 / frequency; each band is multiplied by the inverse of that law raised to `whitening`, so
+    that with 1 all bands have about unit variance and with 0 the transform is orthonormal up to one factor.
     """
 
     @register_to_config
@@ -65,7 +66,9 @@ class WaveletAutoencoder(Autoencoder):
         super().__init__()
         levels = factor.bit_length() - 1
         if factor < 2 or 2**levels != factor:
-            raise ConfigError(f"The wavelet factor must be a power of two of at least 2; found {factor}: use 2, 4 or 8.")
+            raise ConfigError(
+                f"The wavelet factor must be a power of two of at least 2; found {factor}: use 2, 4 or 8."
+            )
         self.factor = factor
         self.levels = levels
         self.channels = 3 * factor**2
@@ -105,7 +108,7 @@ class WaveletAutoencoder(Autoencoder):
         return weights / weights.mean()
 
 
-def band_amplitude(band: tuple[int, int], factor: int) -> float:
+def band_amplitude(band: tuple[int, ...], factor: int) -> float:
     """Typical standard deviation of a band's coefficients, from portraits in [-1, 1] on white and their normal maps."""
     frequency = (band[0] ** 2 + band[1] ** 2) ** 0.5
     return 0.6 * factor if frequency == 0 else 0.09 * factor / frequency**1.2
@@ -191,7 +194,9 @@ class KLAutoencoder(Autoencoder):
         super().__init__()
         self.network = self.network_class(**(self.defaults | (settings or {})))
         self.channels = self.network.config.latent_channels
-        self.factor = 2 ** (len(self.network.config.block_out_channels) - 1)  # Both kinds halve the size between levels.
+        self.factor = 2 ** (
+            len(self.network.config.block_out_channels) - 1
+        )  # Both kinds halve the size between levels.
         self.scale = self.network.config.scaling_factor
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pose-free expression encoder (paper 3.1): a face crop to a few tokens, and the augmentations it is trained with."""
+"""The pose-free expression encoder (paper 3.1): a face crop to a few tokens, and the augmentations of its training."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ResidualBlock(nn.Module):
 class ExpressionEncoder(ModelMixin, ConfigMixin):
     """(N, 3, crop, crop) face crops in [-1, 1] to (N, tokens, width) expression latents.
 
-    Everything passes through `bottleneck` numbers, which leaves no room for the appearance (paper 3.1). `null` stands for
-    "no expression given" in guidance: learned, or zeros.
+    Everything passes through `bottleneck` numbers, which leaves no room for the appearance (paper 3.1). `null`
+    stands for "no expression given" in guidance: learned, or zeros.
     """
 
     @register_to_config
@@ -53,7 +53,9 @@ class ExpressionEncoder(ModelMixin, ConfigMixin):
         stages = len(channels)
         side = crop // 2**stages
         if side < 1 or crop % 2**stages:
-            raise ConfigError(f"The face crop must be a multiple of {2**stages} pixels for {stages} stages; found {crop}.")
+            raise ConfigError(
+                f"The face crop must be a multiple of {2**stages} pixels for {stages} stages; found {crop}."
+            )
         self.first = nn.Conv2d(3, channels[0], 3, padding=1)
         self.blocks = nn.Sequential(
             *(ResidualBlock(channels[max(i - 1, 0)], channels[i]) for i in range(stages)),
@@ -78,7 +80,9 @@ class ExpressionEncoder(ModelMixin, ConfigMixin):
         return torch.where(dropped[:, None, None, None], self.null.to(tokens.dtype), tokens)
 
     def weights_hash(self) -> str:
-        """Hex SHA-256 of the weights in half precision, recorded by clip sets and avatars; storage precision does not change it."""
+        """Hex SHA-256 of the weights in half precision, recorded by clip sets and avatars; storage precision does
+        not change it.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -87,7 +91,7 @@ class ExpressionEncoder(ModelMixin, ConfigMixin):
 
 
 def augment_crops(crops: Tensor, generator: torch.Generator | None = None, strength: float = 1.0) -> Tensor:
-    """Pixel-wise and spatial augmentation of driving crops (paper 3.1), drawn per clip so that its frames stay comparable.
+    """Pixel-wise and spatial augmentation of driving crops (paper 3.1), drawn per clip: its frames stay comparable.
 
     crops: (B, T, 3, S, S) in [-1, 1]. Brightness, contrast, saturation, noise, blur; scaling, rotation, translation.
     """

@@ -27,10 +27,10 @@ PREDICTIONS = ("sample", "epsilon", "v_prediction")
 class UNetConfig:
     """The size of a UNet; the defaults are Stable Diffusion 1.5's.
 
-    channels, attention: per level, from full latent resolution down: width, and whether it has attention.
-    heads: attention heads per level, or one number for all; a head should be at least 32 wide.
-    layers: residual blocks per level, per level or one number. temporal_layers: transformer layers of each motion module,
-    per level; 0 leaves a linear layer per position.
+    channels, attention: per level, from full latent resolution down: width, and whether it has attention. heads:
+    attention heads per level, or one number for all; a head should be at least 32 wide. layers: residual blocks per
+    level, per level or one number. temporal_layers: transformer layers of each motion module, per level; 0 leaves a
+    linear layer per position.
     """
 
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -44,7 +44,8 @@ class UNetConfig:
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention):
             raise ConfigError(
-                f"A UNet needs `attention` for every level; found {len(self.channels)} widths and {len(self.attention)} flags."
+                f"A UNet needs `attention` for every level; found {len(self.channels)} widths and "
+                f"{len(self.attention)} flags: give as many of each."
             )
 
 
@@ -84,9 +85,10 @@ def _per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
 class Condition:
     """What the denoiser is given for a batch of B clips of T frames.
 
-    pose_map: (B, 3, T, h, w) head pose map in [-1, 1] at latent size. expression: (B, T, tokens, width).
-    reference: features of the reference net, or None. proposal: (B, D, C, T, h, w) latents of the proposal image and of the mesh's
-    normals, zero where dropped, or None. visibility: (B, 1, T, h, w) in 0..1, zero where the proposal is dropped, or None.
+    pose_map: (B, 3, T, h, w) head pose map in [-1, 1] at latent size. expression: (B, T, tokens, width). reference:
+    features of the reference net, or None. proposal: (B, D, C, T, h, w) latents of the proposal image and of the
+    mesh's normals, zero where dropped, or None. visibility: (B, 1, T, h, w) in 0..1, zero where the proposal is
+    dropped, or None.
     """
 
     pose_map: Tensor
@@ -155,10 +157,11 @@ def domain_labels(batch: int, num_domains: int, like: Tensor) -> Tensor:
 class JointUNet(ModelMixin, ConfigMixin):
     """denoiser(sample (B, D, C, T, h, w), timestep (B,), condition) -> prediction of the same shape.
 
-    prediction: what the output means: `sample` (the clean latents; where a proposal is given the network's output is added to it),
-    `epsilon` or `v_prediction` (the paper's form). proposal: whether proposal latents and visibility are input channels;
-    without them and with a 4-channel autoencoder this is the paper's network of 7 input channels. motion: with temporal
-    modules (stage 2) or the 2D network of stage 1, which treats the frames of a clip one by one.
+    prediction: what the output means: `sample` (the clean latents; where a proposal is given the network's output is
+    added to it), `epsilon` or `v_prediction` (the paper's form). proposal: whether proposal latents and visibility
+    are input channels; without them and with a 4-channel autoencoder this is the paper's network of 7 input
+    channels. motion: with temporal modules (stage 2) or the 2D network of stage 1, which treats the frames of a clip
+    one by one.
     """
 
     _supports_gradient_checkpointing = True
@@ -234,13 +237,11 @@ class JointUNet(ModelMixin, ConfigMixin):
         return torch.cat(parts, dim=2).flatten(0, 1)
 
     def project_reference(self, features: ReferenceFeatures) -> ReferenceFeatures:
-        """The same features with keys and values projected, once for all frames, steps and guidance branches of a clip."""
-        projected = {
-            name: project_layer(attn, name, ReferenceFeatures(features.states))
-            for name, attn in spatial_attentions(self.unet).items()
-            if name in features.states
-        }
-        return ReferenceFeatures(features.states, projected)
+        """The same features with keys and values projected, once for all frames, steps and branches of a clip."""
+        plain = ReferenceFeatures(features.states)
+        layers = spatial_attentions(self.unet).items()
+        found = {name: project_layer(attn, name, plain) for name, attn in layers}
+        return ReferenceFeatures(features.states, {name: pair for name, pair in found.items() if pair is not None})
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory in training; diffusers' own switch leaves out the motion modules, this one does not."""
@@ -249,7 +250,9 @@ class JointUNet(ModelMixin, ConfigMixin):
             module.forward = _checkpointed(module)
 
     def load_2d(self, state: dict[str, Tensor]) -> None:
-        """Take the weights of the 2D network of stage 1; motion modules keep theirs. Raises ValueError if anything else differs."""
+        """Take the weights of the 2D network of stage 1; motion modules keep theirs. Raises ValueError if anything
+        else differs.
+        """
         missing, unexpected = self.load_state_dict(state, strict=False)
         missing = [name for name in missing if "motion_modules" not in name]
         if missing or unexpected:
@@ -265,5 +268,3 @@ def _checkpointed(module: nn.Module):  # noqa: ANN202 - a forward function
         return checkpoint(forward, module, *args, use_reentrant=False, **kwargs)
 
     return run
-
-

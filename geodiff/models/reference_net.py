@@ -1,4 +1,6 @@
-"""The reference net (paper 3.2): a 2D UNet run once on the portrait; its self-attention states serve the denoiser as keys."""
+"""The reference net (paper 3.2): a 2D UNet run once on the portrait; its self-attention states serve the denoiser as
+keys.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ class ReferenceNet(ModelMixin, ConfigMixin):
     """Reference latents and pose map to `ReferenceFeatures`.
 
     domains: 2 reads the portrait and its normal map, joined by Domain-Spatial attention; 1 reads the portrait alone.
-    size: a `UNetConfig` as a dictionary; the levels must be as wide as the denoiser's; with fewer layers only attention layers of the same name are served.
-    Whatever lies behind the last attention is left out, and the rest of that last layer is frozen: neither gets a gradient.
+    size: a `UNetConfig` as a dictionary; the levels must be as wide as the denoiser's; with fewer layers only
+    attention layers of the same name are served. Whatever lies behind the last attention is left out, and the rest
+    of that last layer is frozen: neither gets a gradient.
     """
 
     @register_to_config

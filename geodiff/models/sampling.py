@@ -24,10 +24,11 @@ INITS = ("reference", "proposal", "noise")
 class SamplingConfig:
     """How clips are sampled (paper A.1; defaults are the paper's).
 
-    steps: DDIM steps. guidance_scale: 1 turns guidance off. init: what is noised to start from. strength: 1 starts at the
-    schedule's noisiest step, less starts later and keeps more of `init`. window, overlap: frames denoised together and shared by
-    neighbours. views_at_once: clips denoised in one batch. branches_together: both guidance branches in one batch.
-    share_frame_noise: the same noise for all frames of a clip, steadier where no temporal modules hold the frames together.
+    steps: DDIM steps. guidance_scale: 1 turns guidance off. init: what is noised to start from. strength: 1 starts
+    at the schedule's noisiest step, less starts later and keeps more of `init`. window, overlap: frames denoised
+    together and shared by neighbours. views_at_once: clips denoised in one batch. branches_together: both guidance
+    branches in one batch. share_frame_noise: the same noise for all frames of a clip, steadier where no temporal
+    modules hold the frames together.
     """
 
     steps: int = 25
@@ -48,13 +49,16 @@ class SamplingConfig:
         if not 0 <= self.overlap < self.window:
             raise ConfigError(f"`overlap` must be smaller than `window`; found {self.overlap} and {self.window}.")
         if self.steps < 1 or self.views_at_once < 1:
-            raise ConfigError(f"`steps` and `views_at_once` must be at least 1; found {self.steps} and {self.views_at_once}.")
+            raise ConfigError(
+                f"`steps` and `views_at_once` must be at least 1; found {self.steps} and {self.views_at_once}."
+            )
 
 
 def windows(length: int, window: int, overlap: int) -> list[slice]:
     """Slices of at most `window` frames that cover `length` frames; neighbours share at least `overlap` frames.
 
-    All have the same size; the last one ends at the last frame, whatever the length, and may overlap more than the others.
+    All have the same size; the last one ends at the last frame, whatever the length, and may overlap more than the
+    others.
     """
     if length <= window:
         return [slice(0, length)]
@@ -68,11 +72,17 @@ def guide(without: Tensor, given: Tensor, scale: float) -> Tensor:
 
 
 def predict(
-    denoiser: Denoiser, sample: Tensor, timestep: Tensor, condition: Condition, null_tokens: Tensor, config: SamplingConfig
+    denoiser: Denoiser,
+    sample: Tensor,
+    timestep: Tensor,
+    condition: Condition,
+    null_tokens: Tensor,
+    config: SamplingConfig,
 ) -> Tensor:
     """The guided prediction for a batch of clips, both domains together; only the expression is dropped.
 
-    sample: (B, D, C, T, h, w); timestep: scalar; null_tokens: (tokens, width). With several windows, the mean where they overlap.
+    sample: (B, D, C, T, h, w); timestep: scalar; null_tokens: (tokens, width). With several windows, the mean where
+    they overlap.
     """
     total = torch.zeros_like(sample)
     count = sample.new_zeros(sample.shape[3])
@@ -85,7 +95,12 @@ def predict(
 
 
 def _predict_window(
-    denoiser: Denoiser, sample: Tensor, timestep: Tensor, condition: Condition, null_tokens: Tensor, config: SamplingConfig
+    denoiser: Denoiser,
+    sample: Tensor,
+    timestep: Tensor,
+    condition: Condition,
+    null_tokens: Tensor,
+    config: SamplingConfig,
 ) -> Tensor:
     timesteps = timestep.expand(len(sample))
     if config.guidance_scale == 1:
@@ -148,8 +163,8 @@ def sample(
 ) -> Tensor:
     """Denoise B clips of T frames: (B, D, C, T, h, w) clean latents.
 
-    latent_shape: (C, h, w). Clips are taken `views_at_once` at a time; noise is drawn clip by clip, so the grouping does not
-    change the result. progress(done, total) is called after every step.
+    latent_shape: (C, h, w). Clips are taken `views_at_once` at a time; noise is drawn clip by clip, so the grouping
+    does not change the result. progress(done, total) is called after every step.
     """
     batch, frames = condition.size
     channels, height, width = latent_shape

@@ -1,4 +1,4 @@
-"""Checkpoints that hold everything a run needs to go on exactly: safetensors and JSON, a folder that appears at once."""
+"""Checkpoints: all that a run needs to go on exactly, as safetensors and JSON, in a folder that appears at once."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def load_checkpoint(
     """Restore everything in place; returns the step. Raises AssetError if the checkpoint belongs to other networks."""
     saved = Networks.load(path)
     if saved.config != networks.config:
-        raise AssetError(f"A run goes on with the networks it began with; {path} holds others: choose another output folder.")
+        raise AssetError(
+            f"A run goes on with the networks it began with; {path} holds others: choose another output folder."
+        )
     for name, module in networks.modules():
         module.load_state_dict(getattr(saved, name).state_dict())
     averages = load_file(path / "ema.safetensors")

@@ -1,7 +1,7 @@
 """The training loop on accelerate: averaged weights, atomic checkpoints, exact resume, a log and sample sheets.
 
-What happens in a step depends on the step's number and the seed alone (data order, noise, learning rate), so a run that was
-killed and started again ends with the same weights as one that was not.
+What happens in a step depends on the step's number and the seed alone (data order, noise, learning rate), so a run
+that was killed and started again ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from geodiff.errors import ConfigError
 from geodiff.files import make_folder, write_json
-from geodiff.models.networks import Networks
+from geodiff.models.networks import Networks, channels_last
 from geodiff.models.sampling import SamplingConfig
 from geodiff.training.checkpoint import Ema, checkpoints, load_checkpoint, save_checkpoint
 from geodiff.training.objective import Batch, LossConfig, Objective
@@ -34,10 +34,10 @@ LOG_FIELDS = ("step", "loss", "image", "normal", "grad_norm", "lr", "seconds")
 class TrainConfig:
     """A training run.
 
-    stage: see `stages.STAGES`. model: a name in `networks.MODELS`. start: folder of weights to begin with. steps: in all, also
-    after a resume. batch: clips a step and process. precision: no | bf16 | fp16. channels_last: memory layout of
-    convolutions, faster on CPUs. sheet_*: held-out clips sampled every so many steps, 0 for never. max_minutes: stop with a
-    checkpoint after that long, 0 for never.
+    stage: see `stages.STAGES`. model: a name in `networks.MODELS`. start: folder of weights to begin with. steps: in
+    all, also after a resume. batch: clips a step and process. precision: no | bf16 | fp16. channels_last: memory
+    layout of convolutions, faster on CPUs. sheet_*: held-out clips sampled every so many steps, 0 for never.
+    max_minutes: stop with a checkpoint after that long, 0 for never.
     """
 
     stage: str = "images"
@@ -84,7 +84,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of indices from step `first` on; a new permutation each epoch, a function of the seed and the step alone."""
+    """Batches of indices from step `first` on; each epoch a new permutation; a function of seed and step alone."""
 
     def __init__(self, length: int, config: TrainConfig, first: int) -> None:
         if length < 1:
@@ -118,7 +118,7 @@ def train(
     folder: Path | str,
     held_out: Dataset[dict[str, Tensor]] | None = None,
 ) -> Networks:
-    """Train to `config.steps`, going on from the last checkpoint in `folder`; returns the networks with averaged weights.
+    """Train to `config.steps` from the last checkpoint in `folder` on; returns the networks with averaged weights.
 
     Writes checkpoints, `log.csv`, `validation.csv`, `sheets/*.png`, and at the end `weights/` (averaged, float32).
     """
@@ -142,7 +142,7 @@ class Trainer:
         self.objective = Objective(networks, config.loss).to(self.accelerator.device)
         if config.channels_last:
             for module in networks.trained().values():
-                module.to(memory_format=torch.channels_last)
+                channels_last(module)
         if config.gradient_checkpointing:
             networks.unet.checkpoint_gradients()
         self.parameters = {n: p for n, p in self.objective.trained.named_parameters() if p.requires_grad}
@@ -224,7 +224,9 @@ class Trainer:
         self.ema.swap(self.parameters)
         write_sheet(self.folder / "sheets" / f"{self.step:07d}.png", generated, batch)
         measured = {name: round(value, 3) for name, value in figures(generated, batch).items()}
-        CsvLog(self.folder / "validation.csv", ("step", *measured), self.step - 1).write({"step": self.step, **measured})
+        CsvLog(self.folder / "validation.csv", ("step", *measured), self.step - 1).write(
+            {"step": self.step, **measured}
+        )
 
     def finish(self) -> Networks:
         """Put the averages into the networks and write them."""

@@ -1,7 +1,7 @@
 """The training objective: a batch of clips to one loss (paper 3.1, 3.2, 4.1, A.1).
 
-A batch is the dictionary that the dataset yields, stacked along a leading B; T frames per clip, S pixels a side, axes as in
-`geodiff.geometry`, images and normals in [-1, 1], channel first:
+A batch is the dictionary that the dataset yields, stacked along a leading B; T frames per clip, S pixels a side, axes
+as in `geodiff.geometry`, images and normals in [-1, 1], channel first:
     reference_image, reference_normals, reference_pose_map (B, 3, S, S)
     images, normals, pose_maps, proposals, proposal_normals (B, T, 3, S, S); masks, visibility (B, T, 1, S, S) in 0..1
     driving (B, T, 3, crop, crop): face crops that carry the expression, ideally from another view of the same moment
@@ -30,18 +30,18 @@ Batch = dict[str, Tensor]
 class LossConfig:
     """What counts how much.
 
-    image, normal: weight of each domain. mask, hidden: extra weight inside the subject's mask, and there where the proposal does
-    not see. band: power of the autoencoder's pixel weights on the channels (sample prediction only): 1 counts errors as
-    pixels do, 0 counts all channels alike. pixel, gradient: weights of an L1 term on decoded frames and on their image
-    gradients. expression_drop, proposal_drop: probabilities, per clip. time_bias: above 1 draws noisy timesteps more often.
-    augment: strength of the driving crops' augmentation.
+    image, normal: weight of each domain. mask, hidden: extra weight inside the subject's mask, and there where the
+    proposal does not see. band: power of the autoencoder's pixel weights on the channels (sample prediction only): 1
+    counts errors as pixels do, 0 counts all channels alike. pixel, gradient: weights of an L1 term on decoded frames
+    and on their image gradients. expression_drop, proposal_drop: probabilities, per clip. time_bias: above 1 draws
+    noisy timesteps more often. augment: strength of the driving crops' augmentation.
     """
 
     image: float = 1.0
     normal: float = 1.0
     mask: float = 2.0
     hidden: float = 1.0
-    band: float = 0.5
+    band: float = 0.85
     pixel: float = 0.0
     gradient: float = 0.0
     expression_drop: float = 0.1
@@ -84,7 +84,9 @@ def prepare(networks: Networks, batch: Batch) -> Prepared:
     )
 
 
-def build_condition(networks: Networks, prepared: Prepared, expression: Tensor, kept: Tensor | None = None) -> Condition:
+def build_condition(
+    networks: Networks, prepared: Prepared, expression: Tensor, kept: Tensor | None = None
+) -> Condition:
     """Run the reference net and put the condition together; kept (B,) is 0 where the whole proposal is dropped."""
     proposal, visibility = prepared.proposal, prepared.visibility
     if kept is not None and proposal is not None and visibility is not None:
@@ -100,7 +102,9 @@ def build_condition(networks: Networks, prepared: Prepared, expression: Tensor, 
 
 
 class Objective(nn.Module):
-    """All trained networks as one module whose forward is the loss, so that one wrapper covers them in distributed training."""
+    """All trained networks as one module whose forward is the loss, so that one wrapper covers them in distributed
+    training.
+    """
 
     def __init__(self, networks: Networks, config: LossConfig) -> None:
         super().__init__()
@@ -111,6 +115,7 @@ class Objective(nn.Module):
         weights = networks.autoencoder.pixel_weights() ** config.band
         if networks.config.prediction != "sample":
             weights = torch.ones_like(weights)
+        self.channel_weights: Tensor
         self.register_buffer("channel_weights", weights / weights.mean(), persistent=False)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

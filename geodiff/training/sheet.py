@@ -41,9 +41,11 @@ def sample_batch(networks: Networks, batch: Batch, config: SamplingConfig, seed:
 
 
 def figures(generated: Tensor, batch: Batch) -> dict[str, float]:
-    """PSNR (dB, values 0..1) of generated frames and of the proposal, mean normal error in degrees; inside the dilated mask.
+    """PSNR (dB, values 0..1) of generated frames and of the proposal, mean normal error in degrees; inside the
+    dilated mask.
 
-    The mask is dilated by 2% of the side, the rule of all metrics of this project. Normals are compared where the truth has one.
+    The mask is dilated by 2% of the side, the rule of all metrics of this project. Normals are compared where the
+    truth has one.
     """
     side = batch["masks"].shape[-1]
     reach = max(1, round(0.02 * side))

@@ -25,7 +25,8 @@ STAGES = {"images": Stage(motion=False, frames=1), "clips": Stage(motion=True, f
 def networks_for(stage: str, model: ModelConfig, start: Path | str | None = None) -> Networks:
     """The networks a stage trains: fresh, or those of the folder `start`.
 
-    A `clips` stage takes the weights of an `images` stage and begins as the same function; sizes come from `start` then.
+    A `clips` stage takes the weights of an `images` stage and begins as the same function; sizes come from `start`
+    then.
     """
     if stage not in STAGES:
         raise ConfigError(f"The stage must be one of {', '.join(STAGES)}; found {stage!r}.")
@@ -36,7 +37,9 @@ def networks_for(stage: str, model: ModelConfig, start: Path | str | None = None
     if loaded.config.motion == motion:
         return loaded
     if loaded.config.motion:
-        raise ConfigError(f"The stage {stage!r} cannot start from weights with temporal modules ({start}): use `clips`.")
+        raise ConfigError(
+            f"The stage {stage!r} cannot start from weights with temporal modules ({start}): use `clips`."
+        )
     networks = build_networks(dataclasses.replace(loaded.config, motion=True))
     networks.unet.load_2d(loaded.unet.state_dict())
     return dataclasses.replace(

@@ -70,9 +70,7 @@ def _with_reference(condition, reference):
 
 def test_motion_modules_keep_their_processors() -> None:
     unet = scrambled(tiny(motion=True)).unet.unet
-    kinds = {
-        name: type(module.processor) for name, module in unet.named_modules() if isinstance(module, Attention)
-    }
+    kinds = {name: type(module.processor) for name, module in unet.named_modules() if isinstance(module, Attention)}
     assert any("motion_modules" in name for name in kinds)
     for name, kind in kinds.items():
         if "motion_modules" in name:

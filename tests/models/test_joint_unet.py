@@ -79,7 +79,9 @@ def test_video_network_starts_equal_to_the_2d_network() -> None:
     condition = random_condition(flat, batch=2, frames=4)
     sample, time = random_latents(flat, batch=2, frames=4), torch.tensor([900, 3])
     with torch.no_grad():
-        torch.testing.assert_close(video(sample, time, condition), flat.unet(sample, time, condition), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            video(sample, time, condition), flat.unet(sample, time, condition), atol=1e-5, rtol=0
+        )
     with pytest.raises(ValueError, match="not the 2D form"):
         video.load_2d({})
 

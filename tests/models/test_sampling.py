@@ -69,7 +69,9 @@ def test_windows_average_to_the_framewise_result(frames: int) -> None:
     with torch.no_grad():
         found = predict(networks.unet, latents, torch.tensor(100), condition, networks.expression_encoder.null, config)
         whole = dataclasses.replace(config, window=32)
-        expected = predict(networks.unet, latents, torch.tensor(100), condition, networks.expression_encoder.null, whole)
+        expected = predict(
+            networks.unet, latents, torch.tensor(100), condition, networks.expression_encoder.null, whole
+        )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 

@@ -32,7 +32,9 @@ class RandomClips(Dataset[dict[str, torch.Tensor]]):
 
         def smooth(*shape: int) -> torch.Tensor:
             coarse = torch.rand(*shape, 4, 4, generator=generator) * 1.6 - 0.8
-            return torch.nn.functional.interpolate(coarse.reshape(-1, 1, 4, 4), size=(SIDE, SIDE)).reshape(*shape, SIDE, SIDE)
+            return torch.nn.functional.interpolate(coarse.reshape(-1, 1, 4, 4), size=(SIDE, SIDE)).reshape(
+                *shape, SIDE, SIDE
+            )
 
         reference, proposals = smooth(3), smooth(self.frames, 3)
         return {
