@@ -20,6 +20,8 @@ WORK_PIXELS = 768
 #: A background counts as flat when this share of the upper border lies within `FLAT_DISTANCE` of its median colour.
 FLAT_SHARE = 0.85
 FLAT_DISTANCE = 10.0
+#: Share of what the network calls the person that the key may call background; beyond it the key is not believed.
+MAX_DISAGREEMENT = 0.015
 
 
 def portrait_matte(image: np.ndarray, face: Face | None = None) -> np.ndarray:
@@ -39,7 +41,7 @@ def portrait_matte(image: np.ndarray, face: Face | None = None) -> np.ndarray:
 
 
 def flat_background_matte(image: np.ndarray, person: np.ndarray) -> np.ndarray | None:
-    """Key a person on one flat colour: (H, W) float32, or None where the background is not flat.
+    """Key a person on one flat colour: (H, W) float32, or None where the background is not flat or looks like the person.
 
     person: (H, W) the network's matte, which protects parts of the person that have the background's colour.
     """
@@ -60,6 +62,10 @@ def flat_background_matte(image: np.ndarray, person: np.ndarray) -> np.ndarray |
     outer[0] = False
     background = cv2.dilate(outer[labels].astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     matte = np.where(background, key, 1.0).astype(np.float32)
+    # Dark hair before a dark wall: the colour cannot tell them apart, the network may.
+    surely = person > 0.8
+    if surely.any() and (matte[surely] < 0.2).mean() > MAX_DISAGREEMENT:
+        return None
     sure = cv2.erode((person > 0.9).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     return np.maximum(matte, sure)
 

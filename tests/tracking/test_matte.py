@@ -39,5 +39,9 @@ def test_flat_backgrounds_are_keyed_and_others_are_not() -> None:
     assert matte is not None
     assert matte[60, 50] == 1, "white inside the person is the person's"
     assert matte[60, 30] == 1 and matte[5, 5] == 0
+    # A person whose colour is the background's is left to the network.
+    hidden = np.zeros((120, 100), np.float32)
+    cv2.circle(hidden, (50, 60), 45, 1.0, -1)
+    assert flat_background_matte(image, hidden) is None
     noisy = np.random.default_rng(0).integers(0, 255, image.shape, dtype=np.uint8)
     assert flat_background_matte(noisy, np.zeros((120, 100), np.float32)) is None
