@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from geodiff.assets import find_weights, weight_hashes
 from geodiff.config import load_config, to_container
 from geodiff.console import StageProgress, one_sentence, write_log
 from geodiff.errors import ConfigError, InputError, StorageError, UserError
@@ -57,10 +58,12 @@ def run_generate(ref: Path, out: Path, config: Any, options: Options, note: Note
     from pipelines.generate import generate
 
     require_file(ref, "a portrait")
+    weights = {} if config.networks.startswith("random:") else weight_hashes(find_weights(config.networks))
     inputs = {"ref": ref.resolve(), **asdict(options)}
     record = RunRecord(
-        out, "generate", config, seed=options.seed, preset=options.preset, device=options.device, inputs=inputs
-    )
+        out, "generate", config, seed=options.seed, preset=options.preset, device=options.device, weights=weights,
+        inputs=inputs,
+    )  # fmt: skip
     with record as run, StageProgress(run.add_time) as progress:
 
         def tell(sentence: str) -> None:

@@ -6,7 +6,6 @@ that the message names); 130 interrupted. Heavy packages are imported by the com
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import typer
 from geodiff import __version__
 from geodiff.config import DEFAULT_PRESET, choose, load_config, load_preset, to_yaml
 from geodiff.console import DONE, INTERRUPTED, WRONG_INPUT, StageProgress, exit_code, say
-from geodiff.errors import ConfigError, MissingDependencyError, UserError
+from geodiff.errors import ConfigError, MissingDependencyError
 
 app = typer.Typer(
     name="geodiff",
@@ -264,32 +263,61 @@ def batch(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="What to train: the name of a configuration.")],
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="images, or clips after it.")],
+    data: Annotated[Path, typer.Option("--data", help="A training set, as `geodiff synth` writes it.")],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoints, log, sample sheets and weights.")],
     overrides: Overrides = None,
-    out: Out = None,
+    frames: Annotated[Number, typer.Option(help="Frames of a sample; the stage's fewest by default.")] = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Data -> weights."""
-    options = _options(preset, seed, device)
-    module = _room("geodiff.training.command", "train")
-    module.train(name, out, options, overrides or [], dry_run)
+    """Training set -> weights; run again, it goes on from the last checkpoint."""
+    from geodiff.training.loop import TrainConfig
+
+    config = load_config(TrainConfig, "train", preset, [f"stage={name}", f"seed={seed}", *(overrides or [])])
+    if _dry(dry_run, config):
+        return
+    from geodiff.models.networks import MODELS
+    from geodiff.runs import RunRecord
+    from geodiff.training.dataset import SynthShards
+    from geodiff.training.loop import train as run_training
+    from geodiff.training.stages import STAGES, networks_for
+
+    if _options(preset, seed, device).device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    choose("stage", config.stage, STAGES)
+    networks = networks_for(config.stage, MODELS[choose("model", config.model, MODELS)], config.start)
+    length, size = frames or (1 if config.stage == "images" else 16), networks.config.image_size
+    training, held_out = (SynthShards(data, frames=length, split=part, size=size) for part in ("train", "held_out"))
+    record = RunRecord(out, "train", config, seed=seed, preset=preset, inputs={"data": data.resolve()})
+    with record as run, run.stage("train"):
+        run_training(networks, training, config, out, held_out)
+    typer.echo(out / "weights")
 
 
 @app.command()
 def synth(
+    out: Annotated[Path, typer.Option("--out", help="The training set's folder.")],
     overrides: Overrides = None,
-    out: Out = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     dry_run: DryRun = False,
 ) -> None:
-    """Makes synthetic heads with ground truth, for training and tests."""
-    options = _options(preset, seed, "cpu")
-    module = _room("geodiff.synth.command", "synth")
-    module.synth(out, options, overrides or [], dry_run)
+    """Makes a training set of synthetic people with ground truth; run again, it makes what is missing."""
+    from geodiff.synth.shards import SetConfig, build_set
+
+    config = load_config(SetConfig, "synth", preset, [f"seed={seed}", *(overrides or [])])
+    if _dry(dry_run, config):
+        return
+    from geodiff.runs import RunRecord
+
+    with RunRecord(out, "synth", config, seed=seed, preset=preset) as run, StageProgress(run.add_time) as report:
+        for done, total in build_set(out, config, workers or os.cpu_count() or 1):
+            report("shards", done / total, f"{done} of {total}")
+    typer.echo(out)
 
 
 @app.command()
@@ -358,22 +386,6 @@ def _dry(dry_run: bool, config: Any) -> bool:
 
 def _beside(path: Path, name: str) -> Path:
     return path.resolve().parent / name
-
-
-def _room(module: str, command: str) -> Any:
-    """A room's module, or an honest word that this release does not have it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (error.name == module or module.startswith(error.name + ".")):
-            raise UserError(
-                f"`geodiff {command}` is not in this release ({__version__}): it comes with a later one, see the README"
-            ) from error
-        if error.name is not None and error.name.split(".")[0] in ("geodiff", "pipelines", "recon"):
-            raise
-        raise MissingDependencyError(
-            f"`geodiff {command}` needs the package {error.name}, which is not installed: see geodiff doctor"
-        ) from error
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

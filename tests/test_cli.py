@@ -74,6 +74,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("batch nowhere --out o", "nowhere does not exist"),
         ("batch . --out o", "holds none"),
         ("batch . --out o views=3", "must begin with the stage"),
+        ("train imags --data x --out y", "stage must be one of images, clips, not 'imags'"),
+        ("train images --data nowhere --out y --preset test model=test", "nowhere"),
         ("generate", "--ref"),
         ("nonsense", "nonsense"),
         ("track", "IMAGE_OR_VIDEO"),
@@ -150,15 +152,6 @@ def test_exit_codes_of_errors(
     assert words in told and "Traceback" not in told
     logs = list((tmp_path / "cache" / "logs").glob("*.log")) if code == 1 else []
     assert all("Traceback" in log.read_text() for log in logs) and len(logs) == (code == 1)
-
-
-def test_a_room_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli.importlib, "import_module", raising(ModuleNotFoundError("x", name="geodiff.synth.command")))
-    assert run("synth") == 2
-    assert "`geodiff synth` is not in this release" in capsys.readouterr().err
-    monkeypatch.setattr(cli.importlib, "import_module", raising(ModuleNotFoundError("x", name="viser")))
-    assert run("synth") == 2
-    assert "needs the package viser" in capsys.readouterr().err
 
 
 def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
