@@ -2,8 +2,8 @@
 
     python scripts/demo.py --out out/demo
 
-Runs the three commands that a user would run, on the photograph of astronaut Eileen Collins that comes with scikit-image
-(NASA, public domain). Run again after an interruption, it goes on where it was.
+Runs the three commands that a user would run, on the photograph of the astronaut Eileen Collins that comes with
+scikit-image (NASA, public domain). Run again after an interruption, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from geodiff.clipset import ClipSet
-from geodiff.head import load_head
 from geodiff.media import read_image, write_image
 from geodiff.motion import builtin_motion
 from geodiff.sheets import contact_sheet
 from geodiff.types import Drive
+from recon.avatar import Avatar, render
+from recon.cameras import view_camera
+from recon.methods import load_avatar
 
 #: Yaw and elevation in degrees of the avatar's renders in the sheet, and the expression each of them shows.
 AVATAR_POSES = (
@@ -76,20 +79,17 @@ def geodiff(*words: object) -> None:
 
 def demo_sheet(out: Path) -> np.ndarray:
     """The contact sheet of a finished demo folder, (H, W, 3) uint8."""
-    from recon.avatar import load_avatar
-
     clips = ClipSet.open(out / "clips")
     reference = out / "clips" / "reference"
     tracked = [read_image(path) for path in (out / "portrait.png", reference / "overlay.png")]
-    tracked += [read_image(reference / name) for name in ("image.png", "normals.png")]
+    tracked += [read_image(reference / name, min_side=1) for name in ("image.png", "normals.png")]
     cameras = list(range(min(SHEET_VIEWS, clips.num_cameras)))
     # Each view shows another moment, so that the row shows expressions as well as views.
     moments = [round(i * (clips.num_timesteps - 1) / max(len(cameras) - 1, 1)) for i in range(len(cameras))]
     frames = [clips.frame(t, c) for t, c in zip(moments, cameras, strict=True)]
-    proposals = [
-        read_image(out / "clips" / "proposals" / f"{t:05d}_{c:02d}.png") for t, c in zip(moments, cameras, strict=True)
-    ]
-    avatar = load_avatar(out / "avatar", load_head(clips.head_spec))
+    names = [f"{t:05d}_{c:02d}.png" for t, c in zip(moments, cameras, strict=True)]
+    proposals = [read_image(out / "clips" / "proposals" / name, min_side=1) for name in names]
+    avatar = load_avatar(out / "avatar")
     return contact_sheet(
         [
             ("portrait, tracked mesh, reference crop, reference normals", tracked),
@@ -102,18 +102,16 @@ def demo_sheet(out: Path) -> np.ndarray:
     )
 
 
-def avatar_renders(avatar, poses: tuple) -> list[np.ndarray]:
-    """Renders of the avatar, one for each (yaw, elevation, ARKit weights)."""
-    from recon.avatar import render
-
+def avatar_renders(avatar: Avatar, poses: tuple[tuple[float, float, dict[str, float]], ...]) -> list[np.ndarray]:
+    """Renders of the avatar, one for each (yaw, elevation, ARKit weights); degrees."""
     images = []
     for yaw, elevation, weights in poses:
-        motion = builtin_motion("neutral", 1)
-        motion.weights.update({name: np.array([value]) for name, value in weights.items()})
-        drive = Drive(avatar.head.motion_params(motion, avatar.base_params))
-        camera = avatar.framed_camera(np.radians(yaw), np.radians(elevation), 256)
+        still = builtin_motion("neutral", 1)
+        shown = replace(still, weights=still.weights | {name: np.array([value]) for name, value in weights.items()})
+        drive = Drive(avatar.own(avatar.head.motion_params(shown, avatar.head.zeros())))
         with torch.no_grad():
-            images.append(render(avatar, drive, camera))
+            view = render(avatar, drive, view_camera(avatar, yaw, elevation, 256))
+        images.append(view.rgb.cpu().numpy())
     return images
 
 
