@@ -71,7 +71,7 @@ def projected_height(head: HeadModel, params: HeadParams, camera: Camera) -> flo
     return float((pixels[0] - pixels[1]).norm())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     yaw=st.floats(-1.5, 1.5), elevation=st.floats(-0.5, 0.6), distance=st.floats(0.4, 3.0), size=st.integers(16, 512)
 )
@@ -94,7 +94,7 @@ def test_frame_ignores_pose_and_expression_and_follows_the_shape(head: HeadModel
     assert taller.height > neutral.height * 1.05
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(roll=st.floats(-1.2, 1.2), yaw=st.floats(-0.6, 0.6))
 def test_crop_is_upright_centred_and_sized(roll: float, yaw: float) -> None:
     head = ellipsoid_head()

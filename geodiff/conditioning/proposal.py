@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 
 from geodiff.conditioning.personal import personal_head, without_identity
+from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
 from geodiff.conditioning.reference import Reference, render_pose_map
 from geodiff.conditioning.surface import sample, to_local, to_pixels
 from geodiff.conditioning.texture import bake
 from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head.model import HeadModel
-from geodiff.raster import mesh
 from geodiff.types import Camera, HeadParams
 
 #: Samples a pixel along each axis.
@@ -82,38 +81,25 @@ class Conditioner:
         params: T = 1, canonical, of the reference's identity. camera: square, S pixels.
         """
         params = without_identity(params.detach())
-        fine = camera.resized(camera.width * SUPERSAMPLE, camera.height * SUPERSAMPLE)
         vertices = self._person.vertices(params)[0]
-        seen = mesh.rasterize(vertices, self.head.faces, fine)
-        covered = np.flatnonzero(seen.mask)
-        points = mesh.Fragments(
-            np.ascontiguousarray(seen.face.reshape(1, -1)[:, covered]),
-            np.ascontiguousarray(seen.barycentrics.reshape(1, -1, 3)[:, covered]),
-            np.ones((1, len(covered)), np.float32),
-        )
+        samples = CoveredSamples.of(vertices, self.head.faces, camera, SUPERSAMPLE)
         normals = normals_to_map_axes(vertex_normals(vertices, self.head.faces), camera).numpy()
         table = np.concatenate([self._reference_vertices, normals], 1)
-        surface = mesh.interpolate(points, self.head.faces, table)[0]
-        color, visibility = self._colors(points, surface[:, :3])
-        layers = np.zeros((fine.height * fine.width, 8), np.float32)
-        layers[covered] = np.concatenate(
-            [color, surface[:, 3:], visibility[:, None], np.ones((len(covered), 1), np.float32)], 1
-        )
-        layers = _halve(layers.reshape(fine.height, fine.width, 8))
-        silhouette = layers[..., 7]
-        length = np.linalg.norm(layers[..., 3:6], axis=-1, keepdims=True)
+        surface = samples.interpolate(self.head.faces, table)
+        color, visibility = self._colors(samples, surface[:, :3])
+        layers, silhouette = samples.resolve(np.concatenate([color, surface[:, 3:], visibility[:, None]], 1))
         return Condition(
             pose_map=self._pose_map(params, camera),
             proposal=np.clip(layers[..., :3] + (1.0 - silhouette[..., None]), 0.0, 1.0),
-            normals=layers[..., 3:6] / np.maximum(length, 1e-6) * silhouette[..., None],
-            visibility=layers[..., 6],
+            normals=scaled_normals(layers[..., 3:6], silhouette),
+            visibility=np.clip(layers[..., 6], 0.0, 1.0),
             silhouette=silhouette,
         )
 
-    def _colors(self, points: mesh.Fragments, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _colors(self, samples: CoveredSamples, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Colours (N, 3) and visibility (N,) of surface points; origin: (N, 3) their places in the photo's world."""
         texture, visible = self._baked
-        uv = mesh.interpolate(points, self.head.faces, self._corner_uvs)[0]
+        uv = samples.interpolate(self.head.faces, self._corner_uvs)
         texels = np.stack([uv[:, 0] * self.texture_size, (1.0 - uv[:, 1]) * self.texture_size], 1)
         filled, visibility = sample(texture, texels), sample(visible, texels)
         pixels = to_pixels(to_local(origin, self._photo_camera), self._photo_camera)
@@ -128,10 +114,3 @@ class Conditioner:
                 self._pose_maps.pop(next(iter(self._pose_maps)))
             self._pose_maps[key] = render_pose_map(self._bare, params, camera)
         return self._pose_maps[key]
-
-
-def _halve(layers: np.ndarray) -> np.ndarray:
-    """Mean over SUPERSAMPLE x SUPERSAMPLE blocks of (H, W, C)."""
-    size = (layers.shape[1] // SUPERSAMPLE, layers.shape[0] // SUPERSAMPLE)
-    parts = [cv2.resize(layers[..., i : i + 4], size, interpolation=cv2.INTER_AREA) for i in (0, 4)]
-    return np.concatenate(parts, -1)

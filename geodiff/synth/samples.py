@@ -28,7 +28,7 @@ from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
 from geodiff.synth.motion import random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
-from geodiff.synth.subject import Subject
+from geodiff.synth.subject import Posed, Subject
 from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
 from geodiff.tracking.hair import fit_hair
 from geodiff.types import Camera, HeadParams, Motion
@@ -106,8 +106,7 @@ class Session:
         yaw, pitch = np.clip(rng.normal(0, [14, 6]), -32, 15)
         camera = orbit_camera(math.radians(yaw), math.radians(pitch), distance, frame.center, focal, side, side)
         camera = _rolled(camera, math.radians(rng.normal(0, 5)), rng.normal(0, 0.03 * side, 2))
-        vertices = self.subject.pose(self.expression)
-        photo = self.subject.render(vertices, camera, self.subject.shadow(vertices))
+        photo = self.subject.render(self.subject.pose(self.expression), camera)
         image = _photographic(photo.image * photo.mask[..., None] + 0.5 * (1 - photo.mask[..., None]), rng)
         matte = np.clip(cv2.GaussianBlur(photo.mask, (0, 0), rng.uniform(0.6, 1.5)) * 1.5 - rng.uniform(0.1, 0.4), 0, 1)
         fitter = LandmarkFitter(self.head, (side, side), FitConfig())
@@ -179,11 +178,11 @@ class Session:
             return float(yaw + self.rng.normal(0, 3)), float(elevation + self.rng.normal(0, 3))
         return float(self.rng.uniform(-90, 90)), float(self.rng.uniform(-20, 30))
 
-    def crops(self, true: list[torch.Tensor], yaw: float, elevation: float) -> list[np.ndarray]:
-        """Driving crops (crop, crop, 3) uint8 of posed vertices, from a view of their own."""
+    def crops(self, true: list[Posed], yaw: float, elevation: float) -> list[np.ndarray]:
+        """Driving crops (crop, crop, 3) uint8 of expressions, from a view of their own."""
         base = framed_camera(self.frame, math.radians(yaw), math.radians(elevation), self.distance, 256)
         camera = self.true_camera(face_camera(self.head, self.reference.params, base, self.config.crop))
-        frames = [self.subject.render(v, camera, self.subject.shadow(v), supersample=2).image for v in true]
+        frames = [self.subject.render(posed, camera).image for posed in true]
         return [_bytes(frame) for frame in frames]
 
     def target(self, motion: Motion, kind: str, view: tuple[float, float], cache: _Step | None = None) -> Target:
@@ -198,8 +197,8 @@ class Session:
             "neutral": self.head.motion_params(_still(motion.num_frames), self.reference.params),
         }[kind]
         frames = []
-        for t, vertices in enumerate(step.vertices):
-            truth = self.subject.render(vertices, seen, step.shadows[t], self.config.supersample)
+        for t, posed in enumerate(step.posed):
+            truth = self.subject.render(posed, seen, self.config.supersample)
             condition = self.conditioner.render(shown.frame(t), camera)
             frames.append({
                 "images": _bytes(truth.image),
@@ -214,16 +213,15 @@ class Session:
         return Target(frames, kind, yaw, elevation)
 
     def step(self, motion: Motion) -> _Step:
-        """What all views of a motion share: the truth's vertices and shadows, the fitted parameters, the driving
+        """What all views of a motion share: the truth's expressions, the fitted parameters, the driving
         crops."""
         truth = self.subject.head
         true = truth.motion_params(motion, self.subject.params)
-        vertices = [self.subject.pose(true.frame(t)) for t in range(motion.num_frames)]
-        shadows = [self.subject.shadow(v) for v in vertices]
+        posed = [self.subject.pose(true.frame(t)) for t in range(motion.num_frames)]
         yaw, elevation = self.rng.uniform(-32, 32), self.rng.uniform(-12, 15)
-        driving = self.crops(vertices, float(yaw), float(elevation))
+        driving = self.crops(posed, float(yaw), float(elevation))
         tracked = self.rng.random() < 0.4
-        return _Step(vertices, shadows, self.fitted(motion, true, tracked), driving)
+        return _Step(posed, self.fitted(motion, true, tracked), driving)
 
     def _repeated(self, params: HeadParams, count: int) -> HeadParams:
         return params.frames(torch.zeros(count, dtype=torch.int64))
@@ -238,8 +236,7 @@ class Session:
 
 @dataclass(frozen=True)
 class _Step:
-    vertices: list[torch.Tensor]
-    shadows: list
+    posed: list[Posed]
     fitted: HeadParams
     driving: list[np.ndarray]
 

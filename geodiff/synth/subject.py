@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 
 from geodiff.conditioning.personal import personal_head, without_identity
+from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
 from geodiff.conditioning.surface import sample
 from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head.model import HeadModel
-from geodiff.raster import mesh
 from geodiff.synth.appearance import Appearance, paint, paint_hair, random_appearance
 from geodiff.synth.hair import HairStyle, grow_hair, random_style, scalp_shell
 from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
@@ -27,6 +26,19 @@ class Frame:
     image: np.ndarray
     mask: np.ndarray
     normals: np.ndarray
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One expression of a person, to be seen from any number of views.
+
+    vertices: (N, 3) of head and hair. table: (N, 8) their places, normals, occlusion and shininess. shadow: the shadow
+    map, None where there is no directional light.
+    """
+
+    vertices: torch.Tensor
+    table: np.ndarray
+    shadow: ShadowMap | None
 
 
 class Subject:
@@ -68,47 +80,27 @@ class Subject:
         hair = np.tile(np.array([[0.85, 0.04]], np.float32), (len(self._hair), 1))
         return faces, np.concatenate([uvs, hair_uvs]), np.concatenate([static, hair])
 
-    def pose(self, params: HeadParams) -> torch.Tensor:
-        """Vertices (N, 3) of head and hair in the expression of `params` (T = 1; the head itself stays at rest)."""
+    def pose(self, params: HeadParams) -> Posed:
+        """The person in the expression of `params` (T = 1; the head itself stays at rest)."""
         vertices = self._person.vertices(without_identity(params))[0]
-        return vertices if self._hair is None else torch.cat([vertices, self._hair])
-
-    def shadow(self, vertices: torch.Tensor) -> ShadowMap | None:
-        """The shadow map of one expression, to be shared between its views; None where there is no directional
-        light."""
-        if self.light.color.max() < 0.02:
-            return None
-        return ShadowMap.make(vertices, self._faces, self.light.direction)
-
-    def render(
-        self, vertices: torch.Tensor, camera: Camera, shadow: ShadowMap | None = None, supersample: int = 2
-    ) -> Frame:
-        """The frame of posed vertices (from `pose`) in a camera."""
-        fine = camera.resized(camera.width * supersample, camera.height * supersample)
-        seen = mesh.rasterize(vertices, self._faces, fine)
-        covered = np.flatnonzero(seen.mask)
-        points = mesh.Fragments(
-            np.ascontiguousarray(seen.face.reshape(1, -1)[:, covered]),
-            np.ascontiguousarray(seen.barycentrics.reshape(1, -1, 3)[:, covered]),
-            np.ones((1, len(covered)), np.float32),
-        )
+        if self._hair is not None:
+            vertices = torch.cat([vertices, self._hair])
         normals = vertex_normals(vertices, self._faces)
-        turned = normals_to_map_axes(normals, camera).numpy()
-        table = np.concatenate([vertices.numpy(), normals.numpy(), self._static, turned], 1)
-        surface = mesh.interpolate(points, self._faces, table)[0]
-        uv = mesh.interpolate(points, self._faces, self._corner_uvs)[0]
+        dark = self.light.color.max() < 0.02
+        shadow = None if dark else ShadowMap.make(vertices, self._faces, self.light.direction)
+        return Posed(vertices, np.concatenate([vertices.numpy(), normals.numpy(), self._static], 1), shadow)
+
+    def render(self, posed: Posed, camera: Camera, supersample: int = 2) -> Frame:
+        """The frame of a posed person in a camera."""
+        samples = CoveredSamples.of(posed.vertices, self._faces, camera, supersample)
+        surface = samples.interpolate(self._faces, posed.table)
+        uv = samples.interpolate(self._faces, self._corner_uvs)
         albedo = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
-        colors = shade(albedo, np.ascontiguousarray(surface[:, :8]), camera.center.numpy(), self.light, shadow)
-        layers = np.zeros((fine.height * fine.width, 8), np.float32)
-        layers[covered, :3], layers[covered, 3:6], layers[covered, 6] = colors, surface[:, 8:11], 1.0
-        layers = layers.reshape(fine.height, fine.width, 8)
-        small = (camera.width, camera.height)
-        parts = [cv2.resize(layers[..., i : i + 4], small, interpolation=cv2.INTER_AREA) for i in (0, 4)]
-        layers = np.concatenate(parts, -1)
-        mask, normal = layers[..., 6], layers[..., 3:6]
-        length = np.linalg.norm(normal, axis=-1, keepdims=True)
+        colors = shade(albedo, surface, camera.center.numpy(), self.light, posed.shadow)
+        turned = normals_to_map_axes(torch.from_numpy(surface[:, 3:6]), camera).numpy()
+        layers, mask = samples.resolve(np.concatenate([colors, turned], 1))
         return Frame(
             image=np.clip(layers[..., :3] + (1 - mask[..., None]), 0, 1),
             mask=mask,
-            normals=normal / np.maximum(length, 1e-6) * mask[..., None],
+            normals=scaled_normals(layers[..., 3:6], mask),
         )

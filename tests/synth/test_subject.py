@@ -52,8 +52,7 @@ def test_people_differ_by_seed_and_repeat(head: HeadModel) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_frames_are_on_white_with_unit_normals_inside_the_mask(head: HeadModel, seed: int) -> None:
     subject = Subject(head, seed, texture_size=96)
-    vertices = subject.pose(subject.params)
-    frame = subject.render(vertices, camera(head, 0.5), subject.shadow(vertices))
+    frame = subject.render(subject.pose(subject.params), camera(head, 0.5))
     assert frame.image.shape == (SIZE, SIZE, 3) and frame.image.dtype == np.float32
     assert np.allclose(frame.image[frame.mask == 0], 1.0)
     assert np.allclose(frame.normals[frame.mask == 0], 0.0)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from geodiff.errors import InputError
 from geodiff.head import load_head
-from geodiff.synth.samples import Person, SampleConfig, Session, Target, make_person
+from geodiff.synth.samples import Person, SampleConfig, Session, Target
 from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS, SetConfig, build_set, decode, encode, write_shard
 from geodiff.training.dataset import AugmentConfig, SynthShards
 
@@ -140,10 +140,3 @@ def test_a_set_is_made_once_and_continued(tmp_path: Path) -> None:
     assert len(SynthShards(tmp_path)) == 2 * 3 and len(SynthShards(tmp_path, frames=2)) == 2
     with pytest.raises(InputError, match="seed differ"):
         list(build_set(tmp_path, SetConfig(people=2, people_per_shard=1, samples=SMALL, seed=1)))
-
-
-def test_a_persons_samples_repeat(session: Session) -> None:
-    head = session.head
-    a, b = (make_person(head, head, 5, SMALL) for _ in range(2))
-    assert np.array_equal(a.singles[0].frames[0]["proposals"], b.singles[0].frames[0]["proposals"])
-    assert len(a.clips[0].frames) == 2
