@@ -89,7 +89,8 @@ class WaveletAutoencoder(Autoencoder):
         self.check_size(images)
         rows, columns = (packet_matrix(n, self.levels).to(images) for n in images.shape[-2:])
         count, _, height, width = images.shape
-        coefficients = rows @ images @ columns.T
+        with torch.autocast(images.device.type, enabled=False):  # The transform is exact in the images' own precision.
+            coefficients = rows @ images @ columns.T
         f = self.factor
         split = coefficients.reshape(count, 3, f, height // f, f, width // f)
         bands = split.permute(0, 2, 4, 1, 3, 5).reshape(count, f * f, 3, height // f, width // f)
@@ -101,7 +102,8 @@ class WaveletAutoencoder(Autoencoder):
         bands = (latents / self.gains).reshape(count, f * f, 3, h, w)[:, self.inverse_order]
         coefficients = bands.reshape(count, f, f, 3, h, w).permute(0, 3, 1, 4, 2, 5).reshape(count, 3, f * h, f * w)
         rows, columns = (packet_matrix(f * n, self.levels, inverse=True).to(latents) for n in (h, w))
-        return rows @ coefficients @ columns.T
+        with torch.autocast(latents.device.type, enabled=False):
+            return rows @ coefficients @ columns.T
 
     def pixel_weights(self) -> Tensor:
         weights = self.gains.flatten() ** -2

@@ -103,14 +103,19 @@ def _predict_window(
     config: SamplingConfig,
 ) -> Tensor:
     timesteps = timestep.expand(len(sample))
+
+    def run(latents: Tensor, times: Tensor, given: Condition) -> Tensor:
+        """Under autocast the prediction may come in half precision; steps are taken in the latents' own."""
+        return denoiser(latents, times, given).to(sample.dtype)
+
     if config.guidance_scale == 1:
-        return denoiser(sample, timesteps, condition)
+        return run(sample, timesteps, condition)
     dropped = condition.with_expression(null_tokens)
     if config.branches_together:
-        both = denoiser(torch.cat((sample, sample)), timesteps.repeat(2), condition.stacked_on(dropped))
+        both = run(torch.cat((sample, sample)), timesteps.repeat(2), condition.stacked_on(dropped))
         without, given = both.chunk(2)
     else:
-        without, given = denoiser(sample, timesteps, dropped), denoiser(sample, timesteps, condition)
+        without, given = run(sample, timesteps, dropped), run(sample, timesteps, condition)
     return guide(without, given, config.guidance_scale)
 
 

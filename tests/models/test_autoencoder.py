@@ -63,6 +63,13 @@ def test_pixel_weights_turn_latent_errors_into_pixel_errors() -> None:
     assert autoencoder.pixel_weights().mean() == pytest.approx(1.0)
 
 
+def test_wavelet_stays_exact_under_autocast() -> None:
+    autoencoder = WaveletAutoencoder(8)
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(autoencoder.decode(autoencoder.encode(images)), images, atol=1e-5, rtol=0)
+
+
 def test_wavelet_rejects_bad_sizes() -> None:
     with pytest.raises(ConfigError, match="power of two"):
         WaveletAutoencoder(6)
