@@ -191,8 +191,8 @@ def check_params(params: HeadParams, head: HeadModel, origin: Path | str) -> Non
     found = (params.shape.shape[-1], params.expr.shape[-1])
     if found[1] != head.num_expr:
         raise HeadModelError(
-            f"parameters for the head model {head.name} must have {head.num_expr} expression coefficients, {origin} has "
-            f"{found[1]}: give parameters tracked with this head model"
+            f"parameters for the head model {head.name} must have {head.num_expr} expression coefficients, {origin} "
+            f"has {found[1]}: give parameters tracked with this head model"
         )
 
 

@@ -15,7 +15,7 @@ class FrameSet:
     """M frames of one person.
 
     images: (M, H, W, 3) uint8 on white. masks: (M, H, W) uint8. normals: (M, H, W, 3) uint8 as (n + 1) / 2, or None.
-    cameras: M cameras. params: T time steps. steps: (M,) int64 time step of each frame. views: (M,) int64 camera numbers.
+    cameras: M cameras. params: T time steps. steps: (M,) int64 time step of each frame. views: (M,) int64 cameras.
     train, held_out: numbers of the frames to fit and of those to measure on.
     """
 
@@ -77,10 +77,9 @@ def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None) ->
     test = [i for i, key in enumerate(keys) if key in reserved]
     train = [i for i, key in enumerate(keys) if key not in reserved]
     with_normals = all(clip.normals is not None for clip in clips)
-    masks = torch.cat([torch.from_numpy(clip.masks) for clip in clips])
     return FrameSet(
-        images=on_white(torch.cat([torch.from_numpy(clip.images) for clip in clips]), masks),
-        masks=masks,
+        images=torch.cat([torch.from_numpy(clip.images) for clip in clips]),
+        masks=torch.cat([torch.from_numpy(clip.masks) for clip in clips]),
         normals=torch.cat([torch.from_numpy(clip.normals) for clip in clips]) if with_normals else None,
         cameras=[clip.camera for clip in clips for _ in clip.timesteps],
         params=HeadParams.concatenate(parts),
@@ -89,15 +88,3 @@ def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None) ->
         train=train if train else test,
         held_out=test,
     )
-
-
-def on_white(images: Tensor, masks: Tensor) -> Tensor:
-    """Images (M, H, W, 3) uint8 on white; those with their own background (other trackers' exports) are cut out of it."""
-    outside = images[masks < 8]
-    if not len(outside) or outside.float().mean() > 250:
-        return images
-    composed = images.clone()
-    for image, mask in zip(composed, masks, strict=True):
-        weight = mask[:, :, None].float() / 255
-        image.copy_((image.float() * weight + 255 * (1 - weight)).round().to(torch.uint8))
-    return composed

@@ -1,4 +1,4 @@
-"""Losses of avatar optimisation. Each is a pure function of tensors and a mean, so that weights do not depend on size."""
+"""Losses of avatar optimisation. Each is a pure function and a mean, so that weights do not depend on sizes."""
 
 from __future__ import annotations
 

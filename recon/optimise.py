@@ -66,6 +66,26 @@ def optimise(
     and configuration; a checkpoint with another one is not taken over.
     """
     start = _resume(problem, checkpoint, fingerprint)
+    threads = torch.get_num_threads()
+    # Tensors of a step are small: handing them out to threads costs more than it saves. The rasteriser has its own.
+    torch.set_num_threads(1)
+    try:
+        _run(problem, schedule, start, checkpoint, fingerprint, progress)
+    finally:
+        torch.set_num_threads(threads)
+    if checkpoint is not None and start < schedule.iterations:
+        _save(problem, checkpoint, fingerprint, schedule.iterations)
+    return start
+
+
+def _run(
+    problem: Problem,
+    schedule: Schedule,
+    start: int,
+    checkpoint: Path | None,
+    fingerprint: str,
+    progress: Progress | None,
+) -> None:
     saved, shown = time.monotonic(), 0.0
     for iteration in range(start, schedule.iterations):
         figures = problem.step(sample_order(problem.samples, schedule.seed, iteration), iteration)
@@ -76,9 +96,6 @@ def optimise(
         if checkpoint is not None and now - saved > schedule.checkpoint_seconds:
             _save(problem, checkpoint, fingerprint, iteration + 1)
             saved = time.monotonic()
-    if checkpoint is not None and start < schedule.iterations:
-        _save(problem, checkpoint, fingerprint, schedule.iterations)
-    return start
 
 
 def _save(problem: Problem, path: Path, fingerprint: str, iteration: int) -> None:

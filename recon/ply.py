@@ -77,7 +77,9 @@ def read_ply(path: Path | str, degree: int | None = None) -> Splats:
     try:
         vertices = PlyData.read(str(path))["vertex"].data
         columns = {name: np.asarray(vertices[name], np.float32) for name in vertices.dtype.names}
-        means, dc, scales = (_stack(columns, p) for p in (["x", "y", "z"], _numbered("f_dc_", 3), _numbered("scale_", 3)))
+        means, dc, scales = (
+            _stack(columns, p) for p in (["x", "y", "z"], _numbered("f_dc_", 3), _numbered("scale_", 3))
+        )
         quats, opacity = _stack(columns, _numbered("rot_", 4)), torch.from_numpy(columns["opacity"].copy())
     except FileNotFoundError as error:
         raise InputError(f"{path} must exist, and it does not: check the path") from error

@@ -48,7 +48,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB over the mask, 100 at most. image, truth: (H, W, 3) in 0..1; mask: (H, W) bool."""
+    """Peak signal-to-noise ratio in dB over the mask, at most 100. image, truth: (H, W, 3) in 0..1."""
     squared = np.square(image.astype(np.float64) - truth.astype(np.float64)).mean(-1)
     error = float(squared.mean() if mask is None else _masked(squared, mask).mean())
     return min(100.0, -10.0 * math.log10(max(error, 1e-10)))

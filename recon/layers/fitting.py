@@ -20,7 +20,9 @@ from recon.layers.normals import camera_normals
 from recon.layers.refinement import HeadResidual, RefinementConfig
 from recon.layers.rigged import FaceFrames, Fields, bound_frames, pose_fields
 
-#: Share of a pixel below which a Gaussian's influence counts as none.
+#: Pixels that a Gaussian must influence in some view to be optimised at all, and frames that are looked at for that.
+SEEN_PIXELS, SEEN_FRAMES = 0.2, 48
+#: Pixels below which the influence of one that is optimised counts as faint.
 FAINT_PIXELS = 0.03
 
 
@@ -82,6 +84,7 @@ class RiggedProblem:
         self._cache = None if self.residual else FaceFrames(head, frames.params, self.used)
         self._white = torch.ones(3, device=self.binding.device)
         self._has_normals = frames.normals is not None and config.losses.normal > 0
+        self.seen = self.influence() > SEEN_PIXELS
 
     @property
     def params(self) -> HeadParams:
@@ -106,6 +109,7 @@ class RiggedProblem:
         if self.residual:
             self.residual.zero_grad()
         total.backward()
+        self._hold_unseen()
         self._set_rates(iteration)
         self._optimiser.step()
         if self.residual:
@@ -162,6 +166,28 @@ class RiggedProblem:
             if group["name"] == "means":
                 group["lr"] = rates.means * math.exp(math.log(rates.means_final) * share)
 
+    def influence(self) -> Tensor:
+        """(N,) the most pixels that each Gaussian covers in one view, weighted by what reaches the camera."""
+        most = torch.zeros(len(self.binding), device=self.binding.device)
+        for sample in self.samples[:: max(1, len(self.samples) // SEEN_FRAMES)]:
+            camera = self.frames.cameras[sample]
+            with torch.no_grad():
+                posed = pose_fields(self.fields, self.bound(int(self.frames.steps[sample])), camera)
+            # What a Gaussian's colour adds to the image is the sum of its blending weights.
+            ones = torch.ones(len(posed), 1, device=most.device, requires_grad=True)
+            seen = rasterize(
+                replace(posed, colors=ones), camera.viewmat[None], camera.K[None], camera.width, camera.height
+            )
+            (weights,) = torch.autograd.grad(seen.colors.sum(), ones)
+            most = torch.maximum(most, weights[:, 0])
+        return most
+
+    def _hold_unseen(self) -> None:
+        """Gaussians that no view sees get only what leaks through others: noise, which Adam would amplify."""
+        for value in self.fields.values():
+            if value.grad is not None:
+                value.grad.mul_(self.seen.view(-1, *[1] * (value.ndim - 1)))
+
     def _growing(self, iteration: int) -> bool:
         density = self.config.density
         share = iteration / self.config.iterations
@@ -174,7 +200,7 @@ class RiggedProblem:
         )
         fields, source = grow_and_prune(self.fields, *choice, generator)
         moments = {name: self._moments(name) for name in self.fields}
-        self.binding, self.reach = self.binding[source], self.reach[source]
+        self.binding, self.reach, self.seen = self.binding[source], self.reach[source], self.seen[source]
         self._adopt(fields)
         for name, (first, second, step) in moments.items():
             if self.fields[name].numel():
@@ -191,7 +217,8 @@ class RiggedProblem:
 
     def state(self) -> dict[str, Tensor]:
         """Fields, optimiser moments, binding, statistics and head residuals."""
-        state = {"binding": self.binding, "reach": self.reach, "total": self.stats.total, "count": self.stats.count}
+        state = {"binding": self.binding, "reach": self.reach, "seen": self.seen}
+        state.update({"total": self.stats.total, "count": self.stats.count})
         for name, value in self.fields.items():
             state[f"field.{name}"] = value
             for part, moment in zip(("first", "second", "step"), self._moments(name), strict=True):
@@ -204,7 +231,7 @@ class RiggedProblem:
         """The inverse of `state`."""
         device = self.binding.device
         state = {name: value.to(device) for name, value in state.items()}
-        self.binding, self.reach = state["binding"], state["reach"]
+        self.binding, self.reach, self.seen = state["binding"], state["reach"], state["seen"]
         self.stats = DensityStats(state["total"], state["count"])
         self._adopt({name: state[f"field.{name}"] for name in self.fields})
         for name, value in self.fields.items():

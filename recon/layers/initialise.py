@@ -25,8 +25,12 @@ REGION_WEIGHTS = {
 }  # fmt: skip
 #: Regions whose unseen Gaussians may not borrow the colour of another region, and the colours they fall back to.
 SEPARATE = {"teeth": (0.85, 0.82, 0.76), "mouth_interior": (0.35, 0.12, 0.11), "eyeballs": (0.86, 0.85, 0.84)}
+#: Weight of observation (a sum of fourth powers of cosines) above which a point counts as seen.
+SEEN = 1e-3
+#: Neighbours that an unseen Gaussian takes its colour from.
+_NEIGHBOURS = 24
 #: Standard deviation in the triangle's plane as a share of the spacing, and across it as a share of that.
-SPREAD, FLATNESS = 0.7, 0.15
+SPREAD, FLATNESS = 0.55, 0.15
 
 
 class Placement(NamedTuple):
@@ -48,8 +52,8 @@ def place_on_triangles(
 ) -> Placement:
     """Flat Gaussians on the triangles, as many as `count` or one for each triangle that has an area.
 
-    vertices: (V, 3) metres, the subject's neutral head. Where there are more triangles than `count`, a systematic sample
-    by area is taken and the Gaussians are wider than their triangles.
+    vertices: (V, 3) metres, the subject's neutral head. Where there are more triangles than `count`, a systematic
+    sample by area is taken and the Gaussians are wider than their triangles.
     """
     generator = torch.Generator().manual_seed(seed)
     corners = vertices[head.faces]
@@ -102,7 +106,12 @@ def _spread_barycentrics(binding: Tensor, counts: Tensor, generator: torch.Gener
 
 
 def observe_colors(
-    head: HeadModel, frames: FrameSet, binding: Tensor, barycentrics: Tensor, samples: list[int], tolerance: float = 0.004
+    head: HeadModel,
+    frames: FrameSet,
+    binding: Tensor,
+    barycentrics: Tensor,
+    samples: list[int],
+    tolerance: float = 0.004,
 ) -> tuple[Tensor, Tensor]:
     """Mean colours of surface points in the frames that see them, the more frontal the more they count.
 
@@ -138,7 +147,7 @@ def fill_unseen(head: HeadModel, points: Tensor, binding: Tensor, colors: Tensor
     points: (N, 3) on the neutral head. colors: (N, 3); weight: (N,). Returns (N, 3).
     """
     filled = colors.clone()
-    seen = weight > 1e-3
+    seen = weight > SEEN
     kind = torch.zeros(len(binding), dtype=torch.int64)
     for number, region in enumerate(SEPARATE, start=1):
         kind[head.face_region(region)[binding]] = number
@@ -146,8 +155,8 @@ def fill_unseen(head: HeadModel, points: Tensor, binding: Tensor, colors: Tensor
         known, unknown = (kind == number) & seen, (kind == number) & ~seen
         if not unknown.any():
             continue
-        if int(known.sum()) >= 8:
-            _, nearest = cKDTree(points[known].numpy()).query(points[unknown].numpy(), k=8)
+        if int(known.sum()) >= _NEIGHBOURS:
+            _, nearest = cKDTree(points[known].numpy()).query(points[unknown].numpy(), k=_NEIGHBOURS)
             filled[unknown] = colors[known][torch.from_numpy(nearest)].mean(1)
         elif number:
             filled[unknown] = torch.tensor(list(SEPARATE.values())[number - 1])

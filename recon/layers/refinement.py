@@ -18,8 +18,8 @@ EXPRESSION_GROUP = ("expr", "jaw_pose", "eyes_pose")
 class RefinementConfig:
     """pose_rate, expression_rate: peak learning rates of the two groups.
 
-    warmup, stable: shares of the run at which the linear ramp ends and the exponential decay begins. The paper ramps over
-    40K and holds from 20K to 80K of 100K iterations, which overlap; the ramp ends at 20% here.
+    warmup, stable: shares of the run at which the linear ramp ends and the exponential decay begins. The paper ramps
+    over 40K and holds from 20K to 80K of 100K iterations, which overlap; the ramp ends at 20% here.
     """
 
     enabled: bool = False

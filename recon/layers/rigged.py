@@ -87,4 +87,6 @@ def bound_frames(head: HeadModel, params: HeadParams, binding: Tensor) -> BoundF
     used, slot = torch.unique(binding, return_inverse=True)
     frames = triangle_frames(head.vertices(params), head.faces[used])
     rotations = frames.rotations[0]
-    return BoundFrames(matrix_to_quat(rotations)[slot], rotations[slot], frames.origins[0][slot], frames.scales[0][slot])
+    return BoundFrames(
+        matrix_to_quat(rotations)[slot], rotations[slot], frames.origins[0][slot], frames.scales[0][slot]
+    )

@@ -1,13 +1,12 @@
 """GeoDiff4D's avatar: Gaussians bound to the head's triangles, fitted to generated frames and normals (section 3.3).
 
 The base is GaussianAvatars (Qian et al. 2024) with the normal loss of equation 2 and learnable residuals of the head
-parameters. The paper's further refinements, per-vertex deformations from a U-Net and per-Gaussian residuals from an MLP,
-are not part of this method yet.
+parameters. The paper's further refinements, per-vertex deformations from a U-Net and per-Gaussian residuals from an
+MLP, are not part of this method yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,6 @@ from recon.layers.refinement import RefinementConfig
 from recon.layers.rigged import bound_frames, fields_of, pose_fields, splats_of
 from recon.optimise import Progress, Schedule, optimise
 from recon.ply import Splats, read_ply, world_splats, write_ply
-
-#: Said where the clip set lacks something that a loss needs.
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,9 @@ class GeoDiff4DAvatar(Avatar):
         """point_cloud.ply holds triangle-local values (GaussianAvatars); splats.ply the neutral head in the world."""
         write_ply(folder / "point_cloud.ply", self.splats)
         posed = self.pose(self.neutral())
-        write_ply(folder / "splats.ply", world_splats(posed.means, posed.quats, posed.scales, posed.opacities, posed.colors))
+        write_ply(
+            folder / "splats.ply", world_splats(posed.means, posed.quats, posed.scales, posed.opacities, posed.colors)
+        )
         return {"gaussians": len(self.splats), "sh_degree": round(self.splats.sh.shape[1] ** 0.5) - 1}
 
     @classmethod
@@ -99,22 +97,20 @@ class GeoDiff4DAvatar(Avatar):
 
 @dataclass(frozen=True)
 class FitContext:
-    """Where a fit runs. head_spec: recorded in the avatar. checkpoint: file to go on from. note: takes one sentence."""
+    """Where a fit runs. head_spec: recorded in the avatar.
+    checkpoint: file to go on from; fingerprint: what it must belong to."""
 
     head_spec: str = "builtin"
     device: str = "cpu"
     checkpoint: Path | None = None
     fingerprint: str = ""
     progress: Progress | None = None
-    note: Note | None = None
 
 
 def fit(source: ClipSet, config: GeoDiff4DConfig, context: FitContext | None = None) -> GeoDiff4DAvatar:
     """Fits an avatar to a clip set; goes on from the context's checkpoint where there is one."""
     context = context or FitContext()
     frames = collect(source.clips(), source.held_out())
-    if frames.normals is None and config.losses.normal > 0 and context.note:
-        context.note("this clip set has no normals, so the normal loss is off")
     return fit_frames(source.head, frames, config, context)
 
 
@@ -173,6 +169,4 @@ def held_out_metrics(avatar: Avatar, frames: FrameSet, limit: int = 16) -> dict[
 
 
 def _fit_config(config: GeoDiff4DConfig) -> FitConfig:
-    return FitConfig(
-        config.iterations, config.seed, config.losses, config.rates, config.density, config.refinement
-    )
+    return FitConfig(config.iterations, config.seed, config.losses, config.rates, config.density, config.refinement)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from geodiff.clipset import ClipSetSpec, ClipSetWriter
 from geodiff.geometry import orbit_camera, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -78,3 +81,16 @@ def sample_clips(head: HeadModel, size: int = 64, steps: int = 4, yaws: tuple[fl
         images, masks, normals = (np.stack(part) for part in zip(*frames, strict=True))
         clips.append(Clip(images, masks, camera, params, index, np.arange(steps), normals))
     return clips
+
+
+def write_clips(
+    folder: Path, head: HeadModel, size: int = 48, steps: int = 4, yaws: tuple[float, ...] = YAWS, normals: bool = True
+) -> Path:
+    """The same as a clip set on disk."""
+    domains = ("image", "normal") if normals else ("image",)
+    spec = ClipSetSpec(len(yaws), steps, "sample", "test", domains=domains, head_spec="builtin")
+    writer = ClipSetWriter(folder, spec, head)
+    for clip in sample_clips(head, size, steps, yaws):
+        writer.write_view(clip if normals else replace(clip, normals=None))
+    writer.finish()
+    return folder

@@ -1,0 +1,160 @@
+"""Fitting an avatar: it comes close, goes on after a kill, and refines head parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from geodiff.errors import ConfigError
+from geodiff.head.model import HeadModel
+from geodiff.metrics.image import psnr
+from geodiff.types import Drive
+from recon.avatar import render
+from recon.frames import FrameSet
+from recon.layers.fitting import FitConfig, LearningRates, RiggedProblem
+from recon.layers.refinement import HeadResidual, RefinementConfig
+from recon.methods.geodiff4d import (
+    FitContext,
+    GeoDiff4DAvatar,
+    GeoDiff4DConfig,
+    fit_frames,
+    held_out_metrics,
+    initial_gaussians,
+)
+from recon.optimise import Schedule, optimise
+
+
+def test_held_out_views_come_close(avatar: GeoDiff4DAvatar, frames: FrameSet) -> None:
+    index = frames.held_out[0]
+    drive = Drive(frames.params.frame(int(frames.steps[index])))
+    view = render(avatar, drive, frames.cameras[index], normals=True)
+    # The outline is a large part of so small a picture, so colours are compared inside it.
+    inside = cv2.erode(frames.mask(index)[..., 0].numpy(), np.ones((5, 5))) > 0.9
+    assert psnr(view.rgb.numpy(), frames.image(index).numpy(), inside) > 22
+    assert view.normals is not None
+    normal, truth = view.normals[inside], frames.normal(index)[inside]
+    assert float(torch.nn.functional.cosine_similarity(normal, truth, dim=-1).mean()) > 0.95
+
+
+def test_fitting_improves_on_the_start(
+    avatar: GeoDiff4DAvatar, small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig
+) -> None:
+    start = fit_frames(small_head, frames, replace(quick, iterations=1))
+    before, after = held_out_metrics(start, frames), held_out_metrics(avatar, frames)
+    assert after["psnr"] > before["psnr"] + 0.5 and after["ssim"] > before["ssim"] + 0.05
+
+
+def test_a_killed_run_ends_where_an_unbroken_one_does(
+    tmp_path: Path, small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig
+) -> None:
+    config = replace(quick, iterations=20, checkpoint_seconds=0.0)
+    file = tmp_path / "checkpoint.safetensors"
+
+    def kill(done: int, total: int, figures: dict[str, float]) -> None:
+        if done > 30:
+            raise KeyboardInterrupt
+
+    problem = _problem(small_head, frames, config)
+    with pytest.raises(KeyboardInterrupt):
+        optimise(_Breaking(problem, 11), Schedule(20, checkpoint_seconds=0.0), file, "a")
+    again = _problem(small_head, frames, config)
+    assert optimise(again, Schedule(20, checkpoint_seconds=0.0), file, "a") == 11
+    whole = _problem(small_head, frames, config)
+    optimise(whole, Schedule(20))
+    torch.testing.assert_close(again.fields["means"], whole.fields["means"])
+    assert len(again.binding) > 2100
+
+
+def test_a_foreign_or_broken_checkpoint_is_not_taken(
+    tmp_path: Path, small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig
+) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    problem = _problem(small_head, frames, quick)
+    optimise(problem, Schedule(2), file, "a")
+    assert optimise(_problem(small_head, frames, quick), Schedule(2), file, "a") == 2
+    assert optimise(_problem(small_head, frames, quick), Schedule(2), file, "b") == 0
+    file.write_bytes(file.read_bytes()[:50])
+    assert optimise(_problem(small_head, frames, quick), Schedule(2), file, "b") == 0
+
+
+def test_refinement_finds_a_shifted_head(small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig) -> None:
+    """Right Gaussians on a head that was tracked 12 mm aside: the residuals bring it back."""
+    shift = torch.tensor([0.012, 0.0, 0.0])
+    wrong = replace(frames, params=frames.params.replace(translation=frames.params.translation + shift))
+    rates = LearningRates(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    refinement = RefinementConfig(True, pose_rate=1e-3, expression_rate=0.0, warmup=0.1)
+    config = FitConfig(40, rates=rates, refinement=refinement)
+    problem = RiggedProblem(small_head, wrong, initial_gaussians(small_head, frames, quick), config)
+    optimise(problem, Schedule(40))
+    left = (problem.params.translation - frames.params.translation)[:, 0]
+    assert float(left.mean()) < 0.008
+
+
+def test_refinement_schedule_has_three_phases(frames: FrameSet) -> None:
+    residual = HeadResidual(frames.params, RefinementConfig(True))
+    rates = [residual.rate(1e-4, share) for share in (0.0, 0.1, 0.2, 0.8, 0.9, 1.0)]
+    assert rates == pytest.approx([1e-10, 5e-5, 1e-4, 1e-4, 1e-5, 1e-6], rel=1e-3)
+
+
+def test_without_normals_the_normal_loss_is_off(
+    small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig
+) -> None:
+    problem = RiggedProblem(
+        small_head, replace(frames, normals=None), initial_gaussians(small_head, frames, quick), FitConfig(10)
+    )
+    assert problem.step(frames.train[0], 0)["loss"] > 0
+
+
+def test_unseen_gaussians_stay(small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig) -> None:
+    placement = initial_gaussians(small_head, frames, quick)
+    problem = RiggedProblem(small_head, frames, placement, FitConfig(10))
+    assert 0 < int((~problem.seen).sum()) < len(problem.seen) // 2
+    for iteration in range(5):
+        problem.step(frames.train[iteration], iteration)
+    hidden = ~problem.seen
+    torch.testing.assert_close(problem.fields["means"][hidden], placement.fields["means"][hidden])
+    assert not torch.equal(problem.fields["means"], placement.fields["means"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"sh_degree": 4}, "sh_degree must be 0 to 3"), ({"iterations": 0}, "at least 1")]
+)
+def test_settings_out_of_range_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GeoDiff4DConfig(**change)
+
+
+def test_harmonics_are_learnt(small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig) -> None:
+    avatar = fit_frames(small_head, frames, replace(quick, iterations=8, sh_degree=1), FitContext())
+    assert avatar.splats.sh.shape[1] == 4 and avatar.splats.sh[:, 1:].abs().sum() > 0
+    front = avatar.pose(avatar.neutral(), frames.cameras[0]).colors
+    side = avatar.pose(avatar.neutral(), frames.cameras[-4]).colors
+    assert not torch.allclose(front, side)
+
+
+class _Breaking:
+    """A problem that is interrupted before an iteration."""
+
+    def __init__(self, problem: RiggedProblem, at: int) -> None:
+        self._problem, self._at, self.samples = problem, at, problem.samples
+
+    def step(self, sample: int, iteration: int) -> dict[str, float]:
+        if iteration == self._at:
+            raise KeyboardInterrupt
+        return self._problem.step(sample, iteration)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self._problem.state()
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        self._problem.restore(state)
+
+
+def _problem(head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig) -> RiggedProblem:
+    fit = FitConfig(config.iterations, density=config.density)
+    return RiggedProblem(head, frames, initial_gaussians(head, frames, config), fit)

@@ -1,0 +1,89 @@
+"""Where the first Gaussians lie, and what colour they have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sample_clips import paint
+
+from geodiff.head.model import HeadModel
+from recon.frames import FrameSet
+from recon.layers.hull import HullConfig, grow_scalp
+from recon.layers.initialise import fill_unseen, observe_colors, place_on_triangles
+from recon.layers.rigged import FaceFrames, bound_frames, pose_fields
+
+
+@pytest.mark.parametrize("count", [400, 3000])
+def test_gaussians_lie_flat_on_their_triangles(small_head: HeadModel, count: int) -> None:
+    vertices = small_head.vertices(small_head.zeros())[0]
+    placement = place_on_triangles(small_head, vertices, count, 0.8, seed=0)
+    bound = bound_frames(small_head, small_head.zeros(), placement.binding)
+    posed = pose_fields(placement.fields, bound, None)
+    torch.testing.assert_close(posed.means, placement.points, atol=1e-6, rtol=0)
+    corners = vertices[small_head.faces[placement.binding]]
+    torch.testing.assert_close((corners * placement.barycentrics[:, :, None]).sum(1), placement.points)
+    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    flat = torch.nn.functional.cosine_similarity(normal, bound.rotations[:, :, 1], dim=-1)
+    assert float(flat.abs().min()) > 0.999
+    assert (posed.scales.argmin(-1) == 1).all()
+    assert abs(len(placement.binding) - count) < 0.25 * count or count < len(small_head.faces)
+
+
+def test_every_triangle_has_one_where_there_are_enough(small_head: HeadModel) -> None:
+    vertices = small_head.vertices(small_head.zeros())[0]
+    faces = len(small_head.faces)
+    placement = place_on_triangles(small_head, vertices, 2 * faces, 0.8, seed=0)
+    assert len(torch.unique(placement.binding)) == faces
+    sparse = place_on_triangles(small_head, vertices, faces // 12, 0.8, seed=0)
+    assert abs(len(sparse.binding) - faces // 12) < 5 and float(sparse.reach.max()) > 1.5
+
+
+def test_teeth_and_eyes_are_denser_than_the_skull(small_head: HeadModel) -> None:
+    vertices = small_head.vertices(small_head.zeros())[0]
+    placement = place_on_triangles(small_head, vertices, 20_000, 0.8, seed=0)
+    corners = vertices[small_head.faces]
+    areas = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1) / 2
+    counts = torch.bincount(placement.binding, minlength=len(areas))
+    density = {
+        r: counts[m].sum() / areas[m].sum() for r in ("teeth", "scalp") if (m := small_head.face_region(r)).any()
+    }
+    assert density["teeth"] > 3 * density["scalp"]
+
+
+def test_colours_are_those_of_the_paint(small_head: HeadModel, frames: FrameSet) -> None:
+    vertices = small_head.vertices(small_head.zeros())[0]
+    placement = place_on_triangles(small_head, vertices, 2000, 0.8, seed=0)
+    colors, weight = observe_colors(small_head, frames, placement.binding, placement.barycentrics, frames.train)
+    seen = weight > 0.5
+    assert 0.3 < float(seen.float().mean()) < 0.95
+    truth = torch.from_numpy(paint(small_head))[small_head.faces[placement.binding]]
+    truth = (truth * placement.barycentrics[:, :, None]).sum(1)
+    # Shading darkens, but it does not turn hair into skin.
+    cosine = torch.nn.functional.cosine_similarity(colors[seen], truth[seen], dim=-1)
+    assert float(cosine.median()) > 0.99
+    filled = fill_unseen(small_head, placement.points, placement.binding, colors, weight)
+    torch.testing.assert_close(filled[seen], colors[seen])
+    assert torch.isfinite(filled).all() and float(filled.min()) > 0
+
+
+def test_cached_frames_agree_with_direct_ones(small_head: HeadModel, frames: FrameSet) -> None:
+    binding = torch.tensor([3, 77, 77, 200])
+    cache = FaceFrames(small_head, frames.params, torch.unique(binding))
+    for t in range(frames.params.num_frames):
+        direct, cached = bound_frames(small_head, frames.params.frame(t), binding), cache.bound(t, binding)
+        for a, b in zip(direct, cached, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_scalp_grows_into_the_silhouette(small_head: HeadModel, frames: FrameSet) -> None:
+    """Frames of the true head, parameters of one whose scalp was pressed in: the hull finds what is missing."""
+    pressed = torch.zeros(small_head.num_vertices, 3)
+    scalp = small_head.regions["scalp"]
+    pressed[scalp] = -0.15 * small_head.template[scalp]
+    params = frames.params.replace(static_offset=pressed)
+    grown = grow_scalp(small_head, params, frames, HullConfig(limit=0.03, step=0.001, smoothing=2))
+    top = scalp & (small_head.template[:, 1] > 0.09)
+    missing = pressed[top, 1].abs().mean()
+    left = grown[top, 1].abs().mean()
+    assert float(left) < 0.5 * float(missing)
+    assert not grown[~scalp].any()
