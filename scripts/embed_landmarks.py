@@ -19,10 +19,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
-from geodiff.geometry import orbit_camera, project, to_camera
+from geodiff.geometry import normals_to_map_axes, orbit_camera, project, to_camera, vertex_normals
 from geodiff.head.embedding import DATA, save_embedding
 from geodiff.head.model import HeadModel, LandmarkEmbedding
-from geodiff.raster.mesh import Fragments, interpolate, rasterize, render_normals
+from geodiff.raster.mesh import Fragments, interpolate, rasterize
 from geodiff.tracking.groups import INNER_LIPS, IRISES, OVAL
 from geodiff.tracking.landmarks import NUM_LANDMARKS, detect_faces
 from geodiff.types import Camera, HeadParams, Motion
@@ -50,27 +50,41 @@ class Surface:
     """A head's paint: what a pixel's colour is computed from, per vertex, in the template."""
 
     head: HeadModel
-    attributes: torch.Tensor  # (V, 3 + 4): template position; lips, scalp, eyeballs, mouth interior
+    attributes: torch.Tensor  # (V, 3 + 5): template position; lips, scalp, eyeballs, mouth interior, teeth
     brows: np.ndarray | None = None  # (2, 2, 5, 3) template positions of the brow landmarks
 
     @staticmethod
     def of(head: HeadModel, brows: np.ndarray | None = None) -> Surface:
-        masks = [head.regions[name].float() for name in ("lips", "scalp", "eyeballs", "mouth_interior")]
+        masks = [head.regions[name].float() for name in ("lips", "scalp", "eyeballs", "mouth_interior", "teeth")]
         return Surface(head, torch.cat([head.template, torch.stack(masks, 1)], 1), brows)
 
 
-def paint(surface: Surface, vertices: torch.Tensor, camera: Camera) -> tuple[np.ndarray, Fragments]:
-    """A simple portrait of the posed head: (H, W, 3) uint8, and the fragments behind it."""
-    head = surface.head
-    fragments = rasterize(vertices, head.faces, camera)
+@dataclass(frozen=True)
+class View:
+    """Some of a head's triangles seen by a camera: numbers (K,) of the faces drawn, what was hit, normals (H, W, 3)."""
+
+    drawn: np.ndarray
+    fragments: Fragments
+    normals: np.ndarray
+
+    @staticmethod
+    def of(head: HeadModel, vertices: torch.Tensor, camera: Camera, drawn: np.ndarray | None = None) -> View:
+        numbers = np.arange(len(head.faces)) if drawn is None else drawn
+        fragments = rasterize(vertices, head.faces[numbers], camera)
+        normals = normals_to_map_axes(vertex_normals(vertices, head.faces), camera)
+        seen = interpolate(fragments, head.faces[numbers], normals)
+        return View(numbers, fragments, seen / np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-9))
+
+
+def paint(surface: Surface, view: View) -> np.ndarray:
+    """A simple portrait of the head in a view of all its faces: (H, W, 3) uint8."""
+    head, fragments, normals = surface.head, view.fragments, view.normals
     values = interpolate(fragments, head.faces, surface.attributes)
-    normals = render_normals(vertices, head.faces, camera)
-    rest, lips, scalp, balls, mouth = values[..., :3], *(values[..., i : i + 1] for i in range(3, 7))
+    rest, lips, scalp, balls, mouth, teeth = values[..., :3], *(values[..., i : i + 1] for i in range(3, 8))
     albedo = np.broadcast_to(np.array([0.80, 0.60, 0.50]), rest.shape).copy()
     albedo = albedo + lips * (np.array([0.68, 0.32, 0.31]) - albedo)
     albedo = albedo + scalp.clip(0, 1) * (np.array([0.16, 0.11, 0.08]) - albedo)
     albedo = np.where(mouth > 0.5, np.array([0.30, 0.10, 0.10]), albedo)
-    teeth = interpolate(fragments, head.faces, head.regions["teeth"].float()[:, None])
     albedo = np.where(teeth > 0.5, np.array([0.85, 0.83, 0.78]), albedo)
     albedo = np.where(balls > 0.5, _eye_colour(head, rest), albedo)
     if surface.brows is not None:
@@ -79,7 +93,7 @@ def paint(surface: Surface, vertices: torch.Tensor, camera: Camera) -> tuple[np.
     shade = 0.30 + 0.15 * normals[..., 1:2] + 0.62 * key
     image = np.where(fragments.mask[..., None], albedo * shade, np.array([0.55, 0.60, 0.66]))
     image = cv2.GaussianBlur(image.astype(np.float32).clip(0, 1) ** (1 / 1.6), (0, 0), 0.7)
-    return (image * 255).round().astype(np.uint8), fragments
+    return (image * 255).round().astype(np.uint8)
 
 
 def _eye_colour(head: HeadModel, rest: np.ndarray) -> np.ndarray:
@@ -130,29 +144,27 @@ def collect(surface: Surface, people: int, seed: int) -> list[list[tuple[int, in
         vertices = head.vertices(params)[0]
         for yaw, pitch in VIEWS:
             camera = orbit_camera(np.radians(yaw), np.radians(pitch), 1.0, target, 1.35 * SIZE, SIZE, SIZE)
-            faces = detect_faces(paint(surface, vertices, camera)[0], limit=1)
+            view = View.of(head, vertices, camera)
+            faces = detect_faces(paint(surface, view), limit=1)
             if not faces:
                 continue
             points = faces[0].points
-            whole = np.arange(len(balls))
-            _record(hits, head, vertices, camera, (whole, ~inside, np.arange(468), points), (number, abs(yaw)))
+            _record(hits, view, ~inside, np.arange(468), points, (number, abs(yaw)))
             # The lids hide parts of the irises: they are looked for on the eyeballs alone.
-            ball = np.flatnonzero(balls)
-            _record(hits, head, vertices, camera, (ball, balls[ball], np.array(IRISES), points), (number, abs(yaw)))
+            view = View.of(head, vertices, camera, np.flatnonzero(balls))
+            _record(hits, view, balls, np.array(IRISES), points, (number, abs(yaw)))
     return hits
 
 
-def _record(hits: list, head: HeadModel, vertices: torch.Tensor, camera: Camera,
-            found: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], seen: tuple[int, int]) -> None:  # fmt: skip
+def _record(
+    hits: list, view: View, allowed: np.ndarray, marks: np.ndarray, points: np.ndarray, seen: tuple[int, int]
+) -> None:
     """Carry detections back to the nearest allowed face that is seen.
 
-    found: drawn faces, which of them are allowed, landmark numbers, points (478, 2); seen: expression, |yaw| degrees.
+    allowed: (F,) bool. marks: landmark numbers. points: (478, 2). seen: number of the expression, |yaw| in degrees.
     """
-    kept, allowed, marks, points = found
-    triangles = head.faces[kept]
-    fragments = rasterize(vertices, triangles, camera)
-    normals = render_normals(vertices, triangles, camera)
-    rows, columns = np.nonzero(fragments.mask & allowed[fragments.face])
+    fragments, normals = view.fragments, view.normals
+    rows, columns = np.nonzero(fragments.mask & allowed[view.drawn][fragments.face])
     pixels = np.stack([columns, rows], 1) + 0.5
     distance, nearest = cKDTree(pixels).query(points[marks])
     for mark, gap, index in zip(marks, distance, nearest, strict=True):
@@ -163,7 +175,7 @@ def _record(hits: list, head: HeadModel, vertices: torch.Tensor, camera: Camera,
         row, column = rows[index], columns[index]
         facing = float(normals[row, column, 2])
         if gap < (12.0 if contour else 5.0) and facing > (0.02 if contour else 0.35):
-            face = int(kept[fragments.face[row, column]])
+            face = int(view.drawn[fragments.face[row, column]])
             weight = 1.0 if contour else facing**2
             hits[mark].append((seen[0], face, fragments.barycentrics[row, column].astype(np.float64), weight))
 
@@ -271,7 +283,7 @@ def picture(surface: Surface, embedding: LandmarkEmbedding) -> np.ndarray:
         vertices = head.vertices(head.motion_params(motion, head.zeros()))[0]
         target = torch.tensor([0.0, float(head.template[head.regions["face"], 1].mean()), 0.0])
         camera = orbit_camera(np.radians(yaw), 0.0, 1.0, target, 3200, 800, 800)
-        tile = paint(surface, vertices, camera)[0]
+        tile = paint(surface, View.of(head, vertices, camera))
         marks = embedding.points(vertices, head.faces)
         pixels, _ = project(marks, camera)
         near = to_camera(marks, camera)[:, 2] < 1.02
