@@ -11,7 +11,6 @@ import math
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from geodiff.conditioning import face_camera, framed_camera, head_frame

@@ -2,7 +2,7 @@
 
 Units: metres, radians, seconds. World: y up, the face looks along +z, so the person's left is +x.
 Camera: OpenCV axes (x right, y down, z forward), `viewmat` takes world to camera. Pixel centres lie at +0.5.
-Normal maps: camera space with x right, y up, z towards the camera; stored as (n + 1) / 2; background is the zero vector.
+Normal maps: camera space with x right, y up, z towards the camera; stored as (n + 1) / 2; background is zero.
 On disk, cameras are camera-to-world with OpenGL axes (x right, y up, z backward), as in VHAP.
 Quaternions are wxyz.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geodiff.types import Camera
 
-#: Turns OpenCV camera axes into OpenGL camera axes, and back. Also turns OpenCV camera-space vectors into normal-map axes.
+#: Turns OpenCV camera axes into OpenGL camera axes, and back; also camera-space vectors into the axes of normal maps.
 CV_GL = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,19 +81,22 @@ class HeadParams:
         return self.frames(slice(t, t + 1))
 
     def frames(self, index: slice | Tensor) -> HeadParams:
-        per_frame = {name: getattr(self, name)[index] for name in ("expr", *POSE_WIDTHS)}
+        per_frame: dict[str, Any] = {name: getattr(self, name)[index] for name in ("expr", *POSE_WIDTHS)}
         return replace(self, **per_frame)
 
     def replace(self, **changes: Tensor | None) -> HeadParams:
-        return replace(self, **changes)
+        values: dict[str, Any] = changes
+        return replace(self, **values)
 
     def to(self, device: torch.device | str) -> HeadParams:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return HeadParams(**{k: None if v is None else v.to(device) for k, v in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in values.items()}
+        return HeadParams(**moved)
 
     def detach(self) -> HeadParams:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return HeadParams(**{k: None if v is None else v.detach() for k, v in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: None if v is None else v.detach() for k, v in values.items()}
+        return HeadParams(**moved)
 
     @staticmethod
     def concatenate(parts: list[HeadParams]) -> HeadParams:

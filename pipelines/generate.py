@@ -45,7 +45,8 @@ class GenerateConfig:
     """Everything about a generation but the portrait.
 
     image_size: side of the frames, pixels; 0 takes the size that the networks were trained at. networks: what
-    `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`. save_proposals: keep the proposals beside the frames.
+    `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`.
+    save_proposals: keep the proposals beside the frames.
     """
 
     image_size: int = 0

@@ -157,8 +157,8 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         )
     record = read_json(path)
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
-        raise InputError(f"{path} must have schema {SCHEMA}, found {found}: reconstruct the avatar with this version")
+        schema = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        raise InputError(f"{path} must have schema {SCHEMA}, found {schema}: reconstruct the avatar with this version")
     missing = sorted({"method", "head"} - record.keys())
     if missing:
         raise InputError(f"{path} must have the keys method and head, missing {missing}: reconstruct the avatar again")

@@ -63,7 +63,9 @@ def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None) ->
     Frames of several clips that share a time step number and their parameters share the time step.
     held_out: (timestep, camera) pairs that are measured on instead of fitted; by default every eighth frame.
     """
-    steps, parts, entries = [], [], {}
+    steps: list[int] = []
+    parts: list[HeadParams] = []
+    entries: dict[tuple[int, bytes, bytes], int] = {}
     for clip in clips:
         for position, number in enumerate(clip.timesteps):
             params = clip.params.frame(position)

@@ -71,11 +71,16 @@ class ClipSetSpec:
 class ReferenceLike(Protocol):
     """What is kept of the portrait: see `geodiff.conditioning.Reference`."""
 
-    image: np.ndarray
-    mask: np.ndarray
-    normals: np.ndarray
-    camera: Camera
-    params: HeadParams
+    @property
+    def image(self) -> np.ndarray: ...
+    @property
+    def mask(self) -> np.ndarray: ...
+    @property
+    def normals(self) -> np.ndarray: ...
+    @property
+    def camera(self) -> Camera: ...
+    @property
+    def params(self) -> HeadParams: ...
 
 
 class ClipSetWriter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class HeadModel:
         return params.to(self.template.device)
 
     def to(self, device: torch.device | str) -> HeadModel:
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
         for name in ("regions", "arkit", "arkit_jaw"):
@@ -220,6 +221,10 @@ class HeadModel:
 
 class _ReducedHead(HeadModel):
     """A head restricted to a few vertices that keeps the full head's joints."""
+
+    _kept: Tensor
+    _joints: Tensor
+    _joint_modes: Tensor
 
     def __init__(self, full: HeadModel, kept: Tensor) -> None:
         values = {f.name: getattr(full, f.name) for f in fields(full)}

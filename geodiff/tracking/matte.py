@@ -41,7 +41,7 @@ def portrait_matte(image: np.ndarray, face: Face | None = None) -> np.ndarray:
 
 
 def flat_background_matte(image: np.ndarray, person: np.ndarray) -> np.ndarray | None:
-    """Key a person on one flat colour: (H, W) float32, or None where the background is not flat or looks like the person.
+    """Key a person on one flat colour: (H, W) float32, or None where the background is not flat or like the person.
 
     person: (H, W) the network's matte, which protects parts of the person that have the background's colour.
     """
