@@ -15,123 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from landmark_source import PARTS, Skin, Source, chart_of, read_source, skin_of
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, dijkstra
-from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
-from geodiff.head.authoring.surface import bending_energy, boundary_loops, cotangent_laplacian, edges_of
+from geodiff.geometry import vertex_normals
+from geodiff.head.authoring.landmarks import Landmarks, mirror_of
+from geodiff.head.authoring.skin import build_mesh_and_skin, locate
+from geodiff.head.authoring.surface import edges_of
 
 MAX_LANDMARKS = 500
 NUM_MODES = 60
-#: The head's origin in the source's coordinates, metres: between the ears, as in FLAME.
-ORIGIN = np.array([0.0, 0.012, 0.012])
-PARTS = {name: number for number, name in enumerate(["face", "head_neck", "mouth_socket", "eye_socket_left",
-         "eye_socket_right", "gums_tongue", "teeth", "eyeball_left", "eyeball_right"])}  # fmt: skip
 
-
-@dataclass
-class Source:
-    """The measured model: positions (N, 3) in metres, identity (100, N, 3), expressions by name (N, 3), parts (N,)."""
-
-    points: np.ndarray
-    faces: np.ndarray
-    parts: np.ndarray
-    identity: np.ndarray
-    expressions: dict[str, np.ndarray]
-    landmarks68: np.ndarray
-
-
-def read_source(path: Path) -> Source:
-    with np.load(path, allow_pickle=False) as data:
-        expressions = dict(zip(data["expression_names"].tolist(), data["expression"].astype(np.float64) / 100))
-        return Source(
-            data["vertices"].astype(np.float64) / 100 - ORIGIN,
-            data["faces"].astype(np.int64),
-            data["vertex_part"].astype(int),
-            data["identity"].astype(np.float64) / 100,
-            expressions,
-            data["landmarks68"],
-        )
-
-
-@dataclass
-class Skin:
-    """The outer skin: indices into the source (S,), triangles, mirror partner of each vertex, boundary loops by name."""
-
-    index: np.ndarray
-    faces: np.ndarray
-    mirror: np.ndarray
-    loops: dict[str, np.ndarray]
-
-
-def skin_of(source: Source) -> Skin:
-    kept = np.isin(source.parts, [PARTS["face"], PARTS["head_neck"]])
-    index = np.flatnonzero(kept)
-    number = np.full(len(kept), -1)
-    number[index] = np.arange(len(index))
-    faces = number[source.faces[kept[source.faces].all(1)]]
-    points = source.points[index]
-    mirror = cKDTree(points).query(points * [-1, 1, 1])[1]
-    loops: dict[str, np.ndarray] = {}
-    for loop in boundary_loops(faces):
-        centre = points[loop].mean(0)
-        if len(loop) < 10:
-            continue
-        if centre[2] < 0.06 and centre[1] < -0.1:
-            loops["neck"] = loop
-        elif abs(centre[0]) < 0.01:
-            loops["mouth"] = loop
-        else:
-            loops["eye_left" if centre[0] > 0 else "eye_right"] = loop
-    return Skin(index, faces, mirror, loops)
-
-
-# --- chart -----------------------------------------------------------------------------------------------------------
-
-
-def chart_of(source: Source, skin: Skin) -> np.ndarray:
-    """Conformal-like map of the skin onto the unit disc (S, 2): the neck's ring is the circle, the face in the middle.
-
-    The mouth and the eyes are opened before the map is made, so that upper and lower lips and lids lie far apart.
-    Mirror images lie at (-u, v).
-    """
-    posed = source.points + source.expressions["jawOpen"]
-    for side in "LR":
-        posed = posed + source.expressions[f"eyeWide_{side}"]
-    posed = posed[skin.index]
-    faces = [skin.faces]
-    for number, name in enumerate(("mouth", "eye_left", "eye_right")):
-        loop = skin.loops[name]
-        posed = np.concatenate([posed, posed[loop].mean(0, keepdims=True)])
-        centre = np.full(len(loop), len(skin.index) + number)
-        faces.append(np.stack([np.roll(loop, -1), loop, centre], 1))
-    stiffness, _ = cotangent_laplacian(posed, np.concatenate(faces), floor=0.05)
-
-    ring = skin.loops["neck"]
-    front = int(np.argmax(posed[ring, 2] - 10 * np.abs(posed[ring, 0])))
-    ring = np.roll(ring, -front)
-    length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(posed[np.r_[ring, ring[:1]]], axis=0), axis=1))]
-    angle = 2 * np.pi * length[:-1] / length[-1]
-    if posed[ring[len(ring) // 4], 0] < 0:
-        angle = -angle
-    circle = np.stack([np.sin(angle), -np.cos(angle)], 1)
-    free = np.setdiff1d(np.arange(len(posed)), ring)
-    inner = splu(sparse.csc_matrix(stiffness[free][:, free]))
-    chart = np.zeros((len(posed), 2))
-    chart[ring] = circle
-    chart[free] = inner.solve(-(stiffness[free][:, ring] @ circle))
-    chart = chart[: len(skin.index)]
-    chart = 0.5 * (chart + chart[skin.mirror] * [-1, 1])
-
-    nose = skin.index.searchsorted(source.landmarks68[27])
-    pivot = complex(0.0, chart[nose, 1])
-    z = chart[:, 0] + 1j * chart[:, 1]
-    z = (z - pivot) / (1 - np.conj(pivot) * z)
-    return np.stack([z.real, z.imag], 1)
-
-
-# --- choice of landmarks on the skin -------------------------------------------------------------------------------------
+# --- choice of landmarks on the skin ---------------------------------------------------------------------------------
 
 
 def distance_from(skin: Skin, points: np.ndarray, sources: np.ndarray) -> np.ndarray:
@@ -142,7 +40,9 @@ def distance_from(skin: Skin, points: np.ndarray, sources: np.ndarray) -> np.nda
     return dijkstra(graph, directed=False, indices=sources, min_only=True)
 
 
-def ring_around(chart: np.ndarray, field: np.ndarray, level: float, centre: np.ndarray, angles: np.ndarray) -> list[int]:
+def ring_around(
+    chart: np.ndarray, field: np.ndarray, level: float, centre: np.ndarray, angles: np.ndarray
+) -> list[int]:
     """For every angle about an opening's centre in the chart, the vertex there whose field is nearest to a level."""
     near = np.flatnonzero(np.abs(field - level) < 0.5 * level)
     offset = chart[near] - centre
@@ -154,45 +54,61 @@ def ring_around(chart: np.ndarray, field: np.ndarray, level: float, centre: np.n
     return chosen
 
 
-#: Closed curves around the openings: share of the way from the rim to the lips' contour, or metres from the lids' rim,
-#: and number of landmarks on each.
-MOUTH_CURVES = ((0.44, 24), (0.72, 20), (1.0, 20))
-EYE_CURVES = ((0.0024, 16), (0.0050, 14))
+#: Closed curves around the openings: name, share of the way from the rim to the lips' contour or metres from the lids'
+#: rim, and number of landmarks on each.
+MOUTH_CURVES = (("lip_wet", 0.44, 20), ("lip_mid", 0.72, 16))
+EYE_CURVES = (("edge", 0.0027, 16), ("fold", 0.0056, 14), ("outer", 0.0090, 10))
+RIMS = (("mouth", 14), ("eye_left", 12), ("neck", 12))
 
 
-def curve_landmarks(source: Source, skin: Skin, points: np.ndarray, chart: np.ndarray) -> list[int]:
-    """Landmarks on the rims of the openings and on the curves around them (the wet line, the vermilion, the lid's edge)."""
-    chosen: list[int] = []
+def angles_of(offset: np.ndarray) -> np.ndarray:
+    """(N, 2) chart offsets -> angles, 0 downwards, counter-clockwise."""
+    return np.arctan2(offset[:, 0], -offset[:, 1])
+
+
+def curve_landmarks(source: Source, skin: Skin, points: np.ndarray, chart: np.ndarray) -> dict[int, str]:
+    """Landmarks on the openings' rims and on curves around them (wet line, vermilion, lid's edge): vertex -> curve."""
+    chosen: dict[int, str] = {}
+
+    def add(vertices: list[int], curve: str) -> None:
+        for vertex in vertices:
+            twin = int(skin.mirror[vertex])
+            if vertex not in chosen and twin not in chosen:
+                chosen[vertex] = curve
+                chosen[twin] = curve.replace("left", "right")
+
     contour = skin.index.searchsorted(source.landmarks68[48:60])
-    for name, count in (("mouth", 20), ("eye_left", 16), ("neck", 16)):
+    for name, count in RIMS:
         loop = skin.loops[name]
         if name != "eye_left":
             start = int(np.argmax(points[loop, 1] + 10 * points[loop, 2] - 10 * np.abs(points[loop, 0])))
             loop = np.roll(loop, -start)
         length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points[np.r_[loop, loop[:1]]], axis=0), axis=1))]
         wanted = np.linspace(0, length[-1], count, endpoint=False)
-        chosen += [int(loop[np.argmin(np.abs(length[:-1] - w))]) for w in wanted]
-        if name == "neck":
-            continue
+        add([int(loop[np.argmin(np.abs(length[:-1] - w))]) for w in wanted], f"{name}_rim")
         centre = chart[loop].mean(0)
         field = distance_from(skin, points, loop)
         if name == "mouth":
-            offset, about = chart - centre, chart[contour] - centre
-            order = np.argsort(np.arctan2(about[:, 0], -about[:, 1]))
-            field = field / np.interp(
-                np.arctan2(offset[:, 0], -offset[:, 1]), np.arctan2(about[:, 0], -about[:, 1])[order],
-                field[contour][order], period=2 * np.pi,
-            )  # fmt: skip
-        for number, (level, amount) in enumerate(MOUTH_CURVES if name == "mouth" else EYE_CURVES):
-            shift = 0.5 * (number % 2 == 0) if name != "mouth" else 0.0
-            chosen += ring_around(chart, field, level, centre, 2 * np.pi * (np.arange(amount) + shift) / amount)
+            known = angles_of(chart[contour] - centre)
+            order = np.argsort(known)
+            reach = np.interp(angles_of(chart - centre), known[order], field[contour][order], period=2 * np.pi)
+            add(contour.tolist(), "lip_contour")
+            between = 0.5 * (known[order] + np.r_[known[order][1:], known[order][0] + 2 * np.pi])
+            add(ring_around(chart, field / reach, 1.0, centre, between), "lip_contour")
+            for curve, level, amount in MOUTH_CURVES:
+                turns = 2 * np.pi * np.arange(amount) / amount
+                add(ring_around(chart, field / reach, level, centre, turns[: amount // 2 + 1]), curve)
+        elif name == "eye_left":
+            for curve, level, amount in EYE_CURVES:
+                turns = 2 * np.pi * np.arange(amount) / amount
+                add(ring_around(chart, field, level, centre, turns), f"eye_left_{curve}")
     return chosen
 
 
-def forced_landmarks(source: Source, skin: Skin, points: np.ndarray, chart: np.ndarray) -> list[int]:
-    """Landmarks that anatomy names: curves of lids and lips, the neck's ring, the 68 usual points, the midline profile."""
-    chosen = curve_landmarks(source, skin, points, chart)
-    usual = np.setdiff1d(np.arange(68), np.r_[60:68, 36:48])
+def forced_landmarks(source: Source, skin: Skin, points: np.ndarray, curves: dict[int, str]) -> list[int]:
+    """Landmarks that anatomy names: curves of lids and lips, the neck's ring, the usual 68, the midline profile."""
+    chosen = list(curves)
+    usual = np.setdiff1d(np.arange(68), np.r_[36:68])
     chosen += skin.index.searchsorted(source.landmarks68[usual]).tolist()
     midline = np.flatnonzero(np.abs(points[:, 0]) < 1e-5)
     order = midline[np.argsort(np.arctan2(points[midline, 1], points[midline, 2]))]
@@ -207,56 +123,115 @@ def forced_landmarks(source: Source, skin: Skin, points: np.ndarray, chart: np.n
 def signals_of(source: Source, skin: Skin, rank: int = 48) -> np.ndarray:
     """What the landmarks must carry (S, C): the mean shape and the strongest directions of identity and expression."""
     neutral = source.points[skin.index]
-    moves = [source.identity[:, skin.index] * 1.0, np.stack(list(source.expressions.values()))[:, skin.index] * 0.7]
+    expressions = np.stack(list(source.expressions.values()))
+    moves = [source.identity[:, skin.index], expressions[:, skin.index] * 0.7]
     stacked = np.concatenate(moves).transpose(1, 0, 2).reshape(len(skin.index), -1)
     left, scale, _ = np.linalg.svd(stacked, full_matrices=False)
     return np.concatenate([neutral, left[:, :rank] * scale[:rank] / 2], 1)
 
 
-def choose_landmarks(source: Source, skin: Skin, chart: np.ndarray, count: int, batch: int = 8) -> np.ndarray:
-    """Greedy choice: add pairs where the least-bending surface through the landmarks errs most."""
-    points = source.points[skin.index]
-    chosen = forced_landmarks(source, skin, points, chart)
-    energy = bending_energy(points, skin.faces, list(skin.loops.values()))
-    signals = signals_of(source, skin)
+def importance_of(skin: Skin, points: np.ndarray) -> np.ndarray:
+    """(S,) how much an error counts: most on lids and lips, least on the back of the head and the neck."""
     weight = np.ones(len(points))
-    for name, gain in (("mouth", 2.0), ("eye_left", 2.5), ("eye_right", 2.5)):
+    for name, gain in (("mouth", 1.5), ("eye_left", 2.5), ("eye_right", 2.5)):
         distance = cKDTree(points[skin.loops[name]]).query(points)[0]
         weight += gain * np.exp(-((distance / 0.012) ** 2))
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     ear = (x > 0.068) & (np.abs(z) < 0.035) & (y > -0.04) & (y < 0.045)
-    weight += 1.5 * ((x < 0.018) & (y < -0.008) & (y > -0.03) & (z > 0.085))
-    weight *= np.where(((z < 0.0) | (y > 0.07) | (y < -0.10)) & ~ear, 0.5, 1.0)
+    weight += 1.0 * ((x < 0.022) & (y < -0.005) & (y > -0.03) & (z > 0.08))
+    weight *= np.where((z < 0.0) & (y < 0.07) & ~ear, 0.6, 1.0)
+    return weight * np.where(y < -0.10, 0.5, np.where(y > 0.07, 0.9, 1.0))
+
+
+def as_landmarks(
+    source: Source, skin: Skin, chart: np.ndarray, curves: dict[int, str], chosen: list[int], signals: np.ndarray
+) -> Landmarks:
+    """Some skin points as landmarks whose modes are the signals."""
+    points = source.points[skin.index]
+    names = tuple(name_skin(source, skin, curves, np.array(chosen), points))
+    modes = signals[chosen].reshape(len(chosen), -1, 3).transpose(1, 0, 2)
+    on_curve = np.array([curves.get(v, "") for v in chosen])
+    twin = mirror_of(names)
+    mean = 0.5 * (points[chosen] + points[chosen][twin] * [-1, 1, 1])
+    flat = 0.5 * (chart[chosen] + chart[chosen][twin] * [-1, 1])
+    return Landmarks(names, on_curve, flat, mean, modes, modes[:0], ())
+
+
+@dataclass
+class Trial:
+    """What a head built from some landmarks misses: error (S,) at every skin point, loss without each landmark (L,)."""
+
+    error: np.ndarray
+    loss: np.ndarray
+
+
+def try_landmarks(source: Source, skin: Skin, chart: np.ndarray, landmarks: Landmarks, chosen: list[int],
+                  signals: np.ndarray) -> Trial:  # fmt: skip
+    """Build the head's skin from the landmarks and compare it with the source, point by point of the chart.
+
+    Errors across the surface count in full, along it by a third, those of the modes by half.
+    """
+    points = source.points[skin.index]
+    normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(skin.faces)).numpy()
+    mesh, built = build_mesh_and_skin(landmarks)
+
+    def operator_at(places: np.ndarray) -> np.ndarray:
+        face, inside = locate(places, mesh.points, mesh.faces)
+        return np.einsum("nk,nkl->nl", inside, built.operator[mesh.faces[face]])
+
+    operator = operator_at(chart)
+    missed = signals - operator @ signals[chosen]
+    across = (missed[:, :3] * normals).sum(1)
+    along = np.linalg.norm(missed[:, :3] - across[:, None] * normals, axis=1)
+    moved = np.linalg.norm(missed[:, 3:], axis=1)
+    weight = importance_of(skin, points)
+    error = np.sqrt(across**2 + (0.3 * along) ** 2 + (0.5 * moved) ** 2) * weight
+    print(f"{len(chosen)} landmarks: {1000 * np.abs(across).mean():.2f} mm off the mean surface, "
+          f"{1000 * moved.mean():.2f} mm off its modes, largest weighted {1000 * error.max():.1f} mm, "
+          f"score {1000 * np.sqrt((error**2).mean()):.3f}")  # fmt: skip
+    # Leave-one-out residuals of a linear smoother with the hat matrix H: (I - H) y / diag(I - H).
+    rest = np.eye(len(chosen)) - operator_at(landmarks.chart)
+    left_out = rest @ signals[chosen] / np.maximum(np.diag(rest), 1e-9)[:, None]
+    return Trial(error, np.sqrt((left_out[:, :3] ** 2).sum(1) + (0.5 * left_out[:, 3:] ** 2).sum(1)) * weight[chosen])
+
+
+def choose_landmarks(
+    source: Source, skin: Skin, chart: np.ndarray, curves: dict[int, str], count: int, rounds: int = 14
+) -> np.ndarray:
+    """Greedy choice with exchange: in every round the head is built from the landmarks so far, pairs are added where it
+    errs most, and where there is no more room the pairs that matter least make way. The best set of all rounds is kept.
+    """
+    points = source.points[skin.index]
+    chosen = forced_landmarks(source, skin, points, curves)
+    signals = signals_of(source, skin)
     tree = cKDTree(points)
-    while len(chosen) < count:
-        rest = np.setdiff1d(np.arange(len(points)), chosen)
-        solved = splu(sparse.csc_matrix(energy[rest][:, rest])).solve(-(energy[rest][:, chosen] @ signals[chosen]))
-        error = np.zeros(len(points))
-        error[rest] = np.linalg.norm(solved - signals[rest], axis=1) * weight[rest]
-        print(f"{len(chosen)} landmarks: mean error {1000 * error.mean():.2f} mm, largest {1000 * error.max():.2f} mm")
-        error[points[:, 0] < -1e-5] = 0.0
+    best, best_score = chosen, np.inf
+    for step in range(rounds):
+        landmarks = as_landmarks(source, skin, chart, curves, chosen, signals[:, 3:])
+        trial = try_landmarks(source, skin, chart, landmarks, chosen, signals)
+        score = float((trial.error**2).mean())
+        if score < best_score:
+            best, best_score = chosen, score
+        error = np.where(points[:, 0] < -1e-5, 0.0, trial.error)
+        batch = 11 if step < 12 else 6
+        order = [chosen[i] for i in np.argsort(trial.loss)]
+        removable = [v for v in order if v not in curves and points[v, 0] > 1e-5]
+        while len(chosen) + 2 * batch > count:
+            vertex = removable.pop(0)
+            chosen = sorted(set(chosen) - {vertex, int(skin.mirror[vertex])})
         for _ in range(batch):
             vertex = int(np.argmax(error))
-            pair = {vertex, int(skin.mirror[vertex])} - set(chosen)
-            if error[vertex] == 0 or len(chosen) + len(pair) > count:
-                return np.array(sorted(chosen))
-            chosen += sorted(pair)
-            error[tree.query_ball_point(points[vertex], 0.008)] = 0.0
-    return np.array(sorted(chosen))
+            chosen = sorted({*chosen, vertex, int(skin.mirror[vertex])})
+            error[tree.query_ball_point(points[vertex], 0.006)] = 0.0
+    return np.array(best)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def region_of(point: np.ndarray, hole: str | None) -> str:
+def region_of(point: np.ndarray) -> str:
     """Anatomical region of a skin point (metres, head's origin)."""
     x, y, z = abs(point[0]), point[1], point[2]
-    if hole == "mouth":
-        return "inner_lip_upper" if y > -0.0455 else "inner_lip_lower"
-    if hole in ("eye_left", "eye_right"):
-        return "lid_margin_upper" if y > 0.0235 else "lid_margin_lower"
-    if hole == "neck":
-        return "neck_ring"
     if x > 0.066 and -0.035 < z < 0.035 and -0.045 < y < 0.05:
         return "ear"
     if y < -0.088 or (y < -0.06 and z < 0.04):
@@ -279,19 +254,25 @@ def region_of(point: np.ndarray, hole: str | None) -> str:
 
 
 #: Regions of the 68 usual facial landmarks that lie on named curves.
-CURVES = {"jawline": range(0, 17), "brow": range(17, 27), "nose_bridge": range(27, 31), "nose_base": range(31, 36),
-          "lip_contour": range(48, 60)}  # fmt: skip
+CURVES = {"jawline": range(0, 17), "brow": range(17, 27), "nose_bridge": range(27, 31), "nose_base": range(31, 36)}
 
 
-def name_skin(source: Source, skin: Skin, chosen: np.ndarray, points: np.ndarray) -> list[str]:
+def name_skin(
+    source: Source, skin: Skin, curves: dict[int, str], chosen: np.ndarray, points: np.ndarray
+) -> list[str]:
     curve_of = {int(skin.index.searchsorted(source.landmarks68[k])): n for n, ks in CURVES.items() for k in ks}
-    hole_of = {int(v): name for name, loop in skin.loops.items() for v in loop}
+    upper = {"mouth": -0.0455, "lip": -0.0455, "eye": 0.0235}
+    for vertex, curve in curves.items():
+        kind = curve.split("_")[0]
+        half = ("upper" if points[vertex, 1] > upper[kind] else "lower") if kind in upper else "ring"
+        kind = curve.replace("left_", "").replace("right_", "").replace("eye_", "lid_")
+        curve_of.setdefault(vertex, f"{kind}_{half}")
     counts: dict[str, int] = {}
     names: dict[int, str] = {}
     for vertex in chosen:
         if points[vertex, 0] < -1e-5:
             continue
-        region = curve_of.get(int(vertex)) or region_of(points[vertex], hole_of.get(int(vertex)))
+        region = curve_of.get(int(vertex)) or region_of(points[vertex])
         counts[region] = counts.get(region, 0) + 1
         twin = int(skin.mirror[vertex])
         if twin == vertex:
@@ -302,7 +283,7 @@ def name_skin(source: Source, skin: Skin, chosen: np.ndarray, points: np.ndarray
     return [names[v] for v in chosen]
 
 
-# --- landmarks inside: eyes, teeth, tongue --------------------------------------------------------------------------------
+# --- landmarks inside: eyes, teeth, tongue ----------------------------------------------------------------------------
 
 
 def component_labels(faces: np.ndarray, count: int) -> np.ndarray:
@@ -330,7 +311,7 @@ def eye_weights(source: Source, side: str) -> dict[str, np.ndarray]:
 
 
 def teeth_weights(source: Source) -> dict[str, np.ndarray]:
-    """Edge and root of five teeth a quadrant (both incisors, canine, second premolar, second molar)."""
+    """Edge and root of four teeth a quadrant: both incisors, canine, second molar."""
     labels = component_labels(source.faces, len(source.points))
     index = np.flatnonzero(source.parts == PARTS["teeth"])
     moved = np.linalg.norm(source.expressions["jawOpen"], axis=1)
@@ -343,7 +324,7 @@ def teeth_weights(source: Source) -> dict[str, np.ndarray]:
     found = {}
     for (jaw, side), group in teeth.items():
         group.sort(key=lambda tooth: -source.points[tooth, 2].mean())
-        for number in (1, 2, 3, 5, 7):
+        for number in (1, 2, 3, 7):
             tooth = group[number - 1]
             height = source.points[tooth, 1] * (1 if jaw == "lower" else -1)
             ends = {"edge": tooth[np.argsort(height)[-8:]], "root": tooth[np.argsort(height)[:8]]}
@@ -360,9 +341,9 @@ def tongue_weights(source: Source) -> dict[str, np.ndarray]:
     index = np.flatnonzero((source.parts == PARTS["gums_tongue"]) & (moved > 0.01))
     points = source.points[index]
     found = {}
-    for number, depth in enumerate((0.075, 0.066, 0.056, 0.044)):
+    for number, depth in enumerate((0.075, 0.063, 0.050, 0.040)):
         for side, x in (("mid", 0.0), ("left", 0.01), ("right", -0.01)):
-            if side != "mid" and number in (0,):
+            if side != "mid" and number != 2:
                 continue
             near = np.flatnonzero((np.abs(points[:, 2] - depth) < 0.003) & (np.abs(points[:, 0] - x) < 0.003))
             best = near[np.argsort(points[near, 1])[-3:]]
@@ -380,9 +361,10 @@ def measure(source: Source) -> dict[str, np.ndarray]:
     chart = chart_of(source, skin)
     inner = {**eye_weights(source, "left"), **eye_weights(source, "right"), **teeth_weights(source),
              **tongue_weights(source)}  # fmt: skip
-    chosen = choose_landmarks(source, skin, chart, MAX_LANDMARKS - len(inner))
+    curves = curve_landmarks(source, skin, source.points[skin.index], chart)
+    chosen = choose_landmarks(source, skin, chart, curves, MAX_LANDMARKS - len(inner))
     points = source.points[skin.index]
-    names = name_skin(source, skin, chosen, points) + list(inner)
+    names = name_skin(source, skin, curves, chosen, points) + list(inner)
     weights = sparse.csr_matrix(np.stack(list(inner.values())))
 
     def at_landmarks(field: np.ndarray) -> np.ndarray:
@@ -396,11 +378,10 @@ def measure(source: Source) -> dict[str, np.ndarray]:
     kept = {n: f for n, f in source.expressions.items() if not n.startswith("PupilDilate")}
     coordinates = np.full((len(names), 2), np.nan)
     coordinates[: len(chosen)] = chart[chosen]
-    hole_of = {int(v): name for name, loop in skin.loops.items() for v in loop}
-    holes = [hole_of.get(int(v), "") for v in chosen] + [""] * len(inner)
+    on_curve = [curves.get(int(v), "") for v in chosen] + [""] * len(inner)
     return {
         "names": np.array(names),
-        "holes": np.array(holes),
+        "curves": np.array(on_curve),
         "chart": coordinates.astype(np.float32),
         "mean": mean.astype(np.float32),
         "identity": modes.astype(np.float16),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from geodiff.errors import HeadModelError
 from geodiff.head.model import REGIONS, HeadModel, LandmarkEmbedding
@@ -29,14 +30,26 @@ def pack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def head_from_arrays(arrays: dict[str, np.ndarray], name: str = "builtin") -> HeadModel:
     """A `HeadModel` from stored arrays. The bases are exact multiples of what the asset's half precision holds."""
-    floats = ("template", "shape_basis", "expr_basis", "joint_regressor", "skinning", "uvs")
-    integers = ("faces", "faces_uv", "mirror")
     packed = pack(arrays)
+
+    def real(key: str) -> Tensor:
+        return torch.from_numpy(packed[key].astype(np.float32))
+
+    def index(key: str) -> Tensor:
+        return torch.from_numpy(packed[key].astype(np.int64))
+
     return HeadModel(
         name=name,
-        **{key: torch.from_numpy(packed[key].astype(np.float32)) for key in floats},
-        **{key: torch.from_numpy(packed[key].astype(np.int64)) for key in integers},
-        regions={region: torch.from_numpy(mask.copy()) for region, mask in zip(REGIONS, packed["regions"], strict=True)},
+        template=real("template"),
+        faces=index("faces"),
+        shape_basis=real("shape_basis"),
+        expr_basis=real("expr_basis"),
+        joint_regressor=real("joint_regressor"),
+        skinning=real("skinning"),
+        uvs=real("uvs"),
+        faces_uv=index("faces_uv"),
+        mirror=index("mirror"),
+        regions={key: torch.from_numpy(mask.copy()) for key, mask in zip(REGIONS, packed["regions"], strict=True)},
         expression_names=tuple(packed["expression_names"].tolist()),
     )
 

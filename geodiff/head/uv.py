@@ -39,7 +39,7 @@ def _texels_of(uvs: np.ndarray, triangle: np.ndarray, size: int) -> tuple[np.nda
 
 
 def texel_map(uvs: np.ndarray, faces_uv: np.ndarray, size: int) -> TexelMap:
-    """uvs: (U, 2) in 0..1, v up. faces_uv: (F, 3). Texels on a shared border go to the triangle with the higher number."""
+    """uvs: (U, 2) in 0..1, v up. faces_uv: (F, 3). Texels on a shared border go to the triangle of higher number."""
     uvs, faces_uv = np.asarray(uvs, np.float64), np.asarray(faces_uv)
     face = np.full((size, size), -1, np.int32)
     barycentrics = np.zeros((size, size, 3), np.float32)

@@ -1,1 +1,1 @@
-"""How the builtin head is made: from named landmarks to a mesh with bases, skinning and UVs. Runs at build time only."""
+"""How the builtin head is made: from named landmarks to a mesh with bases, skinning and UVs."""

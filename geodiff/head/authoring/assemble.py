@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geodiff.head.authoring.chartmesh import ChartMesh, build_chart_mesh
+from geodiff.head.authoring.chartmesh import ChartMesh
 from geodiff.head.authoring.eyes import clear_eyeballs, eye_sphere, eyeball, socket
 from geodiff.head.authoring.landmarks import Landmarks
 from geodiff.head.authoring.layout import place, skin_layout
+from geodiff.head.authoring.meeting import close_rings
 from geodiff.head.authoring.mouth import bag, teeth, tongue, tongue_out
 from geodiff.head.authoring.parts import Part
 from geodiff.head.authoring.rig import (
-    NECK, ROOT, affine_regressor, head_share, jaw_hinge, jaw_motion, skin_jaw_share, skin_regions,
-)  # fmt: skip
-from geodiff.head.authoring.skin import Skin, build_skin
+    NECK,
+    ROOT,
+    affine_regressor,
+    head_share,
+    jaw_hinge,
+    jaw_motion,
+    skin_jaw_share,
+    skin_regions,
+)
+from geodiff.head.authoring.skin import Skin, build_mesh_and_skin
 from geodiff.head.model import JOINTS, REGIONS
 
 NUM_SHAPE = 45
@@ -27,7 +35,7 @@ LEFT_OUT = ("cheekRaiser_L", "cheekRaiser_R")
 
 @dataclass
 class Assembly:
-    """The joined mesh. start: part name -> index (V_part,) of its vertices in the whole. skin comes first."""
+    """The joined mesh. index: part name -> (V_part,) its vertices' numbers in the whole; the skin comes first."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -85,13 +93,33 @@ def arkit_name(name: str) -> str:
 
 def measured_expressions(landmarks: Landmarks) -> dict[str, tuple[str, ...]]:
     """ARKit name -> measured expressions whose sum it is."""
-    result = {}
+    result: dict[str, tuple[str, ...]] = {}
     merged = {part for parts in MERGED.values() for part in parts}
     for name in landmarks.expression_names:
         if name not in merged and name not in LEFT_OUT:
             result[arkit_name(name)] = (name,)
     result.update(MERGED)
     return dict(sorted(result.items()))
+
+
+#: Which ring of an opening meets its counterpart (the wet line, the lid's edge) and how far the others follow.
+LIP_CONTACT, LIP_FADING = 2, [1.0, 1.0, 1.0, 0.55, 0.25, 0.1, 0.0]
+LID_CONTACT, LID_FADING = 2, [1.0, 1.0, 1.0, 0.7, 0.45, 0.2, 0.0]
+
+
+def with_closed_lips(skin: Skin) -> Skin:
+    """The skin with lips that touch at rest."""
+    rings = skin.rings["mouth"]
+    moved = close_rings(skin.vertices, rings, LIP_CONTACT, LIP_FADING, overlap=0.0001, upper_share=0.5)
+    moved = 0.5 * (moved + moved[skin.mirror] * [-1, 1, 1])
+    return replace(skin, vertices=skin.vertices + moved)
+
+
+def closed_lids(skin: Skin, surface: np.ndarray, side: str) -> np.ndarray:
+    """The blink's displacement (V, 3) with a lid edge that reaches the other one."""
+    rings = skin.rings[f"eye_{side}"]
+    posed = skin.vertices + surface
+    return surface + close_rings(posed, rings, LID_CONTACT, LID_FADING, overlap=0.0003, upper_share=0.75)
 
 
 def expression_field(landmarks: Landmarks, skin: Skin, parts: list[Part], whole: Assembly, name: str) -> np.ndarray:
@@ -105,6 +133,8 @@ def expression_field(landmarks: Landmarks, skin: Skin, parts: list[Part], whole:
     surface = skin.operator @ move
     size = np.linalg.norm(surface, axis=1, keepdims=True)
     surface *= np.clip((size - 1e-4) / 3e-4, 0, 1)
+    if name.startswith("eyeBlink"):
+        surface = closed_lids(skin, surface, "left" if name.endswith("L") else "right")
     for side in ("left", "right"):
         centre, radius = eye_sphere(landmarks, side)
         close = (np.linalg.norm(skin.vertices - centre, axis=1) < radius + 0.012) & (size[:, 0] > 1e-4)
@@ -155,8 +185,8 @@ def regressor_of(landmarks: Landmarks, skin: Skin, whole: Assembly) -> np.ndarra
     """(5, V) joint regressor; every row sums to one and is exact on the mean head."""
     low = np.flatnonzero(skin.vertices[:, 1] < -0.10)
     collar = np.flatnonzero((skin.vertices[:, 1] < -0.03) & (np.abs(skin.vertices[:, 2]) < 0.07))
-    ears = landmarks.find("ear")
-    hinge_area = np.flatnonzero(np.linalg.norm(skin.vertices[:, None] * [1, 1, 1] - landmarks.mean[ears][None], axis=-1).min(1) < 0.01)
+    ears = landmarks.mean[landmarks.find("ear")]
+    hinge_area = np.flatnonzero(np.linalg.norm(skin.vertices[:, None] - ears[None], axis=-1).min(1) < 0.01)
     rows = [
         affine_regressor(whole.vertices, low, ROOT),
         affine_regressor(whole.vertices, collar, NECK),
@@ -167,7 +197,10 @@ def regressor_of(landmarks: Landmarks, skin: Skin, whole: Assembly) -> np.ndarra
     return np.stack(rows)
 
 
-def regions_of(landmarks: Landmarks, skin: Skin, mesh: ChartMesh, parts: list[Part], whole: Assembly) -> dict[str, np.ndarray]:
+def regions_of(
+    landmarks: Landmarks, skin: Skin, mesh: ChartMesh, parts: list[Part], whole: Assembly
+) -> dict[str, np.ndarray]:
+    """Masks (V,) of all of the model's regions, symmetric."""
     masks = {name: np.zeros(len(whole.vertices), bool) for name in REGIONS}
     for name, mask in skin_regions(landmarks, skin, mesh.points).items():
         masks[name][: len(mask)] = mask | mask[skin.mirror]
@@ -179,9 +212,9 @@ def regions_of(landmarks: Landmarks, skin: Skin, mesh: ChartMesh, parts: list[Pa
 
 
 def build_head(landmarks: Landmarks) -> dict[str, np.ndarray]:
-    """All arrays of the bundled head, by the names of `HeadModel`'s fields (float32 or integers; regions as one array)."""
-    mesh = build_chart_mesh(landmarks)
-    skin = build_skin(landmarks, mesh)
+    """All arrays of the bundled head, by the names of `HeadModel`'s fields; regions as one array in REGIONS' order."""
+    mesh, skin = build_mesh_and_skin(landmarks)
+    skin = with_closed_lips(skin)
     parts = build_parts(landmarks, skin)
     regions = skin_regions(landmarks, skin, mesh.points)
     importance = np.where(regions["face"] | regions["ears"], 2.2, 1.0) + 1.5 * regions["eyes"] + 0.8 * regions["lips"]

@@ -11,40 +11,42 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import Delaunay, cKDTree
 
-from geodiff.head.authoring.landmarks import Landmarks, RoughSkin, hole_curve
+from geodiff.head.authoring.landmarks import Landmarks, RoughSkin, SolvedSkin, curve_angles, curve_points
 
-#: Vertices on each rim and number of rings around it.
-MOUTH_RIM, MOUTH_RINGS = 56, 5
-EYE_RIM, EYE_RINGS = 40, 5
-NECK_RIM = 48
+#: Vertices on each rim, and the curves that the rings around it pass through, with the number of steps to each.
+MOUTH_RIM, EYE_RIM, NECK_RIM = 56, 40, 48
+MOUTH_RINGS = (("lip_wet", 2), ("lip_mid", 2), ("lip_contour", 2))
+EYE_RINGS = (("edge", 2), ("fold", 2), ("outer", 2))
 #: Wanted edge length near landmarks of each kind, metres; it grows by GROWTH per metre of distance.
 EDGE_LENGTHS = {
-    ("lid_margin", "eyelid"): 0.0021,
-    ("inner_lip", "lip_"): 0.0023,
-    ("nose",): 0.0027,
-    ("ear",): 0.0026,
-    ("brow", "cheek", "chin", "jaw"): 0.0055,
+    ("lid_",): 0.0021,
+    ("mouth_rim", "lip_"): 0.0026,
+    ("nose",): 0.0020,
+    ("ear",): 0.0022,
+    ("brow", "cheek", "chin", "jaw"): 0.0058,
 }
-GROWTH = 0.22
-LONGEST = 0.0135
+GROWTH = 0.27
+LONGEST = 0.015
 
 
 @dataclass(frozen=True)
 class ChartMesh:
-    """points: (V, 2) chart positions. faces: (F, 3), outward in space. mirror: (V,). rims: opening -> its loop of vertices,
-    counter-clockwise in the chart, the first one lowest.
+    """points: (V, 2) chart positions. faces: (F, 3), outward in space. mirror: (V,). rims: opening -> its loop of
+    vertices, counter-clockwise in the chart, the first one lowest. rings: closed curves of vertices that the skin shall
+    be smooth along.
     """
 
     points: np.ndarray
     faces: np.ndarray
     mirror: np.ndarray
     rims: dict[str, np.ndarray]
+    rings: list[np.ndarray]
 
 
 class SizeField:
-    """Wanted edge length in chart units at any chart position, tabulated on a log-polar grid for speed."""
+    """Wanted edge length in chart units at any chart position."""
 
-    def __init__(self, landmarks: Landmarks, skin: RoughSkin) -> None:
+    def __init__(self, landmarks: Landmarks, skin: RoughSkin | SolvedSkin) -> None:
         self._landmarks, self._skin = landmarks, skin
         self._trees = {
             length: cKDTree(landmarks.mean[np.intersect1d(landmarks.find(*kinds), np.flatnonzero(landmarks.on_skin))])
@@ -63,24 +65,18 @@ class SizeField:
         return self.metric(chart) / np.maximum(self._skin.scale(chart), 1e-6)
 
 
-def ring_stack(loop: np.ndarray, size: np.ndarray, rings: int) -> list[np.ndarray]:
-    """The loop (N, 2), counter-clockwise, and `rings` offsets of it outwards; size (N,): the width of the first ring."""
-    stack = [loop]
-    width = _smooth_cyclic(size, 4)
-    for _ in range(rings):
-        tangent = np.roll(stack[-1], -1, 0) - np.roll(stack[-1], 1, 0)
-        normal = np.stack([tangent[:, 1], -tangent[:, 0]], 1)
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-        moved = stack[-1] + normal * width[:, None]
-        stack.append(moved + 0.25 * (0.5 * (np.roll(moved, -1, 0) + np.roll(moved, 1, 0)) - moved))
-        width = width * 1.12
+def ring_stack(landmarks: Landmarks, rim: str, curves: list[tuple[str, int]], angles: np.ndarray) -> list[np.ndarray]:
+    """Rings (N, 2) from a rim outwards, through each curve in turn, its number of steps apart."""
+    stack = [curve_points(landmarks, rim, angles)]
+    for curve, steps in curves:
+        inner, outer = stack[-1], curve_points(landmarks, curve, angles)
+        stack += [inner + (outer - inner) * (step / steps) for step in range(1, steps + 1)]
     return stack
 
 
-def _smooth_cyclic(values: np.ndarray, rounds: int) -> np.ndarray:
-    for _ in range(rounds):
-        values = 0.5 * values + 0.25 * (np.roll(values, 1) + np.roll(values, -1))
-    return values
+def _symmetric(loop: np.ndarray) -> np.ndarray:
+    """A loop around the midline, its first point lowest, made mirror-symmetric."""
+    return 0.5 * (loop + np.roll(loop[::-1], 1, 0) * [-1, 1])
 
 
 def inside_polygon(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
@@ -95,7 +91,7 @@ def inside_polygon(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 
 
 def _candidates(size: SizeField) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the right half-disc by a quadtree whose cells are half as wide as the wanted edges, with those lengths."""
+    """Points of the right half-disc by a quadtree with cells half as wide as the wanted edges, and those lengths."""
     cells = np.stack(np.meshgrid(np.arange(8) / 8 + 1 / 16, np.arange(16) / 8 - 1 + 1 / 16), -1).reshape(-1, 2)
     width, done = 1 / 8, []
     while len(cells):
@@ -167,44 +163,43 @@ def _relax(
     return moving
 
 
-def build_chart_mesh(landmarks: Landmarks, rounds: int = 50, seed: int = 0) -> ChartMesh:
-    """Triangulate the chart of these landmarks."""
-    skin = RoughSkin(landmarks)
+def build_chart_mesh(
+    landmarks: Landmarks, skin: RoughSkin | SolvedSkin, rounds: int = 40, seed: int = 0
+) -> ChartMesh:
+    """Triangulate the chart of these landmarks, with edges measured on a skin that is known roughly."""
     size = SizeField(landmarks, skin)
-    mouth = hole_curve(landmarks, "mouth", MOUTH_RIM)
-    mouth = 0.5 * (mouth + np.roll(mouth[::-1], 1, 0) * [-1, 1])
-    neck = hole_curve(landmarks, "neck", NECK_RIM)
-    neck = 0.5 * (neck + np.roll(neck[::-1], 1, 0) * [-1, 1])
+    angles = curve_angles(landmarks, "mouth_rim", MOUTH_RIM)
+    angles = 0.5 * (angles + np.r_[0.0, 2 * np.pi - angles[:0:-1]])
+    mouth_rings = [_symmetric(ring) for ring in ring_stack(landmarks, "mouth_rim", list(MOUTH_RINGS), angles)]
+    angles = curve_angles(landmarks, "neck_rim", NECK_RIM)
+    neck = _symmetric(curve_points(landmarks, "neck_rim", 0.5 * (angles + np.r_[0.0, 2 * np.pi - angles[:0:-1]])))
     neck /= np.linalg.norm(neck, axis=1, keepdims=True)
-    eye = hole_curve(landmarks, "eye_left", EYE_RIM)
-    mouth_rings = ring_stack(mouth, 0.8 * size(mouth), MOUTH_RINGS)
-    eye_rings = ring_stack(eye, 0.75 * size(eye), EYE_RINGS)
+    angles = curve_angles(landmarks, "eye_left_rim", EYE_RIM)
+    eye_curves = [(f"eye_left_{name}", steps) for name, steps in EYE_RINGS]
+    eye_rings = ring_stack(landmarks, "eye_left_rim", eye_curves, angles)
 
     half_mouth = np.concatenate([ring[: MOUTH_RIM // 2 + 1] for ring in mouth_rings])
-    half_neck = neck[: NECK_RIM // 2 + 1]
-    fixed = np.concatenate([half_mouth, np.concatenate(eye_rings), half_neck])
+    fixed = np.concatenate([half_mouth, np.concatenate(eye_rings), neck[: NECK_RIM // 2 + 1]])
     fixed[np.abs(fixed[:, 0]) < 1e-9, 0] = 0.0
     outer = mouth_rings[-1]
-    midline = np.concatenate(
-        [_midline(size, -1.0, outer[0, 1]), _midline(size, outer[MOUTH_RIM // 2, 1], 1.0)]
-    )
-    fixed = np.concatenate([fixed, midline])
+    midline = [_midline(size, -1.0, outer[0, 1]), _midline(size, outer[MOUTH_RIM // 2, 1], 1.0)]
+    fixed = np.concatenate([fixed, *midline])
     cut = [mouth_rings[-1], eye_rings[-1]]
     candidates, wanted = _candidates(size)
     kept = ~inside_polygon(candidates, cut[0]) & ~inside_polygon(candidates, cut[1])
     moving = _thin_out(candidates[kept], wanted[kept], fixed, seed)
     moving = _relax(moving, fixed, size(fixed), size, cut, rounds)
-    return _mirrored(np.concatenate([fixed, moving]), len(mouth_rings), mouth, eye)
+    return _mirrored(np.concatenate([fixed, moving]), mouth_rings, eye_rings)
 
 
-def _mirrored(half: np.ndarray, mouth_rings: int, mouth: np.ndarray, eye: np.ndarray) -> ChartMesh:
+def _mirrored(half: np.ndarray, mouth_rings: list[np.ndarray], eye_rings: list[np.ndarray]) -> ChartMesh:
     """Triangulate the half, drop the holes, mirror, and name the rims. The half begins with mouth, eye, neck."""
     triangles = Delaunay(half).simplices
     corners = half[triangles]
     centres = corners.mean(1)
     signed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     triangles = np.where(signed[:, None] > 0, triangles, triangles[:, ::-1])
-    hole = inside_polygon(centres, mouth) | inside_polygon(centres, eye) | (np.abs(signed) < 1e-14)
+    hole = inside_polygon(centres, mouth_rings[0]) | inside_polygon(centres, eye_rings[0]) | (np.abs(signed) < 1e-14)
     triangles = triangles[~hole]
     on_line = half[:, 0] == 0.0
     twin = np.arange(len(half))
@@ -216,13 +211,19 @@ def _mirrored(half: np.ndarray, mouth_rings: int, mouth: np.ndarray, eye: np.nda
     mirror[twin[~on_line]] = np.flatnonzero(~on_line)
 
     per_ring = MOUTH_RIM // 2 + 1
-    first = np.arange(per_ring)
-    eye_first = mouth_rings * per_ring + np.arange(EYE_RIM)
-    neck_first = mouth_rings * per_ring + (EYE_RINGS + 1) * EYE_RIM + np.arange(NECK_RIM // 2 + 1)
+    rings = []
+    for number in range(len(mouth_rings)):
+        part = number * per_ring + np.arange(per_ring)
+        rings.append(np.concatenate([part, mirror[part[1:-1]][::-1]]))
+    first = len(mouth_rings) * per_ring
+    for number in range(len(eye_rings)):
+        loop = first + number * EYE_RIM + np.arange(EYE_RIM)
+        rings += [loop, np.roll(mirror[loop][::-1], 1)]
+    neck = first + len(eye_rings) * EYE_RIM + np.arange(NECK_RIM // 2 + 1)
     rims = {
-        "mouth": np.concatenate([first, mirror[first[1:-1]][::-1]]),
-        "eye_left": eye_first,
-        "eye_right": np.roll(mirror[eye_first][::-1], 1),
-        "neck": np.concatenate([neck_first, mirror[neck_first[1:-1]][::-1]]),
+        "mouth": rings[0],
+        "eye_left": rings[len(mouth_rings)],
+        "eye_right": rings[len(mouth_rings) + 1],
+        "neck": np.concatenate([neck, mirror[neck[1:-1]][::-1]]),
     }
-    return ChartMesh(points, faces.astype(np.int64), mirror, rims)
+    return ChartMesh(points, faces.astype(np.int64), mirror, rims, rings)

@@ -88,13 +88,13 @@ def socket(landmarks: Landmarks, skin: Skin, side: str) -> Part:
         shares.append(share)
     vertices = np.concatenate(rings)
     count = len(rim)
-    faces = grid_faces(len(rings), count, closed=True)[:, ::-1]
+    faces = grid_faces(len(rings), count, closed=True)
     own = np.zeros((1, len(landmarks.names)))
     own[0, landmarks.index(f"eye_{side}_centre")] = 1.0
     operator = np.concatenate([(1 - s) * skin.operator[rim] + s * own for s in shares])
     across = np.arange(count + 1) / count
     uv = np.stack(np.meshgrid(across, np.linspace(0, 1, len(rings))), -1).reshape(-1, 2)
-    wide = grid_faces(len(rings), count + 1, closed=False)[:, ::-1]
+    wide = grid_faces(len(rings), count + 1, closed=False)
     return Part(f"socket_{side}", vertices, faces, np.full(len(vertices), -1), operator, np.zeros(len(vertices)),
                 uv, wide, (), f"eye_{side}", count, 1 - np.repeat(shares, count))  # fmt: skip
 

@@ -61,7 +61,8 @@ def skin_layout(skin: Skin, importance: np.ndarray) -> tuple[np.ndarray, np.ndar
     doubled = np.concatenate([vertices, vertices[seam[:-1]]])
     weight = np.concatenate([importance, importance[seam[:-1]]])
 
-    filled, extra = [faces], []
+    filled: list[np.ndarray] = [faces]
+    extra: list[np.ndarray] = []
     for name in ("mouth", "eye_left", "eye_right"):
         rim = skin.rims[name]
         middle = len(doubled) + len(extra)
@@ -108,13 +109,18 @@ def _seam_border(seam: np.ndarray, height: float) -> np.ndarray:
 
 
 def flat_map(
-    vertices: np.ndarray, faces: np.ndarray, pinned: np.ndarray, border: np.ndarray, importance: np.ndarray, rounds: int = 8
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    pinned: np.ndarray,
+    border: np.ndarray,
+    importance: np.ndarray,
+    rounds: int = 8,
 ) -> np.ndarray:
     """Map a disc-like mesh (V, 3) into a convex border without overlap (V, 2), after Tutte and Floater.
 
-    pinned: (P,) vertices of the border; border: (P, 2) their positions on a convex polygon. importance: (F,) wanted texture
-    area per surface area. Positive spring weights keep the map one-to-one; they are changed in rounds to give each
-    triangle its share.
+    pinned: (P,) vertices of the border; border: (P, 2) their positions on a convex polygon. importance: (F,) wanted
+    texture area per surface area. Positive spring weights keep the map one-to-one; they are changed in rounds to give
+    each triangle its share.
     """
     stiffness, _ = cotangent_laplacian(vertices, faces, floor=0.05)
     weights = sparse.coo_matrix(-stiffness)
@@ -125,7 +131,8 @@ def flat_map(
     wanted = np.linalg.norm(np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0]), axis=1) * importance
     wanted = np.maximum(wanted / wanted.sum(), 1e-9)
     incidence = sparse.coo_matrix(
-        (np.ones(3 * len(faces)), (faces.ravel(), np.repeat(np.arange(len(faces)), 3))), shape=(len(vertices), len(faces))
+        (np.ones(3 * len(faces)), (faces.ravel(), np.repeat(np.arange(len(faces)), 3))),
+        shape=(len(vertices), len(faces)),
     ).tocsr()
     flat = np.zeros((len(vertices), 2))
     for _ in range(rounds):

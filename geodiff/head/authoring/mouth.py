@@ -11,11 +11,11 @@ from geodiff.head.authoring.skin import Skin
 
 #: The teeth stand this much further back than measured, metres, to leave room for the lips.
 TEETH_BACK = 0.0030
-MEASURED_TEETH = (1, 2, 3, 5, 7)
+MEASURED_TEETH = (1, 2, 3, 7)
 
 
 def arch_curves(landmarks: Landmarks, jaw: str) -> tuple[CubicSpline, CubicSpline]:
-    """Edge and root of the teeth as curves over the tooth coordinate: -7.5 (right) .. 7.5 (left), teeth at half numbers."""
+    """Edge and root of the teeth as curves over the tooth coordinate: -7 (right) .. 7 (left), teeth at half numbers."""
     at, edges, roots = [], [], []
     for side, sign in (("right", -1), ("left", 1)):
         for number in MEASURED_TEETH:
@@ -24,7 +24,8 @@ def arch_curves(landmarks: Landmarks, jaw: str) -> tuple[CubicSpline, CubicSplin
             roots.append(landmarks.mean[landmarks.index(f"tooth_{jaw}_{side}_{number}_root")])
     order = np.argsort(at)
     shift = np.array([0, 0, -TEETH_BACK])
-    return tuple(CubicSpline(np.array(at)[order], np.array(c)[order] + shift) for c in (edges, roots))  # type: ignore[return-value]
+    edge, root = (CubicSpline(np.array(at)[order], np.array(curve)[order] + shift) for curve in (edges, roots))
+    return edge, root
 
 
 def teeth(landmarks: Landmarks, jaw: str) -> Part:
@@ -42,6 +43,7 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
     number = np.abs(stations)
     depth = np.interp(number, [0, 2, 3, 4, 7], [0.0026, 0.0030, 0.0040, 0.0052, 0.0066]) * np.where(gap, 0.75, 1.0)
     crown = np.interp(number, [0, 2.5, 4, 7], [0.0098, 0.0095, 0.0075, 0.0062])
+    gum = 1.75 if jaw == "upper" else 1.25
     tip = np.interp(number, [0, 2, 3, 4, 7], [0.25, 0.3, 0.4, 0.8, 0.85])
     edge = edge + up * np.where(gap, 0.0012, 0.0)[:, None]
     lean = root - edge
@@ -52,7 +54,7 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
         return edge + lean * height[:, None] + out * offset[:, None] - dig * inset
 
     section = [
-        point(crown * 1.75, depth * 1.0, 0.0),
+        point(crown * gum, depth * (1.0 if jaw == "upper" else 0.3), 0.0),
         point(crown * 1.25, depth * 1.12, 0.0),
         point(crown * 0.98, depth * 1.02, 0.5),
         point(crown * 0.5, depth * 0.95, 1.0),
@@ -61,15 +63,15 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
         point(crown * 0.12, -depth * (0.35 + 0.4 * tip), -0.5),
         point(crown * 0.55, -depth * 0.95, -0.5),
         point(crown * 1.05, -depth * 1.05, 0.0),
-        point(crown * 1.75, -depth * 1.2, 0.0),
+        point(crown * gum, -depth * 1.2, 0.0),
     ]
     width = len(section)
     vertices = np.stack(section, 1).reshape(-1, 3)
     vertices = 0.5 * (vertices + vertices.reshape(-1, width, 3)[::-1].reshape(-1, 3) * [-1, 1, 1])
     faces = grid_faces(len(stations), width, closed=True)
-    caps = [[base + 0, base + k, base + k + 1] for base in (0, (len(stations) - 1) * width) for k in range(1, width - 1)]
+    ends = (0, (len(stations) - 1) * width)
     half = width - 2
-    caps_array = np.array(caps)
+    caps_array = np.array([[base, base + k, base + k + 1] for base in ends for k in range(1, width - 1)])
     caps_array[:half] = caps_array[:half, ::-1]
     faces = outward(vertices, np.concatenate([faces, caps_array]))
     members = landmarks.find(f"tooth_{jaw}")
@@ -91,22 +93,24 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
         faces_uv = faces_uv[:, ::-1]
     operator = carried_by(landmarks, members, vertices)
     share = np.full(len(vertices), 1.0 if jaw == "lower" else 0.0)
-    return Part(f"teeth_{jaw}", vertices, faces, mirror_by_position(vertices), operator, share, uv, faces_uv, ("teeth",))
+    mirror = mirror_by_position(vertices)
+    return Part(f"teeth_{jaw}", vertices, faces, mirror, operator, share, uv, faces_uv, ("teeth",))
 
 
 def tongue(landmarks: Landmarks) -> Part:
     """A flattened body along the measured middle of the tongue, its tip behind the lower incisors."""
     middle = np.stack([landmarks.mean[landmarks.index(f"tongue_mid_{k}")] for k in (4, 3, 2, 1)])
     lower_edge = arch_curves(landmarks, "lower")[0](np.array([-0.5, 0.5])).mean(0)
-    tip = np.array([0, lower_edge[1] - 0.006, lower_edge[2] - 0.010])
+    tip = np.array([0, lower_edge[1] - 0.0075, lower_edge[2] - 0.012])
     path = np.concatenate([[middle[0] + [0, -0.006, -0.014]], middle[:3], [tip]])
     path[:, 0] = 0.0
-    path[1:4, 1] = np.minimum(path[1:4, 1], lower_edge[1] - 0.002)
+    path[1:4, 1] = np.minimum(path[1:4, 1], lower_edge[1] - 0.0045)
     knots = np.r_[0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))]
     along = np.linspace(0.02, 0.985, 13)
     curve = CubicSpline(knots / knots[-1], path)
     centre = curve(along)
-    half_width = 0.0185 * np.sqrt(np.clip(1 - along**3.2, 0, 1)) * np.interp(along, [0, 0.3, 0.7, 1], [0.7, 0.75, 0.68, 0.6])
+    half_width = np.interp(along, [0, 0.3, 0.7, 1], [0.0130, 0.0139, 0.0126, 0.0111])
+    half_width = half_width * np.clip(1 - along**5, 0, 1) ** 0.5
     thickness = np.interp(along, [0, 0.5, 1], [0.009, 0.008, 0.003])
     turn = 2 * np.pi * (np.arange(16) + 0.5) / 16
     ring = np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -151,14 +155,14 @@ def tongue(landmarks: Landmarks) -> Part:
 
 
 def tongue_out(part: Part) -> np.ndarray:
-    """(V, 3) displacement of the expression tongueOut: the front of the tongue comes forward over the teeth and bends down."""
+    """(V, 3) displacement of tongueOut: the tongue's front comes forward over the teeth and bends down."""
     z = part.vertices[:, 2]
     along = (z - z.min()) / (z.max() - z.min())
     lift = np.sin(np.pi * np.clip((along - 0.1) / 0.9, 0, 1)) * 0.004
     move = np.zeros_like(part.vertices)
     move[:, 2] = 0.036 * along**1.6
-    move[:, 1] = lift + 0.006 * along - 0.010 * np.clip((along - 0.6) / 0.4, 0, 1) ** 2
-    move[:, 0] = -0.12 * part.vertices[:, 0] * along
+    move[:, 1] = lift + 0.013 * along - 0.010 * np.clip((along - 0.6) / 0.4, 0, 1) ** 2
+    move[:, 0] = 0.35 * part.vertices[:, 0] * along**3
     return move
 
 
@@ -177,29 +181,28 @@ def bag(landmarks: Landmarks, skin: Skin) -> Part:
     front = start[:, 2].max()
     profile = [(0.010, 0.0335, 1.0, 0.7), (0.030, 0.0370, 1.0, 0.95), (0.055, 0.0360, 0.95, 1.0),
                (0.072, 0.0280, 0.75, 1.0), (0.082, 0.0150, 0.4, 1.0)]  # fmt: skip
-    for back, wide, high, share in profile:
-        curve = np.where(back < 0.02, 0.35 * (1 - np.abs(cosine)), 0) * 0.0
+    for back, wide, high, own_share in profile:
         ring = np.stack(
             [wide * np.sign(cosine) * np.abs(cosine) ** 0.75,
              middle + tall * high * np.sign(sine) * np.abs(sine) ** 0.75,
-             np.full(count, front - back) - curve], 1)  # fmt: skip
+             np.full(count, front - back)], 1)  # fmt: skip
         if back < 0.02:
             ring[:, 2] = front - 0.0015 - 0.020 * np.abs(cosine) ** 1.5
         rings.append(ring)
-        shares.append(share)
+        shares.append(own_share)
     throat = np.array([[0, middle, front - 0.086]])
     vertices = np.concatenate([*rings, throat])
     last = (len(rings) - 1) * count
     after = np.roll(np.arange(count), -1)
     end = len(vertices) - 1
-    faces = np.concatenate(
-        [grid_faces(len(rings), count, closed=True), np.stack([last + np.arange(count), last + after, np.full(count, end)], 1)]
-    )[:, ::-1]
+    cap = np.stack([last + np.arange(count), last + after, np.full(count, end)], 1)
+    faces = np.concatenate([grid_faces(len(rings), count, closed=True), cap])
     share = np.concatenate([np.repeat(shares, count), [1.0]])
     lower = np.concatenate([np.tile(0.5 - 0.5 * np.clip(sine * 1.4, -1, 1), len(rings)), [0.5]])
     carried = (1 - lower)[:, None] * carried_by(landmarks, landmarks.find("tooth_upper"), vertices)
     carried += lower[:, None] * carried_by(landmarks, landmarks.find("tooth_lower"), vertices)
-    rim_operator = np.concatenate([np.tile(skin.operator[rim], (len(rings), 1)), skin.operator[rim].mean(0, keepdims=True)])
+    own = skin.operator[rim]
+    rim_operator = np.concatenate([np.tile(own, (len(rings), 1)), own.mean(0, keepdims=True)])
     operator = (1 - share)[:, None] * rim_operator + share[:, None] * carried
     radius = np.concatenate([np.repeat(np.linspace(1, 0.12, len(rings)), count), [0.0]])
     around = np.concatenate([np.tile(turn, len(rings)), [0.0]])

@@ -16,10 +16,10 @@ class Part:
 
     vertices: (V, 3) metres. faces: (F, 3) outward. mirror: (V,) local partner on the other side (a part of one side
     alone has its partner in its twin part, vertex for vertex, and mirror is then -1).
-    operator: (V, L) carries the landmarks' displacements under modes of identity. jaw: (V,) share of the lower jaw's motion.
-    uv: (U, 2) within the part's own unit square, faces_uv: (F, 3). regions: names of the regions that hold the whole part.
-    rim, rim_length: the opening of the skin that the part hangs on, whose loop its first vertices repeat; follow: (V,) how
-    much each vertex goes with the vertex of the rim in its column, or None.
+    operator: (V, L) carries the landmarks' displacements under modes of identity. jaw: (V,) share of the jaw's motion.
+    uv: (U, 2) within the part's own unit square, faces_uv: (F, 3). regions: the regions that hold the whole part.
+    rim, rim_length: the opening of the skin that the part hangs on, whose loop its first vertices repeat; follow: (V,)
+    how much each vertex goes with the vertex of the rim in its column, or None.
     """
 
     name: str

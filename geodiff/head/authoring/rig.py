@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from geodiff.head.authoring.chartmesh import inside_polygon
 from geodiff.head.authoring.landmarks import Landmarks
 from geodiff.head.authoring.parts import RigidMotion, best_rigid
 from geodiff.head.authoring.skin import Skin
@@ -36,7 +37,7 @@ def jaw_hinge(landmarks: Landmarks) -> np.ndarray:
 
 
 def skin_jaw_share(landmarks: Landmarks, skin: Skin) -> np.ndarray:
-    """(V,) share of the jaw's motion, 0..1: how much of jawOpen's rigid motion each landmark makes, spread over the skin."""
+    """(V,) share of the jaw's motion, 0..1: the part of jawOpen's rigid motion that the landmarks make, spread out."""
     motion = jaw_motion(landmarks, "jawOpen")
     assert motion is not None
     rigid = motion.displacement(landmarks.mean)
@@ -65,15 +66,13 @@ def affine_regressor(vertices: np.ndarray, members: np.ndarray, target: np.ndarr
 
 def polygon_region(chart: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     """(V,) bool: chart positions inside the closed curve through some landmarks, taken in order of angle."""
-    from geodiff.head.authoring.chartmesh import inside_polygon
-
     centre = polygon.mean(0)
     order = np.argsort(np.arctan2(*(polygon - centre).T))
     return inside_polygon(chart, centre + (polygon[order] - centre) * 1.02)
 
 
 def skin_regions(landmarks: Landmarks, skin: Skin, chart: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks (V,) of the skin's own regions: face, lips, eyes, scalp, ears, neck. All but lips and eyes exclude each other."""
+    """Masks (V,) of the skin's own regions: face with lips and eyes in it, scalp, ears, neck."""
     x, y, z = skin.vertices.T
     rim_distance = {
         side: np.linalg.norm(skin.vertices[:, None] - skin.vertices[skin.rims[f"eye_{side}"]][None], axis=-1).min(1)

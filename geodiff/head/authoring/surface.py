@@ -12,6 +12,8 @@ from scipy.sparse.linalg import splu
 
 #: Length that makes the bending of a boundary curve comparable to the bending of the surface beside it, in metres.
 CURVE_LENGTH = 0.004
+#: Rounds of averaging of the areas that weigh the surface's bending.
+AREA_SMOOTHING = 8
 
 
 def edges_of(faces: np.ndarray) -> np.ndarray:
@@ -57,19 +59,37 @@ def cotangent_laplacian(
     areas = np.zeros(count)
     double = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     np.add.at(areas, faces.ravel(), np.repeat(double / 6, 3))
-    return stiffness.tocsr(), np.maximum(areas, 1e-12)
+    return stiffness.tocsr(), np.maximum(areas, 1e-14)
 
 
-def bending_energy(vertices: np.ndarray, faces: np.ndarray, loops: list[np.ndarray]) -> sparse.csc_matrix:
-    """Quadratic form (V, V) of the surface's bending plus that of its boundary curves.
+def smoothed(values: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
+    """(V,) values averaged with their neighbours, over and over."""
+    pairs = edges_of(faces)
+    graph = sparse.coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(values),) * 2).tocsr()
+    graph = graph + graph.T
+    total = np.asarray(graph.sum(1)).ravel()
+    for _ in range(rounds):
+        values = 0.5 * values + 0.5 * (graph @ values) / total
+    return values
 
-    Only interior vertices count for the surface: at the boundary the Laplacian would ask for a vanishing slope.
+
+def bending_energy(
+    vertices: np.ndarray, faces: np.ndarray, chart: np.ndarray, loops: list[np.ndarray], rings: list[np.ndarray]
+) -> sparse.csc_matrix:
+    """Quadratic form (V, V) of the surface's bending plus that of its boundary curves and of other closed curves.
+
+    The chart (V, 2) is close to conformal, and the Laplacian's stiffness does not change under conformal maps: it is
+    taken from the chart, whose triangles are well shaped, and the surface (V, 3) gives only the areas, smoothed. That
+    is much steadier than measuring angles on a surface that is not known yet. Only interior vertices count: at the
+    boundary the Laplacian would ask for a vanishing slope.
     """
-    stiffness, areas = cotangent_laplacian(vertices, faces)
+    stiffness, flat_areas = cotangent_laplacian(np.c_[chart, np.zeros(len(chart))], faces)
+    _, areas = cotangent_laplacian(vertices, faces)
+    areas = flat_areas * np.exp(smoothed(np.log(areas / flat_areas), faces, rounds=AREA_SMOOTHING))
     inverse = 1.0 / areas
     inverse[np.concatenate(loops)] = 0.0
     energy = stiffness.T @ sparse.diags(inverse) @ stiffness
-    for loop in loops:
+    for loop in [*loops, *rings]:
         after, before = np.roll(loop, -1), np.roll(loop, 1)
         step = 0.5 * (
             np.linalg.norm(vertices[after] - vertices[loop], axis=1)

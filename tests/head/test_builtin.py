@@ -1,0 +1,188 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from geodiff.geometry import orbit_camera, vertex_normals
+from geodiff.head.authoring.assemble import build_head
+from geodiff.head.authoring.landmarks import mirror_of, read_landmarks
+from geodiff.head.builtin import LANDMARKS, head_from_arrays, load_builtin
+from geodiff.head.model import JOINTS, REGIONS
+from geodiff.raster.mesh import rasterize, render_normals
+
+ARKIT = [
+    "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
+    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
+    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
+    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
+    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
+    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
+    "noseSneerLeft", "noseSneerRight", "tongueOut",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def head():
+    return load_builtin()
+
+
+def expressed(head, **weights):
+    expression = torch.zeros(1, head.num_expr)
+    for name, weight in weights.items():
+        expression[0, head.expression_names.index(name)] = weight
+    return head.vertices(head.zeros().replace(expr=expression))[0]
+
+
+def eye_centre(head, joint):
+    return head.joints(head.zeros())[JOINTS.index(joint)]
+
+
+def test_sizes(head):
+    assert 5000 <= head.num_vertices <= 7500
+    assert head.num_shape >= 40
+    assert set(head.expression_names) == set(ARKIT)
+    assert set(head.regions) == set(REGIONS)
+    assert all(mask.any() for mask in head.regions.values())
+
+
+def test_at_most_500_landmarks_and_no_more_than_landmarks():
+    landmarks = read_landmarks(LANDMARKS)
+    assert len(landmarks.names) <= 500
+    assert len(set(landmarks.names)) == len(landmarks.names)
+    assert (mirror_of(landmarks.names)[mirror_of(landmarks.names)] == np.arange(len(landmarks.names))).all()
+
+
+def test_metres_and_axes(head):
+    low, high = head.template.min(0).values, head.template.max(0).values
+    assert 0.25 < high[1] - low[1] < 0.40
+    nose = head.template[head.regions["face"]][:, 2].argmax()
+    assert abs(head.template[head.regions["face"]][nose, 0]) < 0.003
+    assert eye_centre(head, "left_eye")[0] > 0.02
+
+
+def test_mirror_is_exact(head):
+    assert (head.mirror[head.mirror] == torch.arange(head.num_vertices)).all()
+    image = head.template[head.mirror] * torch.tensor([-1.0, 1.0, 1.0])
+    torch.testing.assert_close(image, head.template, atol=1e-6, rtol=0)
+    for mask in head.regions.values():
+        assert (mask[head.mirror] == mask).all()
+
+
+def test_left_and_right_expressions_are_mirror_images(head):
+    left = head.expr_basis[head.expression_names.index("mouthSmileLeft")]
+    right = head.expr_basis[head.expression_names.index("mouthSmileRight")]
+    image = right[head.mirror] * torch.tensor([-1.0, 1.0, 1.0])
+    assert (image - left).norm(dim=-1).max() < 0.0015
+    assert left[head.template[:, 0] > 0.01].norm(dim=-1).max() > 0.008
+
+
+def test_skinning(head):
+    torch.testing.assert_close(head.skinning.sum(1), torch.ones(head.num_vertices))
+    assert (head.skinning >= 0).all()
+    torch.testing.assert_close(head.joint_regressor.sum(1), torch.ones(5), atol=1e-4, rtol=0)
+    eyes = head.skinning[head.regions["eyeballs"]]
+    assert (eyes[:, 3:].max(1).values == 1).all()
+
+
+def test_the_mesh_is_closed_but_for_the_neck_and_the_sockets(head):
+    edges = torch.cat([head.faces[:, [0, 1]], head.faces[:, [1, 2]], head.faces[:, [2, 0]]]).numpy()
+    directed = {tuple(edge) for edge in edges.tolist()}
+    assert len(directed) == len(edges), "an edge is used twice in the same direction"
+    border = {a for a, b in directed if (b, a) not in directed}
+    places = head.template[sorted(border)]
+    at_neck = places[:, 1] < -0.12
+    behind_eyes = (places[:, 2] > 0.05) & (places[:, 2] < 0.08) & (places[:, 1] > 0)
+    assert (at_neck | behind_eyes).all()
+
+
+def test_faces_look_outwards(head):
+    middle = torch.tensor([0.0, 0.03, 0.01])
+    normals = vertex_normals(head.template, head.faces)
+    scalp = head.regions["scalp"]
+    assert ((head.template[scalp] - middle) * normals[scalp]).sum(-1).min() > 0
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_lids_slide_over_the_eyeball(head, strength):
+    """The visible part of the lids stays in front of the eyeball while the eye closes."""
+    vertices = expressed(head, eyeBlinkLeft=strength, eyeBlinkRight=strength)
+    side = 240
+    centre = eye_centre(head, "left_eye")
+    camera = orbit_camera(0.0, 0.0, 1.0, centre, 12.0 * side, side, side)
+    shown = rasterize(vertices, head.faces, camera).face
+    ball = head.face_region("eyeballs").numpy()
+    seen = int((ball[shown] & (shown >= 0)).sum())
+    open_seen = rasterize(head.template, head.faces, camera).face
+    whole = int((ball[open_seen] & (open_seen >= 0)).sum())
+    assert whole > 1000
+    assert seen < (0.75 if strength == 0.5 else 0.05) * whole
+
+
+def test_the_mouth_opens_and_shows_what_is_inside(head):
+    side = 240
+    target = torch.tensor([0.0, -0.05, 0.09])
+    camera = orbit_camera(0.0, 0.0, 1.0, target, 8.0 * side, side, side)
+    inside = (head.face_region("mouth_interior") | head.face_region("teeth")).numpy()
+
+    def seen(vertices):
+        face = rasterize(vertices, head.faces, camera).face
+        return int((inside[face] & (face >= 0)).sum())
+
+    assert seen(head.template) < 40
+    assert seen(expressed(head, jawOpen=1.0)) > 2000
+
+
+def test_lips_do_not_pass_through_each_other_much(head):
+    """jawOpen with mouthClose keeps the lips together, as ARKit means it."""
+    inside = (head.face_region("mouth_interior") | head.face_region("teeth")).numpy()
+    camera = orbit_camera(0.0, 0.0, 1.0, torch.tensor([0.0, -0.06, 0.09]), 2000.0, 240, 240)
+    face = rasterize(expressed(head, jawOpen=0.5, mouthClose=0.5), head.faces, camera).face
+    assert int((inside[face] & (face >= 0)).sum()) < 600
+
+
+def test_random_identities_stay_smooth(head):
+    """No triangle of face or scalp turns inside out under modes of identity."""
+    random = torch.Generator().manual_seed(0)
+    kept = head.face_region("face") | head.face_region("scalp")
+
+    def normals(vertices):
+        a, b, c = (vertices[head.faces[kept][:, k]] for k in range(3))
+        return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+
+    rest = normals(head.template)
+    for _ in range(5):
+        params = head.zeros().replace(shape=torch.randn(head.num_shape, generator=random))
+        turned = (normals(head.vertices(params)[0]) * rest).sum(-1)
+        assert (turned < 0).float().mean() < 0.002
+
+
+def test_the_back_of_the_head_is_round(head):
+    camera = orbit_camera(math.pi, 0.0, 1.2, torch.tensor([0.0, 0.05, 0.0]), 500.0, 128, 128)
+    normals = render_normals(head.template, head.faces, camera)
+    assert normals[64, 64, 2] > 0.9
+    assert np.abs(np.diff(normals[40:90, 50:78], axis=0)).max() < 0.2
+
+
+def test_jaw_and_eyes_turn_about_their_joints(head):
+    jaw, eyes = torch.tensor([[0.2, 0.0, 0.0]]), torch.tensor([[0.0, 0.3] + [0.0] * 4])
+    params = head.zeros().replace(jaw_pose=jaw, eyes_pose=eyes)
+    moved = head.vertices(params)[0] - head.template
+    chin = head.regions["face"] & (head.template[:, 1] < -0.08) & (head.template[:, 2] > 0.09)
+    assert moved[chin, 1].max() < -0.005
+    assert moved[head.regions["scalp"]].norm(dim=-1).max() < 1e-5
+    ball = head.skinning[:, JOINTS.index("left_eye")] == 1
+    pupil = head.template[ball][:, 2].argmax()
+    assert moved[ball][pupil, 0] > 0.003
+
+
+def test_the_asset_is_what_the_landmarks_give(head):
+    arrays = build_head(read_landmarks(LANDMARKS))
+    built = head_from_arrays(arrays)
+    assert built.faces.shape == head.faces.shape
+    assert (built.faces == head.faces).float().mean() > 0.98
+    torch.testing.assert_close(built.template, head.template, atol=1e-4, rtol=0)
+    assert (built.shape_basis - head.shape_basis).abs().max() < 1e-4
+    assert (built.expr_basis - head.expr_basis).abs().max() < 2e-4
