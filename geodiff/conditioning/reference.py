@@ -91,7 +91,7 @@ def render_pose_map(head: HeadModel, params: HeadParams, camera: Camera) -> np.n
 def _allowed(vertices: Tensor, head: HeadModel, camera: Camera, chin_height: float) -> np.ndarray:
     """(S, S) 0..1: how much of the matte belongs to head and neck, from the fitted silhouette and a margin.
 
-    The margin is wide above the chin and shrinks towards the bottom of the neck, where shoulders would come in.
+    The margin is wide above the chin and shrinks down the neck, where shoulders would come in.
     """
     size = camera.height
     covered = mesh.rasterize(vertices, head.faces, camera).face >= 0
@@ -101,7 +101,8 @@ def _allowed(vertices: Tensor, head: HeadModel, camera: Camera, chin_height: flo
     chin_row = float(points[near_chin, 1].mean()) if bool(near_chin.any()) else 0.8 * size
     bottom = float(np.flatnonzero(covered.any(1)).max()) if covered.any() else float(size)
     rows = (np.arange(size, dtype=np.float32) - chin_row) / max(bottom - chin_row, 1.0)
-    margin = HAIR_MARGIN + (NECK_MARGIN - HAIR_MARGIN) * np.clip(rows, 0.0, 1.0)[:, None]
+    # Shoulders begin well above the mesh's lower end.
+    margin = HAIR_MARGIN + (NECK_MARGIN - HAIR_MARGIN) * np.clip(2.0 * rows, 0.0, 1.0)[:, None]
     return np.clip(1.0 - (distance - margin) / CUT_SOFTNESS, 0.0, 1.0).astype(np.float32)
 
 
