@@ -140,6 +140,8 @@ def _heads() -> Finding:
     from geodiff.head import load_head
 
     head = load_head("builtin")
+    if head.landmarks is None:
+        return Finding("heads", "broken", "the builtin head has no landmarks that fit it", "install geodiff again")
     others = ", ".join(assets.head_specs()[1:])
     own = f"builtin ({head.num_vertices} vertices, {head.num_shape} shapes, {head.num_expr} expressions)"
     hint = f"; put FLAME's files in {assets.cache_folder() / 'heads'} to have them listed here" if not others else ""
