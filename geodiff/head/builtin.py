@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from geodiff.errors import HeadModelError
-from geodiff.head.model import REGIONS, HeadModel, LandmarkEmbedding
+from geodiff.head.embedding import load_embedding
+from geodiff.head.model import REGIONS, HeadModel
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 ASSET = DATA / "builtin_head.npz"
@@ -54,20 +55,6 @@ def head_from_arrays(arrays: dict[str, np.ndarray], name: str = "builtin") -> He
     )
 
 
-def read_embedding(path: Path, head: HeadModel) -> LandmarkEmbedding | None:
-    """The MediaPipe embedding made for this very head (its hash is recorded), or None."""
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as data:
-        if str(data["head_hash"]) != head.hash:
-            return None
-        return LandmarkEmbedding(
-            torch.from_numpy(data["indices"].astype(np.int64)),
-            torch.from_numpy(data["faces"].astype(np.int64)),
-            torch.from_numpy(data["barycentrics"].astype(np.float32)),
-        )
-
-
 @lru_cache(maxsize=1)
 def load_builtin() -> HeadModel:
     """The bundled head with its landmark embedding, if one made for it is there. Read once; do not change its tensors.
@@ -83,5 +70,5 @@ def load_builtin() -> HeadModel:
             f"The builtin head needs its bundled file {ASSET.name}, which cannot be read ({error}); reinstall geodiff."
         ) from error
     head = head_from_arrays(arrays)
-    object.__setattr__(head, "landmarks", read_embedding(EMBEDDING, head))
+    object.__setattr__(head, "landmarks", load_embedding(EMBEDDING, head.faces))
     return head
