@@ -159,6 +159,16 @@ def test_random_identities_stay_smooth(head):
         assert (turned < 0).float().mean() < 0.002
 
 
+def test_the_mouth_stays_behind_the_lips_of_other_people(head):
+    random = torch.Generator().manual_seed(1)
+    inside = (head.face_region("mouth_interior") | head.face_region("teeth")).numpy()
+    for yaw in (-0.7, 0.0, 0.7) * 3:
+        params = head.zeros().replace(shape=torch.randn(head.num_shape, generator=random))
+        camera = orbit_camera(yaw, 0.0, 1.0, torch.tensor([0.0, -0.05, 0.09]), 2000.0, 240, 240)
+        face = rasterize(head.vertices(params)[0], head.faces, camera).face
+        assert int((inside[face] & (face >= 0)).sum()) < 250
+
+
 def test_the_back_of_the_head_is_round(head):
     camera = orbit_camera(math.pi, 0.0, 1.2, torch.tensor([0.0, 0.05, 0.0]), 500.0, 128, 128)
     normals = render_normals(head.template, head.faces, camera)

@@ -179,7 +179,7 @@ def bag(landmarks: Landmarks, skin: Skin) -> Part:
     first = start + np.stack([0.05 * start[:, 0], 0.0045 * sine, np.full(count, 0.0004)], 1)
     rings, shares = [start, first], [0.0, 0.25]
     front = start[:, 2].max()
-    profile = [(0.010, 0.0335, 1.0, 0.7), (0.030, 0.0370, 1.0, 0.95), (0.055, 0.0360, 0.95, 1.0),
+    profile = [(0.010, 0.0300, 0.62, 0.4), (0.030, 0.0350, 0.95, 0.9), (0.055, 0.0360, 0.95, 1.0),
                (0.072, 0.0280, 0.75, 1.0), (0.082, 0.0150, 0.4, 1.0)]  # fmt: skip
     for back, wide, high, own_share in profile:
         ring = np.stack(
@@ -187,7 +187,7 @@ def bag(landmarks: Landmarks, skin: Skin) -> Part:
              middle + tall * high * np.sign(sine) * np.abs(sine) ** 0.75,
              np.full(count, front - back)], 1)  # fmt: skip
         if back < 0.02:
-            ring[:, 2] = front - 0.0015 - 0.020 * np.abs(cosine) ** 1.5
+            ring[:, 2] = front - 0.0110 - 0.014 * np.abs(cosine) ** 1.5
         rings.append(ring)
         shares.append(own_share)
     throat = np.array([[0, middle, front - 0.086]])

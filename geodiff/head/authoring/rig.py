@@ -82,7 +82,9 @@ def skin_regions(landmarks: Landmarks, skin: Skin, chart: np.ndarray) -> dict[st
     lips = polygon_region(chart, landmarks.chart[landmarks.find("lip_contour")])
     is_ear = np.zeros(len(landmarks.names))
     is_ear[landmarks.find("ear")] = 1.0
-    ears = (skin.operator @ is_ear > 0.6) & (np.abs(x) > 0.069) & (z < 0.026)
+    earlike = skin.operator @ is_ear
+    # The canal lies deep, but is surrounded by ear alone.
+    ears = (earlike > 0.6) & ((np.abs(x) > 0.070) | (earlike > 0.9)) & (z < 0.026)
     hairline = np.interp(z, [-0.10, -0.05, 0.00, 0.03, 0.06, 0.10], [-0.050, -0.045, 0.000, 0.045, 0.070, 0.080])
     scalp = (y > hairline) & ~ears
     jaw = np.interp(z, [-0.10, -0.03, 0.01, 0.045, 0.085, 0.11], [-0.050, -0.045, -0.035, -0.070, -0.090, -0.092])
