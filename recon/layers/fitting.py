@@ -21,7 +21,7 @@ from recon.layers.refinement import HeadResidual, RefinementConfig
 from recon.layers.rigged import FaceFrames, Fields, bound_frames, pose_fields
 
 #: Pixels that a Gaussian must influence in some view to be optimised at all, and frames that are looked at for that.
-SEEN_PIXELS, SEEN_FRAMES = 0.2, 48
+SEEN_PIXELS, SEEN_FRAMES = 0.2, 24
 #: Pixels below which the influence of one that is optimised counts as faint.
 FAINT_PIXELS = 0.03
 
