@@ -42,7 +42,8 @@ def grow_scalp(head: HeadModel, params: HeadParams, frames: FrameSet, config: Hu
         points = vertices[scalp][:, None] + normals[:, None] * steps[None, :, None]
         free &= _is_foreground(points, frames, sample)
     growth = torch.zeros(head.num_vertices)
-    growth[scalp] = free.long().cumprod(1).sum(1) * config.step
+    # The last free step may owe its freedom to the pixel grid; without it a head that fits stays as it is.
+    growth[scalp] = (free.long().cumprod(1).sum(1) - 1).clamp_min(0) * config.step
     growth = _smooth(growth, head.faces, config.smoothing) * scalp
     rest = params.static_offset if params.static_offset is not None else torch.zeros_like(head.template)
     still = head.zeros().replace(shape=params.shape, static_offset=params.static_offset)
