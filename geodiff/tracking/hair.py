@@ -16,11 +16,15 @@ import torch
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
+from scipy.spatial import cKDTree
 
 from geodiff.geometry import project, to_camera
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import rasterize
 from geodiff.types import Camera, HeadParams
+
+#: How much of the scalp's movement around it an ear takes part in.
+EAR_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def fit_hair(
         offsets = torch.as_tensor(amount[:, None] * scalp.outward, dtype=torch.float32)
         vertices = head.vertices(params.replace(static_offset=offsets))[0]
         amount = scalp.spread(amount, _gaps(matte, vertices, camera, head, rays), rays)
-    return torch.as_tensor(amount[:, None] * scalp.outward, dtype=torch.float32)
+    return torch.as_tensor(scalp.carry_ears(amount[:, None] * scalp.outward), dtype=torch.float32)
 
 
 def movable(head: HeadModel) -> torch.Tensor:
@@ -95,6 +99,20 @@ class _Scalp:
             self.weight[self.mask] = 1.0
         self.weight[~self.mask] = 0.0
         self.smoother = self._smoother(edges, length)
+        self.links = np.concatenate([edges, edges[:, ::-1]])
+        ears = head.regions["ears"].numpy()
+        self.ears = [ears & (rest[:, 0] > 0), ears & (rest[:, 0] < 0)]
+        self.seam = self._seam(ears, rest)
+
+    def _seam(self, ears: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """(V,) bool: the scalp around the ears and the ears' own feet, where the offsets are smoothed once more."""
+        scalp = self.mask & ~ears
+        if not ears.any() or not scalp.any():
+            return np.zeros(len(ears), bool)
+        near = np.zeros(len(ears), bool)
+        near[scalp] = cKDTree(rest[ears]).query(rest[scalp])[0] < 2 * self.config.smoothing
+        near[ears] = cKDTree(rest[scalp]).query(rest[ears])[0] < self.config.smoothing
+        return near
 
     def _smoother(self, edges: np.ndarray, length: np.ndarray) -> sparse.csc_matrix:
         """I + smoothing^2 * Laplacian, on the scalp's vertices."""
@@ -125,6 +143,21 @@ class _Scalp:
         grown[self.mask] = spsolve(self.smoother, grown[self.mask])
         grown[~self.mask] = 0.0
         return np.clip(grown, 0.0, config.limit)
+
+    def carry_ears(self, offsets: np.ndarray) -> np.ndarray:
+        """Offsets (V, 3) in which each ear keeps its shape: it follows the scalp around it, less towards the face.
+
+        An ear that followed its own rays would be drawn out to a point, because its rim lies farthest out.
+        """
+        moved = offsets.copy()
+        for ear in self.ears:
+            joined = self.links[ear[self.links[:, 0]] & ~ear[self.links[:, 1]] & self.mask[self.links[:, 1]], 1]
+            around = offsets[np.unique(joined)].mean(0) if len(joined) else np.zeros(3)
+            moved[ear] = EAR_SHARE * self.weight[ear, None] * around
+        for axis in range(3):
+            smooth = spsolve(self.smoother, moved[self.mask, axis])
+            moved[self.mask, axis] = np.where(self.seam[self.mask], smooth, moved[self.mask, axis])
+        return moved
 
 
 class _Rays:
