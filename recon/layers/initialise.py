@@ -73,7 +73,9 @@ def place_on_triangles(
     barycentrics = _spread_barycentrics(binding, counts.long(), generator)
     points = (corners[binding] * barycentrics[:, :, None]).sum(1)
     frames = triangle_frames(vertices[None], head.faces)
-    spacing = (areas / torch.maximum(expected, counts).clamp_min(1e-6)).sqrt()[binding]
+    # A triangle that stands in for its neighbours has the spacing of the neighbourhood, not its own.
+    share = torch.maximum(expected, counts) if len(areas) <= count else expected
+    spacing = (areas / share.clamp_min(1e-6)).sqrt()[binding]
     scale = frames.scales[0, binding].clamp_min(1e-9)
     rotations, origins = frames.rotations[0, binding], frames.origins[0, binding]
     tangent = (SPREAD * spacing / scale).clamp_min(1e-4)
