@@ -2,8 +2,8 @@
 
     python scripts/evaluate_generator.py DATA --networks bundled:preview --count 64 --sheet sheet.png --json f.json
 
-DATA is a set of shards as `scripts/make_training_set.py` writes it. Held-out identities are taken, and only samples whose
-proposal shows the tracked expression, the condition of use. PSNR inside the true matte dilated by 2% of the side.
+DATA is a set of shards as `scripts/make_training_set.py` writes it: held-out identities are taken, and only samples
+whose proposal shows the tracked expression, the condition of use. PSNR inside the true matte dilated by 2% of the side.
 """
 
 from __future__ import annotations

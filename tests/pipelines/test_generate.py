@@ -1,0 +1,130 @@
+"""What lies between a portrait and a clip set: viewpoints, the drive, the driver head, the foreground."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geodiff.driver import Driver
+from geodiff.errors import ConfigError, InputError
+from geodiff.head import load_head
+from geodiff.head.model import HeadModel
+from geodiff.motion import builtin_motion
+from pipelines.foreground import composite, foreground_mask
+from pipelines.generate import load_networks
+from pipelines.motion import resolve_drive
+from pipelines.viewpoints import VIEWPOINTS, select_viewpoints
+
+
+@pytest.fixture(scope="module")
+def head() -> HeadModel:
+    return load_head("builtin")
+
+
+def test_the_twelve_viewpoints_of_the_preset_table() -> None:
+    found = {(round(np.degrees(v.yaw)), round(np.degrees(v.elevation))) for v in VIEWPOINTS}
+    level = {(yaw, 0) for yaw in (0, 25, -25, 50, -50, 75, -75)}
+    assert found == level | {(-35, 20), (0, 20), (35, 20), (-20, -15), (20, -15)}
+    assert select_viewpoints(1)[0].yaw == 0
+
+
+@pytest.mark.parametrize("count", [0, 13, -1])
+def test_a_number_of_views_that_cannot_be_is_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"between 1 and 12; {count} was asked for"):
+        select_viewpoints(count)
+
+
+def disk(size: int, radius: float) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return (np.hypot(x, y) < radius * size).astype(np.float32)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(32, 96), st.floats(0.15, 0.4))
+def test_the_foreground_has_no_holes_and_no_islands(size: int, radius: float) -> None:
+    silhouette = disk(size, radius)
+    length = silhouette.copy()
+    length[size // 2, size // 2] = 0.0
+    length[1, 1] = 1.0
+    mask = foreground_mask(length, silhouette)
+    assert mask[size // 2, size // 2] > 0.99
+    assert mask[1, 1] == 0.0
+    assert abs(float(mask.sum()) - float(silhouette.sum())) < 0.1 * silhouette.sum() + 4
+
+
+def test_generated_hair_may_leave_the_mesh_but_not_by_far() -> None:
+    silhouette, everything = disk(128, 0.25), np.ones((128, 128), np.float32)
+    mask = foreground_mask(everything, silhouette)
+    assert silhouette.sum() < mask.sum() < disk(128, 0.34).sum()
+
+
+def test_outside_the_mask_frames_are_white_and_normals_zero() -> None:
+    silhouette = disk(64, 0.3)
+    normals = np.zeros((64, 64, 3), np.float32)
+    normals[..., 2] = 0.8 * silhouette
+    image, unit, mask = composite(np.full((64, 64, 3), 0.2, np.float32), normals, silhouette)
+    assert image[0, 0].tolist() == [1.0, 1.0, 1.0]
+    assert np.abs(unit[mask == 0]).max() == 0
+    np.testing.assert_allclose(unit[32, 32], [0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(image[32, 32], 0.2, atol=1e-6)
+
+
+def test_the_driver_shows_expressions_where_they_happen(head: HeadModel) -> None:
+    names = list(head.expression_names)
+    params = head.zeros(3)
+    expr = params.expr.clone()
+    expr[1, names.index("jawOpen")] = 1.0
+    expr[2, [names.index("eyeBlinkLeft"), names.index("eyeBlinkRight")]] = 1.0
+    neutral, open_mouth, blink = Driver(head).crops(params.replace(expr=expr))
+    assert neutral.shape == (64, 64, 3)
+    change = [np.abs(other - neutral).mean(-1) for other in (open_mouth, blink)]
+    assert change[0][36:].mean() > 3 * change[0][:30].mean()
+    assert change[1][:36].mean() > 3 * change[1][40:].mean()
+
+
+def test_a_fixed_head_moves_only_its_face(head: HeadModel) -> None:
+    base = head.zeros()
+    drive = resolve_drive("builtin:talk", 12, head, base)
+    assert drive.params.num_frames == 12 and drive.crops.shape == (12, 64, 64, 3)
+    assert drive.params.rotation.abs().max() == 0
+    assert drive.params.expr.abs().max() > 0.2
+    moving = resolve_drive("builtin:talk", 12, head, base, head_pose="drive")
+    assert moving.params.rotation.abs().max() > 0
+
+
+def test_motion_files_drive_as_builtin_motions_do(head: HeadModel, tmp_path) -> None:  # noqa: ANN001
+    from geodiff.motion import save_motion
+
+    path = tmp_path / "motion.npz"
+    save_motion(path, builtin_motion("range_of_motion", 8))
+    from_file = resolve_drive(str(path), 8, head, head.zeros())
+    from_name = resolve_drive("builtin:range_of_motion", 8, head, head.zeros())
+    torch.testing.assert_close(from_file.params.expr, from_name.params.expr)
+
+
+@pytest.mark.parametrize(
+    ("spec", "head_pose", "error"),
+    [
+        ("nowhere.mp4", "fixed", InputError),
+        ("builtin:dance", "fixed", ConfigError),
+        ("builtin:talk", "up", ConfigError),
+    ],
+)
+def test_drives_that_cannot_be_say_what_can(head: HeadModel, spec: str, head_pose: str, error: type) -> None:
+    with pytest.raises(error, match="builtin:talk|talk|fixed"):
+        resolve_drive(spec, 4, head, head.zeros(), head_pose)
+
+
+def test_untrained_networks_are_the_same_every_time() -> None:
+    first, second = load_networks("random:test"), load_networks("random:test")
+    for (_, a), (_, b) in zip(first.modules(), second.modules(), strict=True):
+        for name, tensor in a.state_dict().items():
+            assert torch.equal(tensor, b.state_dict()[name])
+
+
+def test_unknown_networks_are_named() -> None:
+    with pytest.raises(ConfigError, match="random:NAME takes one of"):
+        load_networks("random:nothing")
