@@ -216,6 +216,11 @@ def load_networks(name: str) -> Networks:
     return Networks.load(assets.find_weights(name))
 
 
+def network_hashes(name: str) -> dict[str, str]:
+    """sha256 of every file of weights that `load_networks` would read; empty for untrained networks."""
+    return {} if name.startswith(RANDOM_PREFIX) else assets.weight_hashes(assets.find_weights(name))
+
+
 def _fingerprint(image: np.ndarray, config: GenerateConfig, seed: int, networks: Networks) -> str:
     """Digest of all that decides what the frames look like."""
     digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
