@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geodiff.errors import InputError, StorageError
 
-_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
 
 
 def storage_error(path: Path | str, error: OSError) -> StorageError:
@@ -120,6 +126,32 @@ def write_npz(path: Path | str, **arrays: np.ndarray | np.generic) -> Path:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     return atomic_write(path, write)
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """Writes a safetensors file atomically, whatever the tensors' device and memory layout.
+
+    metadata: strings for the file's header. Raises StorageError when the disk is full or cannot be written.
+    """
+    # Imported here: torch takes seconds to load, and most of what writes files does without it.
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, str(temporary), metadata or {"format": "pt"})
+        except SafetensorError as error:
+            raise _system_error(error) or error from error
+
+    return atomic_write(path, write)
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The operating system's error that a message of safetensors tells, whose own exception has no number."""
+    told = re.search(r"os error (\d+)", str(error))
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
 
 
 def read_npz(path: Path | str) -> dict[str, np.ndarray]:

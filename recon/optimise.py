@@ -13,10 +13,9 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from geodiff.files import atomic_write
+from geodiff.files import save_tensors
 
 #: Called with (iterations done, iterations in all, figures to show).
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -99,9 +98,7 @@ def _run(
 
 
 def _save(problem: Problem, path: Path, fingerprint: str, iteration: int) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in problem.state().items()}
-    metadata = {"iteration": str(iteration), "fingerprint": fingerprint}
-    atomic_write(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+    save_tensors(path, problem.state(), {"iteration": str(iteration), "fingerprint": fingerprint})
 
 
 def _resume(problem: Problem, path: Path | None, fingerprint: str) -> int:

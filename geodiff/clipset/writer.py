@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from geodiff import __version__
 from geodiff.clipset.layout import (
@@ -33,7 +32,7 @@ from geodiff.clipset.layout import (
     write_params,
 )
 from geodiff.errors import ClipSetError, InputError
-from geodiff.files import atomic_write, make_folder, read_json, write_json
+from geodiff.files import make_folder, read_json, save_tensors, write_json
 from geodiff.head.model import HeadModel
 from geodiff.media import write_image, write_video
 from geodiff.types import Camera, Clip, HeadParams
@@ -142,9 +141,8 @@ class ClipSetWriter:
         """Latents (timesteps, tokens, width) of the expression encoder named in the spec."""
         if latents.shape[0] != self.spec.num_timesteps:
             raise ValueError(f"{self.spec.num_timesteps} timesteps need as many latents, not {latents.shape[0]}")
-        tensors = {"expression": latents.detach().cpu().float().contiguous()}
         metadata = {"encoder": self.spec.expression_encoder or ""}
-        atomic_write(self.folder / EXPRESSION, lambda path: save_file(tensors, str(path), metadata))
+        save_tensors(self.folder / EXPRESSION, {"expression": latents.float()}, metadata)
 
     def finish(self, splits: dict[str, list[Index]] | None = None) -> Path:
         """Writes the transforms of all views and marks the set complete. Raises ClipSetError if a view is missing."""

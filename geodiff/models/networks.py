@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from geodiff.errors import AssetError, ConfigError
-from geodiff.files import atomic_write, make_folder, write_json
+from geodiff.files import make_folder, save_tensors, write_json
 from geodiff.models.autoencoder import AUTOENCODERS, Autoencoder
 from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.joint_unet import JointUNet, UNetConfig
@@ -200,12 +200,6 @@ def channels_last(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """One safetensors file, written atomically, whatever the tensors' device and memory layout."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geodiff.errors import AssetError
-from geodiff.files import make_folder, read_json, storage_errors, write_json
-from geodiff.models.networks import Networks, save_tensors
+from geodiff.files import make_folder, read_json, save_tensors, storage_errors, write_json
+from geodiff.models.networks import Networks
 
 KEPT = 2
 
