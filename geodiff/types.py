@@ -134,6 +134,7 @@ class Clip:
     images: (T, H, W, 3) uint8 RGB on white. normals: (T, H, W, 3) uint8 as (n + 1) / 2, or None.
     masks: (T, H, W) uint8 0..255. camera: where they were seen from. params: HeadParams of T frames.
     camera_index: number of the view. timesteps: (T,) int numbers of the frames in the sequence.
+    cameras: one a frame where the view moves, `camera` being the first; None where it stands still.
     """
 
     images: np.ndarray
@@ -143,6 +144,11 @@ class Clip:
     camera_index: int
     timesteps: np.ndarray
     normals: np.ndarray | None = None
+    cameras: list[Camera] | None = None
+
+    def frame_cameras(self) -> list[Camera]:
+        """The camera of each of the T frames."""
+        return self.cameras or [self.camera] * len(self.timesteps)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class AvatarInfo:
 
     config: the method's resolved configuration. head_spec: where the head came from ("builtin", "ict:PATH",
     "flame:PATH"). background: RGB in 0..1 that the avatar was fitted on. encoder: hash of the expression encoder whose
-    latents it takes, or None. metrics: figures on the held-out frames.
+    latents its clip set held, or None. metrics: figures on the held-out frames.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -49,10 +49,12 @@ class Avatar(ABC):
     """A head that can be posed and rendered.
 
     head: its head model. params: the subject's own parameters; shape and static offsets are the identity, the frames
-    are those that it was fitted to (frame 0 is shown where nothing drives it).
+    are those that it was fitted to (frame 0 is shown where nothing drives it). codes: names of the codes of a `Drive`
+    that the method takes.
     """
 
     method: ClassVar[str]
+    codes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, head: HeadModel, params: HeadParams, info: AvatarInfo) -> None:
         self.head = head
@@ -196,6 +198,15 @@ def check_params(params: HeadParams, head: HeadModel, origin: Path | str) -> Non
         )
 
 
+def check_encoder(avatar: Avatar, encoder: str | None, origin: Path | str) -> None:
+    """Refuses expression latents of another encoder than the avatar's, where its method takes latents at all."""
+    if "expression_latent" in avatar.codes and encoder != avatar.info.encoder:
+        raise InputError(
+            f"an avatar takes latents of the expression encoder it was made with ({avatar.info.encoder}), and those of "
+            f"{origin} are of another ({encoder}): use clips of the same generator"
+        )
+
+
 def params_to_arrays(params: HeadParams) -> dict[str, np.ndarray]:
     """Head parameters as GaussianAvatars stores them beside its PLY: float32, offsets with a leading axis of 1."""
     arrays = {name: getattr(params, name).detach().cpu().float().numpy() for name in ("shape", "expr", *POSE_WIDTHS)}
@@ -208,15 +219,21 @@ def params_to_arrays(params: HeadParams) -> dict[str, np.ndarray]:
 
 
 def params_from_arrays(arrays: dict[str, np.ndarray], origin: Path | str) -> HeadParams:
-    """The inverse of `params_to_arrays`; missing poses are zero, a missing expression is an InputError."""
+    """The inverse of `params_to_arrays`; missing poses are zero.
+
+    Raises InputError where the expression is missing or an array is not finite numbers of the right widths.
+    """
     if "expr" not in arrays:
         raise InputError(f"{origin} must hold head parameters with `expr`, found {sorted(arrays)}: track a video first")
-    tensors = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in arrays.items()}
-    expr = tensors["expr"].reshape(-1, tensors["expr"].shape[-1])
+    known = ("shape", "expr", "static_offset", *POSE_WIDTHS)
+    tensors = {name: _numbers(arrays[name], name, origin) for name in known if name in arrays}
+    expr = _rows(tensors["expr"], max(1, tensors["expr"].shape[-1] if tensors["expr"].ndim else 1), "expr", origin)
     frames = expr.shape[0]
+    if not frames:
+        raise InputError(f"{origin} must hold at least one frame of `expr`, and it holds none: track a video first")
     poses = {}
     for name, width in POSE_WIDTHS.items():
-        value = tensors.get(name, torch.zeros(frames, width)).reshape(-1, width)
+        value = _rows(tensors.get(name, torch.zeros(frames, width)), width, name, origin)
         if value.shape[0] not in (1, frames):
             raise InputError(f"{origin}: {name} must have {frames} frames like expr, found {value.shape[0]}")
         poses[name] = value.expand(frames, width).clone()
@@ -224,9 +241,22 @@ def params_from_arrays(arrays: dict[str, np.ndarray], origin: Path | str) -> Hea
     return HeadParams(
         shape=tensors.get("shape", torch.zeros(0)).reshape(-1),
         expr=expr,
-        static_offset=None if offset is None else offset.reshape(-1, 3),
+        static_offset=None if offset is None else _rows(offset, 3, "static_offset", origin),
         **poses,
     )
+
+
+def _numbers(array: np.ndarray, name: str, origin: Path | str) -> Tensor:
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise InputError(f"{origin} must hold {name} as finite numbers, and some are not: track the video again")
+    return torch.from_numpy(np.asarray(array, np.float32))
+
+
+def _rows(values: Tensor, width: int, name: str, origin: Path | str) -> Tensor:
+    """Any shape whose last numbers belong together -> (rows, width)."""
+    if values.numel() % width:
+        raise InputError(f"{origin} must hold {name} in rows of {width}, not {tuple(values.shape)}: track it again")
+    return values.reshape(-1, width)
 
 
 def read_params(path: Path | str) -> HeadParams:

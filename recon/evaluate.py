@@ -18,7 +18,7 @@ from geodiff.head.model import HeadModel
 from geodiff.metrics.geometry import mask_iou, normal_angular_error
 from geodiff.metrics.image import evaluation_mask, psnr, ssim
 from geodiff.types import Drive
-from recon.avatar import MANIFEST, render
+from recon.avatar import MANIFEST, check_encoder, render
 from recon.methods import load_avatar
 
 #: What is measured: key -> (heading, unit). `_full` is the whole frame, the others the true matte dilated by 2%.
@@ -75,7 +75,7 @@ def evaluate(
     for number, (t, c) in enumerate(chosen, start=1):
         found = candidate(t, c)
         if found is not None:
-            figures[c].append(measure(found, truth.frame(t, c)))
+            figures[c].append(measure(found, truth.frame(t, c), truth.has_masks))
         if progress is not None:
             progress("evaluate", number / len(chosen))
     if not figures:
@@ -96,11 +96,13 @@ def to_record(result: Evaluation, target: Path, against: Path) -> dict[str, Any]
     }  # fmt: skip
 
 
-def measure(candidate: Candidate, truth: ClipFrame) -> dict[str, float]:
-    """All figures of one frame."""
+def measure(candidate: Candidate, truth: ClipFrame, has_mask: bool = True) -> dict[str, float]:
+    """All figures of one frame; has_mask: whether the truth's matte is known, without it only the frame is measured."""
     image, matte = truth.image.astype(np.float32) / 255, truth.mask.astype(np.float32) / 255
     region = evaluation_mask(matte)
     values = {"psnr_full": psnr(candidate.rgb, image), "ssim_full": ssim(candidate.rgb, image)}
+    if not has_mask:
+        return values
     if region.any():
         values["psnr"] = psnr(candidate.rgb, image, region)
         values["ssim"] = ssim(candidate.rgb, image, region)
@@ -116,9 +118,12 @@ def measure(candidate: Candidate, truth: ClipFrame) -> dict[str, float]:
 def _avatar_source(folder: Path, truth: ClipSet) -> Callable[[int, int], Candidate | None]:
     avatar = load_avatar(folder, truth.__dict__.get("head"))
     truth.check_head(avatar.head)
+    latents = truth.expression if "expression_latent" in avatar.codes else None
+    if latents is not None:
+        check_encoder(avatar, truth.expression_encoder, truth.folder)
 
     def candidate(t: int, c: int) -> Candidate:
-        codes = {} if truth.expression is None else {"expression_latent": truth.expression[t : t + 1]}
+        codes = {} if latents is None else {"expression_latent": latents[t : t + 1]}
         drive = Drive(avatar.own(truth.params.frame(t)), codes, truth.fps)
         with torch.no_grad():
             view = render(avatar, drive, truth.camera(c, t), normals=True)

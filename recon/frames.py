@@ -16,7 +16,8 @@ class FrameSet:
 
     images: (M, H, W, 3) uint8 on white. masks: (M, H, W) uint8. normals: (M, H, W, 3) uint8 as (n + 1) / 2, or None.
     cameras: M cameras. params: T time steps. steps: (M,) int64 time step of each frame. views: (M,) int64 cameras.
-    train, held_out: numbers of the frames to fit and of those to measure on.
+    train, held_out: numbers of the frames to fit and of those to measure on. has_masks: whether the masks are known;
+    where they are not, they are 255 everywhere and say nothing.
     """
 
     images: Tensor
@@ -28,6 +29,7 @@ class FrameSet:
     views: Tensor
     train: list[int]
     held_out: list[int]
+    has_masks: bool = True
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -53,15 +55,16 @@ class FrameSet:
         return FrameSet(
             self.images.to(device), self.masks.to(device), None if self.normals is None else self.normals.to(device),
             [c.to(device) for c in self.cameras], self.params.to(device), self.steps.to(device), self.views,
-            self.train, self.held_out,
+            self.train, self.held_out, self.has_masks,
         )  # fmt: skip
 
 
-def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None) -> FrameSet:
+def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None, has_masks: bool = True) -> FrameSet:
     """Clips -> frames.
 
     Frames of several clips that share a time step number and their parameters share the time step.
     held_out: (timestep, camera) pairs that are measured on instead of fitted; by default every eighth frame.
+    has_masks: whether the clips' masks are known.
     """
     steps: list[int] = []
     parts: list[HeadParams] = []
@@ -83,10 +86,11 @@ def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None) ->
         images=torch.cat([torch.from_numpy(clip.images) for clip in clips]),
         masks=torch.cat([torch.from_numpy(clip.masks) for clip in clips]),
         normals=torch.cat([torch.from_numpy(clip.normals) for clip in clips]) if with_normals else None,
-        cameras=[clip.camera for clip in clips for _ in clip.timesteps],
+        cameras=[camera for clip in clips for camera in clip.frame_cameras()],
         params=HeadParams.concatenate(parts),
         steps=torch.tensor(steps),
         views=torch.tensor([camera for _, camera in keys]),
         train=train if train else test,
         held_out=test,
+        has_masks=has_masks,
     )

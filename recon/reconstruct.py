@@ -25,7 +25,7 @@ from geodiff.runs import RunRecord
 from recon.animate import AnimateConfig, animate
 from recon.avatar import MANIFEST, Avatar
 from recon.methods import find_method, load_avatar
-from recon.methods.geodiff4d import FitContext
+from recon.methods.base import FitContext
 
 #: Folder inside the output that holds unfinished work.
 WORK = ".work"
@@ -87,8 +87,9 @@ def reconstruct(
             return finished
         work = make_folder(Path(out) / WORK)
         context = FitContext(
-            head_spec=source.head_spec, device=device, checkpoint=work / "checkpoint.safetensors",
-            fingerprint=identity, progress=lambda done, total, figures: report("fit", done / total, _words(figures)),
+            head_spec=source.head_spec, encoder=source.expression_encoder, device=device,
+            checkpoint=work / "checkpoint.safetensors", fingerprint=identity,
+            progress=lambda done, total, figures: report("fit", done / total, _words(figures)),
         )  # fmt: skip
         with run.stage("fit"):
             avatar = chosen.fit(source, config, context)

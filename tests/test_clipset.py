@@ -215,6 +215,71 @@ def test_a_vhap_export_is_accepted_with_notes(written: Path) -> None:
     assert frame.normal is None
     assert (frame.image[frame.mask == 0] == 255).all(), "other tools' backgrounds become white"
     assert clips.clip(0).normals is None
+    assert clips.has_masks and clips.clip(0).cameras is None
+
+
+def change_frames(folder: Path, change) -> None:
+    """Applies `change` to every frame's entry of a clip set."""
+    for path in folder.glob("transforms*.json"):
+        content = json.loads(path.read_text())
+        for frame in content["frames"]:
+            change(frame)
+        path.write_text(json.dumps(content))
+
+
+def test_missing_masks_are_said(written: Path) -> None:
+    strip_to_vhap(written)
+    change_frames(written, lambda frame: frame.pop("fg_mask_path"))
+    clips = ClipSet.open(written)
+    assert not clips.has_masks and any("losses that need masks are off" in note for note in clips.notes)
+    assert (clips.frame(0, 0).mask == 255).all()
+
+
+def test_a_view_whose_camera_moves_keeps_all_of_them(written: Path) -> None:
+    strip_to_vhap(written)
+
+    def move(frame: dict) -> None:
+        if frame["camera_index"] == 1:
+            frame["transform_matrix"][0][3] += 0.1 * frame["timestep_index"]
+
+    change_frames(written, move)
+    still, moving = ClipSet.open(written).clips()
+    assert still.cameras is None and still.frame_cameras() == [still.camera] * FRAMES
+    assert moving.cameras is not None and len(moving.cameras) == FRAMES
+    shift = [float(camera.center[0] - moving.camera.center[0]) for camera in moving.frame_cameras()]
+    assert shift == pytest.approx([0.0, 0.1, 0.2], abs=1e-5)
+
+
+def test_frames_of_several_sizes_are_told(written: Path) -> None:
+    change_frames(written, lambda frame: frame.update(w=SIZE * (1 + frame["camera_index"])))
+    with pytest.raises(ClipSetError, match="must have one size, and it has 16x16 and 32x16"):
+        ClipSet.open(written).clips()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("expr", np.array([["a", "b"]]), "must hold expr as numbers"),
+        ("expr", np.zeros((1, 0), np.float32), "must hold expr as numbers"),
+        ("jaw_pose", np.array([[0.0, np.nan, 0.0]]), "jaw_pose is not"),
+        ("static_offset", np.ones((1, 4), np.float32), "three values a vertex"),
+        ("static_offset", np.full((1, 12, 3), np.inf), "static_offset is not"),
+    ],
+)
+def test_odd_parameters_are_told(written: Path, name: str, value: np.ndarray, words: str) -> None:
+    path = written / "flame_param" / "00000.npz"
+    with np.load(path) as arrays:
+        changed = {**arrays, name: value}
+    np.savez(path, **changed)
+    with pytest.raises(ClipSetError, match=words):
+        ClipSet.open(written)
+
+
+def test_offsets_of_another_mesh_are_refused(written: Path, tiny_head) -> None:
+    clips = ClipSet.open(written)
+    clips.params = clips.params.replace(static_offset=torch.ones(7, 3))
+    with pytest.raises(HeadModelError, match="offsets of 7 vertices"):
+        clips.check_head(tiny_head)
 
 
 def test_a_vhap_export_with_gaps_and_without_masks(written: Path) -> None:

@@ -121,22 +121,31 @@ def read_params(path: Path) -> HeadParams:
         raise ClipSetError(f"{path} must hold the head parameters shape, expr and pose, and {missing[0]} is missing")
     values = {}
     for name in ("expr", *POSE_WIDTHS):
-        rows = torch.as_tensor(arrays[name].astype(np.float32))
+        rows = _numbers(arrays[name], name, path)
         values[name] = rows.reshape(-1, rows.shape[-1] if rows.ndim else 1)
         if name in POSE_WIDTHS and values[name].shape[1] != POSE_WIDTHS[name]:
             raise ClipSetError(f"{path} must hold {name} with {POSE_WIDTHS[name]} values, not {values[name].shape[1]}")
     counts = {rows.shape[0] for rows in values.values()}
     if len(counts) != 1:
         raise ClipSetError(f"{path} must hold one number of frames for all parameters, not {sorted(counts)}")
-    offset = arrays.get("static_offset")
     kept = None
-    if offset is not None and np.any(offset):
-        kept = torch.as_tensor(offset.astype(np.float32)).reshape(-1, 3)
-    shape = torch.as_tensor(arrays["shape"].astype(np.float32)).reshape(-1)
-    params = HeadParams(shape=shape, static_offset=kept, **values)
-    if not all(torch.isfinite(value).all() for value in (shape, *values.values())):
-        raise ClipSetError(f"{path} must hold finite head parameters, and some are not: generate or track it again")
-    return params
+    if "static_offset" in arrays:
+        offset = _numbers(arrays["static_offset"], "static_offset", path)
+        if offset.numel() % 3:
+            raise ClipSetError(
+                f"{path} must hold static_offset with three values a vertex, not {tuple(offset.shape)}: track it again"
+            )
+        kept = offset.reshape(-1, 3) if offset.any() else None
+    return HeadParams(shape=_numbers(arrays["shape"], "shape", path).reshape(-1), static_offset=kept, **values)
+
+
+def _numbers(array: np.ndarray, name: str, path: Path) -> torch.Tensor:
+    """A float32 tensor of an array of finite numbers. Raises ClipSetError for any other."""
+    if array.dtype.kind not in "fiub" or (array.size == 0 and name == "expr"):
+        raise ClipSetError(f"{path} must hold {name} as numbers, not {array.dtype} {array.shape}: track it again")
+    if not np.isfinite(array).all():
+        raise ClipSetError(f"{path} must hold finite head parameters, and {name} is not: generate or track it again")
+    return torch.as_tensor(array.astype(np.float32))
 
 
 def inside(folder: Path, relative: Any, where: str) -> Path:

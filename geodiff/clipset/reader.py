@@ -32,7 +32,10 @@ from geodiff.types import Camera, Clip, HeadParams
 
 @dataclass(frozen=True)
 class ClipFrame:
-    """One frame: image (H, W, 3) uint8 on white, mask (H, W) uint8, normal (H, W, 3) uint8 as (n + 1) / 2 or None."""
+    """One frame: image (H, W, 3) uint8 on white, mask (H, W) uint8, normal (H, W, 3) uint8 as (n + 1) / 2 or None.
+
+    Where a clip set has no masks, the mask is 255 everywhere.
+    """
 
     t: int
     c: int
@@ -113,6 +116,11 @@ class ClipSet:
         return all(entry.normals is not None for entry in self._entries.values())
 
     @property
+    def has_masks(self) -> bool:
+        """Whether every frame has a foreground mask; without them nothing can be told about the silhouette."""
+        return all(entry.mask is not None for entry in self._entries.values())
+
+    @property
     def head_name(self) -> str:
         """The head model whose parameters these are; other tools' exports are FLAME's."""
         return str(self.meta.get("head", {}).get("name", "flame"))
@@ -190,23 +198,35 @@ class ClipSet:
         return ClipFrame(t, c, image, mask, normal, entry.camera)
 
     def clip(self, c: int) -> Clip:
-        """All frames of one view."""
+        """All frames of one view. Raises ClipSetError, also where the view's frames differ in size."""
         times = [t for t, camera in self.frames if camera == c]
+        cameras = [self.camera(c, t) for t in times]
+        self._check_sizes(cameras)
         frames = [self.frame(t, c) for t in times]
+        first = cameras[0]
+        moves = any(not (torch.equal(k.viewmat, first.viewmat) and torch.equal(k.K, first.K)) for k in cameras)
         normals = [f.normal for f in frames if f.normal is not None]
         return Clip(
             images=np.stack([f.image for f in frames]),
             masks=np.stack([f.mask for f in frames]),
             normals=np.stack(normals) if len(normals) == len(frames) else None,
-            camera=frames[0].camera,
+            camera=first,
             params=self.params.frames(torch.tensor(times)),
             camera_index=c,
             timesteps=np.array(times),
+            cameras=cameras if moves else None,
         )
 
     def clips(self) -> list[Clip]:
-        """All views, one after the other."""
+        """All views, one after the other. Raises ClipSetError, also where frames differ in size."""
+        self._check_sizes([entry.camera for entry in self._entries.values()])
         return [self.clip(c) for c in range(self.num_cameras)]
+
+    def _check_sizes(self, cameras: list[Camera]) -> None:
+        sizes = sorted({(camera.width, camera.height) for camera in cameras})
+        if len(sizes) > 1:
+            found = " and ".join(f"{width}x{height}" for width, height in sizes[:2])
+            raise ClipSetError(f"frames of {self.folder} must have one size, and it has {found}: export it again")
 
     def held_out(self) -> list[Index]:
         """(t, c) of the frames that are kept for validation and test."""
@@ -236,6 +256,12 @@ class ClipSet:
                 f"{self.folder} was made with the head model {self.head_name!r} ({recorded}), and {head.name!r} "
                 f"({head.hash}) was given: use the recorded one or generate the clips again"
             )
+        offset = self.params.static_offset
+        if offset is not None and len(offset) != head.num_vertices:
+            raise HeadModelError(
+                f"{self.folder} holds offsets of {len(offset)} vertices, and the head model {head.name!r} has "
+                f"{head.num_vertices}: name the right one with --head"
+            )
         found = (self.params.shape.shape[0], self.params.expr.shape[1])
         if found != (head.num_shape, head.num_expr):
             raise HeadModelError(
@@ -257,12 +283,15 @@ class ClipSet:
         notes = []
         if not self.meta:
             notes.append(f"{self.folder.name} was exported by another tool; its parameters are taken as FLAME's")
-        if any(entry.mask is None for entry in self._entries.values()):
-            notes.append("no foreground masks: the background is learned with the head")
+        if not self.has_masks:
+            notes.append(
+                "no foreground masks: the background is learned with the head, hair is not estimated from silhouettes, "
+                "and losses that need masks are off"
+            )
         if not self.has_normals:
             notes.append("no normal maps: losses that need them are off")
         if not (self.folder / EXPRESSION).exists():
-            notes.append("no expression latents: they are encoded from the images where a method needs them")
+            notes.append("no expression latents: methods that are driven by them cannot use this set")
         return notes
 
 

@@ -83,7 +83,9 @@ class RiggedProblem:
         self.residual = HeadResidual(frames.params, config.refinement) if config.refinement.enabled else None
         self._cache = None if self.residual else FaceFrames(head, frames.params, self.used)
         self._white = torch.ones(3, device=self.binding.device)
-        self._has_normals = frames.normals is not None and config.losses.normal > 0
+        # Without masks nothing says which pixels are the head's: neither alpha nor normals have a truth then.
+        self._has_masks = frames.has_masks and config.losses.mask > 0
+        self._has_normals = frames.has_masks and frames.normals is not None and config.losses.normal > 0
         self.seen = self.influence() > SEEN_PIXELS
 
     @property
@@ -132,7 +134,7 @@ class RiggedProblem:
         image = colors[..., :3] + (1 - alpha) * self._white
         mask = frames.mask(sample)
         terms = {"photometric": losses.photometric_loss(image, frames.image(sample), weights.dssim)}
-        if weights.mask > 0:
+        if self._has_masks:
             terms["mask"] = weights.mask * losses.mask_loss(alpha, mask)
         normal = frames.normal(sample) if self._has_normals else None
         if normal is not None:

@@ -28,7 +28,8 @@ from recon.layers.hull import HullConfig, grow_scalp
 from recon.layers.initialise import Placement, fill_unseen, observe_colors, place_on_triangles, to_harmonic
 from recon.layers.refinement import RefinementConfig
 from recon.layers.rigged import bound_frames, fields_of, pose_fields, splats_of
-from recon.optimise import Progress, Schedule, optimise
+from recon.methods.base import FitContext
+from recon.optimise import Schedule, optimise
 from recon.ply import Splats, read_ply, world_splats, write_ply
 
 
@@ -61,6 +62,8 @@ class GeoDiff4DConfig:
             raise ConfigError(
                 f"iterations and gaussians must be at least 1, got {self.iterations} and {self.gaussians}"
             )
+        if self.color_views < 1:
+            raise ConfigError(f"color_views must be at least 1, got {self.color_views}: colours start from frames")
 
 
 class GeoDiff4DAvatar(Avatar):
@@ -95,22 +98,10 @@ class GeoDiff4DAvatar(Avatar):
         return cls(head, params, info, read_ply(folder / "point_cloud.ply"))
 
 
-@dataclass(frozen=True)
-class FitContext:
-    """Where a fit runs. head_spec: recorded in the avatar.
-    checkpoint: file to go on from; fingerprint: what it must belong to."""
-
-    head_spec: str = "builtin"
-    device: str = "cpu"
-    checkpoint: Path | None = None
-    fingerprint: str = ""
-    progress: Progress | None = None
-
-
 def fit(source: ClipSet, config: GeoDiff4DConfig, context: FitContext | None = None) -> GeoDiff4DAvatar:
     """Fits an avatar to a clip set; goes on from the context's checkpoint where there is one."""
     context = context or FitContext()
-    frames = collect(source.clips(), source.held_out())
+    frames = collect(source.clips(), source.held_out(), source.has_masks)
     return fit_frames(source.head, frames, config, context)
 
 
@@ -119,7 +110,7 @@ def fit_frames(
 ) -> GeoDiff4DAvatar:
     """Fits an avatar to frames in memory."""
     context = context or FitContext()
-    if config.hull.enabled:
+    if config.hull.enabled and frames.has_masks:
         offset = grow_scalp(head, frames.params, frames, config.hull)
         frames = replace(frames, params=frames.params.replace(static_offset=offset))
     placement = initial_gaussians(head, frames, config)
@@ -133,7 +124,7 @@ def fit_frames(
     optimise(problem, schedule, context.checkpoint, context.fingerprint, context.progress)
     splats = splats_of(problem.fields, problem.binding)
     splats = Splats(**{name: value.cpu() for name, value in vars(splats).items()})
-    info = AvatarInfo(config=to_container(config), head_spec=context.head_spec)
+    info = AvatarInfo(config=to_container(config), head_spec=context.head_spec, encoder=context.encoder)
     avatar = GeoDiff4DAvatar(head, problem.params.to("cpu"), info, splats)
     avatar.info = replace(info, metrics=held_out_metrics(avatar, frames))
     return avatar

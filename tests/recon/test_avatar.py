@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from geodiff.files import read_npz
 from geodiff.geometry import orbit_camera
 from geodiff.head.model import HeadModel
 from geodiff.types import Camera, Drive, Gaussians, HeadParams
-from recon.avatar import Avatar, AvatarInfo, read_params, render
+from recon.avatar import Avatar, AvatarInfo, check_encoder, params_from_arrays, read_params, render
 from recon.frames import FrameSet
 from recon.methods import find_method, load_avatar
 from recon.methods.geodiff4d import GeoDiff4DAvatar
@@ -139,3 +140,34 @@ def test_methods_that_shade_features_need_no_special_case(small_head: HeadModel)
     assert view.rgb.shape == (32, 32, 3) and view.normals is not None and view.normals.shape == (32, 32, 3)
     torch.testing.assert_close(view.rgb[0, 0], torch.tensor([1.0, 0.0, 0.0]))
     assert float(view.alpha[16, 16]) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"expr": np.array([["a"]])}, "expr as finite numbers"),
+        ({"expr": np.array([[np.nan, 0.0]])}, "expr as finite numbers"),
+        ({"expr": np.zeros((0, 4))}, "at least one frame"),
+        ({"jaw_pose": np.array(0.5)}, "jaw_pose in rows of 3"),
+        ({"static_offset": np.zeros(4)}, "static_offset in rows of 3"),
+        ({"rotation": np.zeros((3, 3))}, "must have 2 frames"),
+    ],
+)
+def test_odd_parameters_are_told(changes: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        params_from_arrays({"expr": np.zeros((2, 4)), **changes}, "p.npz")
+
+
+def test_a_single_number_is_one_frame_of_one_expression() -> None:
+    assert params_from_arrays({"expr": np.array(0.5), "name": np.array("Ada")}, "p.npz").expr.shape == (1, 1)
+
+
+def test_latents_of_another_encoder_are_refused_where_they_are_used(avatar: GeoDiff4DAvatar) -> None:
+    class Coded(GeoDiff4DAvatar):
+        codes = ("expression_latent",)
+
+    coded = Coded(avatar.head, avatar.params, replace(avatar.info, encoder="e1"), avatar.splats)
+    check_encoder(coded, "e1", "clips")
+    with pytest.raises(InputError, match="are of another"):
+        check_encoder(coded, "e2", "clips")
+    check_encoder(avatar, "e2", "clips")

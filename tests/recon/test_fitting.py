@@ -18,8 +18,8 @@ from recon.avatar import render
 from recon.frames import FrameSet
 from recon.layers.fitting import FitConfig, LearningRates, RiggedProblem
 from recon.layers.refinement import HeadResidual, RefinementConfig
+from recon.methods.base import FitContext
 from recon.methods.geodiff4d import (
-    FitContext,
     GeoDiff4DAvatar,
     GeoDiff4DConfig,
     fit_frames,
@@ -27,6 +27,19 @@ from recon.methods.geodiff4d import (
     initial_gaussians,
 )
 from recon.optimise import Schedule, optimise
+
+
+def test_frames_without_masks_do_not_fill_the_picture(
+    small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig
+) -> None:
+    """Unknown masks are 255 everywhere: taken at their word, the scalp would grow to its limit and alpha to 1."""
+    bare = replace(frames, masks=torch.full_like(frames.masks, 255), has_masks=False)
+    made = fit_frames(small_head, bare, replace(quick, iterations=12), FitContext(encoder="e1"))
+    assert made.params.static_offset is None and made.info.encoder == "e1"
+    index = frames.train[0]
+    view = render(made, Drive(made.params.frame(int(frames.steps[index]))), frames.cameras[index])
+    outside = cv2.erode(255 - frames.masks[index].numpy(), np.ones((5, 5))) > 200
+    assert float(view.alpha[..., 0].numpy()[outside].mean()) < 0.1
 
 
 def test_held_out_views_come_close(avatar: GeoDiff4DAvatar, frames: FrameSet) -> None:
@@ -117,7 +130,12 @@ def test_unseen_gaussians_stay(small_head: HeadModel, frames: FrameSet, quick: G
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"sh_degree": 4}, "sh_degree must be 0 to 3"), ({"iterations": 0}, "at least 1")]
+    ("change", "message"),
+    [
+        ({"sh_degree": 4}, "sh_degree must be 0 to 3"),
+        ({"iterations": 0}, "at least 1"),
+        ({"color_views": 0}, "color_views must be at least 1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
