@@ -1,6 +1,7 @@
 """Many portraits, one after the other: each becomes a clip set and an avatar.
 
-    DIR/results.json, results.csv        what became of each portrait
+    DIR/results.json, results.csv        what became of each portrait, also of earlier runs' portraits
+    DIR/run.json                         with which settings
     DIR/NAME/clips, DIR/NAME/avatar
 
 A portrait that cannot be used does not stop the rest, and a run that was stopped goes on where it was. The stages'
@@ -113,12 +114,39 @@ def run_animate(avatar: Path, out: Path, drive: str, camera: str, config: Any, o
 
     subject = load_avatar(avatar)
     inputs = {"avatar": avatar.resolve(), "drive": drive, "camera": camera}
+    # Avatars are read to the CPU and rendered there, whatever the options say.
     record = RunRecord(
-        out.parent, "animate", config, preset=options.preset, device=options.device, inputs=inputs,
+        out.parent, "animate", config, preset=options.preset, device="cpu", inputs=inputs,
         name=f"{out.stem}.run.json",
     )  # fmt: skip
     with record as run, StageProgress(run.add_time) as progress:
         return animate(subject, out, drive, camera, config, progress)
+
+
+def run_batch(
+    source: Path, out: Path, method: str, configs: dict[str, Any], options: Options, note: Note
+) -> dict[str, dict[str, Any]]:
+    """Portraits -> an avatar each, with the run.json of the whole; returns the results of `source` by folder name.
+
+    configs: of the stages, "generate" and "reconstruct". Raises ConfigError where the folder was made otherwise.
+    """
+
+    def work(portrait: Path, folder: Path) -> dict[str, Any]:
+        clips = run_generate(portrait, folder / "clips", configs["generate"], options, note)
+        run_reconstruct(clips, folder / "avatar", method, configs["reconstruct"], options, note)
+        return avatar_figures(folder / "avatar")
+
+    portraits = read_portraits(source)
+    names = {"method": method, "preset": options.preset, "seed": options.seed, "head": options.head}
+    portraits_batch = Batch(out, {**names, **configs}, work, note)
+    inputs = {"portraits": source.resolve(), "method": method, "head": options.head}
+    with RunRecord(
+        out, "batch", configs, seed=options.seed, preset=options.preset, device=options.device, inputs=inputs
+    ) as run:
+        results = portraits_batch.run(portraits)
+        states = [result["status"] for result in results.values()]
+        run.result(**{state: states.count(state) for state in (DONE, REFUSED, FAULT)})
+    return results
 
 
 def avatar_figures(avatar: Path) -> dict[str, Any]:
@@ -195,8 +223,9 @@ def job_names(portraits: list[Path]) -> list[str]:
 class Batch:
     """Runs `work` on every portrait.
 
-    work: (portrait, its folder) -> figures for the table. settings: decides, with the portrait's content, whether an
-    earlier result still stands. tell: takes a sentence for the user.
+    work: (portrait, its folder) -> figures for the table. settings: what all avatars of the folder are made with;
+    the portrait's content alone decides whether an earlier result still stands. tell: takes a sentence for the user.
+    Raises ConfigError where the folder holds results of other settings, before anything in it is touched.
     """
 
     def __init__(self, out: Path, settings: Any, work: Callable[[Path, Path], dict[str, Any]], tell: Note) -> None:
@@ -205,9 +234,17 @@ class Batch:
         self._tell = tell
         self._settings = hashlib.sha256(json.dumps(to_container(settings), sort_keys=True).encode()).hexdigest()[:16]
         self.results: dict[str, dict[str, Any]] = self._earlier()
+        if any(result.get("settings", self._settings) != self._settings for result in self.results.values()):
+            raise ConfigError(
+                f"a batch goes on with the settings it was begun with, and {self.out} holds avatars of other settings: "
+                "choose another --out, or give the same settings again"
+            )
 
     def run(self, portraits: list[Path]) -> dict[str, dict[str, Any]]:
-        """Returns the results by folder name. A full disk or an interruption ends the batch; other failures do not."""
+        """Returns these portraits' results by folder name; those of others are kept in the files.
+
+        A full disk or an interruption ends the batch; other failures do not.
+        """
         named = list(zip(job_names(portraits), portraits, strict=True))
         for number, (name, portrait) in enumerate(named, 1):
             digest = self._digest(portrait)
@@ -215,11 +252,11 @@ class Batch:
                 self._tell(f"[{number}/{len(named)}] {name}: finished before")
                 continue
             self._tell(f"[{number}/{len(named)}] {name}")
-            self.results[name] = self._one(name, portrait) | {"portrait": str(portrait), "digest": digest}
+            about = {"portrait": str(portrait), "digest": digest, "settings": self._settings}
+            self.results[name] = self._one(name, portrait) | about
             self._save()
-        self.results = {name: self.results[name] for name, _ in named}
         self._save()
-        return self.results
+        return {name: self.results[name] for name, _ in named}
 
     def _one(self, name: str, portrait: Path) -> dict[str, Any]:
         start = time.monotonic()
@@ -246,14 +283,16 @@ class Batch:
 
     def _digest(self, portrait: Path) -> str:
         content = portrait.read_bytes() if portrait.is_file() else b""
-        return hashlib.sha256(content + self._settings.encode()).hexdigest()[:16]
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def _earlier(self) -> dict[str, dict[str, Any]]:
         try:
             earlier = read_json(self.out / RESULTS)
         except InputError:
             return {}
-        return earlier if isinstance(earlier, dict) else {}
+        if not isinstance(earlier, dict):
+            return {}
+        return {name: result for name, result in earlier.items() if isinstance(result, dict)}
 
     def _save(self) -> None:
         write_json(self.out / RESULTS, self.results)

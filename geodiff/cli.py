@@ -249,13 +249,7 @@ def batch(
     if _dry(dry_run, configs):
         return
 
-    def work(portrait: Path, folder: Path) -> dict[str, Any]:
-        clips = room.run_generate(portrait, folder / "clips", configs["generate"], options, say)
-        room.run_reconstruct(clips, folder / "avatar", method, configs["reconstruct"], options, say)
-        return room.avatar_figures(folder / "avatar")
-
-    settings = {"method": method, "preset": preset, "seed": seed, "head": head, **configs}
-    results = room.Batch(out, settings, work, say).run(room.read_portraits(portraits))
+    results = room.run_batch(portraits, out, method, configs, options, say)
     rows = [(name, r["status"], f"{r['seconds']:.0f} s", r["message"]) for name, r in results.items()]
     _table(("portrait", "result", "time", "why"), rows)
     raise typer.Exit(room.batch_exit_code(results))
@@ -267,7 +261,7 @@ def train(
     data: Annotated[Path, typer.Option("--data", help="A training set, as `geodiff synth` writes it.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoints, log, sample sheets and weights.")],
     overrides: Overrides = None,
-    frames: Annotated[Number, typer.Option(help="Frames of a sample; the stage's fewest by default.")] = None,
+    frames: Annotated[Number, typer.Option(help="Frames of a sample: 1 for images, else as many as a clip has.")] = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
@@ -279,9 +273,10 @@ def train(
     config = load_config(TrainConfig, "train", preset, [f"stage={name}", f"seed={seed}", *(overrides or [])])
     if _dry(dry_run, config):
         return
+    from geodiff.assets import weight_hashes
     from geodiff.models.networks import MODELS
     from geodiff.runs import RunRecord
-    from geodiff.training.dataset import SynthShards
+    from geodiff.training.dataset import SynthShards, clip_length
     from geodiff.training.loop import train as run_training
     from geodiff.training.stages import STAGES, networks_for
 
@@ -289,9 +284,10 @@ def train(
         os.environ["ACCELERATE_USE_CPU"] = "true"
     choose("stage", config.stage, STAGES)
     networks = networks_for(config.stage, MODELS[choose("model", config.model, MODELS)], config.start)
-    length, size = frames or (1 if config.stage == "images" else 16), networks.config.image_size
+    length, size = frames or (1 if config.stage == "images" else clip_length(data)), networks.config.image_size
     training, held_out = (SynthShards(data, frames=length, split=part, size=size) for part in ("train", "held_out"))
-    record = RunRecord(out, "train", config, seed=seed, preset=preset, inputs={"data": data.resolve()})
+    inputs, weights = {"data": data.resolve()}, weight_hashes(config.start) if config.start else {}
+    record = RunRecord(out, "train", config, seed=seed, preset=preset, weights=weights, inputs=inputs)
     with record as run, run.stage("train"):
         run_training(networks, training, config, out, held_out)
     typer.echo(out / "weights")

@@ -17,7 +17,7 @@ import torch
 from geodiff import assets
 from geodiff.config import choose, load_config
 from geodiff.models.networks import MODELS
-from geodiff.training.dataset import SynthShards
+from geodiff.training.dataset import SynthShards, clip_length
 from geodiff.training.loop import TrainConfig, train
 from geodiff.training.stages import networks_for
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of checkpoints, log, sheets and weights")
     parser.add_argument("overrides", nargs="*", help="key=value of TrainConfig")
     parser.add_argument("--preset", default="preview")
-    parser.add_argument("--frames", type=int, default=None, help="frames a sample; the stage's fewest by default")
+    parser.add_argument("--frames", type=int, default=None, help="frames a sample; 1 for images, else the set's")
     parser.add_argument("--bundle", metavar="NAME", help="also write the weights as bundled:NAME, in half precision")
     arguments = parser.parse_args()
 
@@ -36,7 +36,7 @@ def main() -> None:
     choose("model", config.model, MODELS)
     torch.manual_seed(config.seed)
     networks = networks_for(config.stage, MODELS[config.model], config.start)
-    frames = arguments.frames or (1 if config.stage == "images" else 16)
+    frames = arguments.frames or (1 if config.stage == "images" else clip_length(arguments.data))
     size = networks.config.image_size
     training, held_out = (
         SynthShards(arguments.data, frames=frames, split=split, size=size) for split in ("train", "held_out")

@@ -70,9 +70,26 @@ def test_a_stopped_batch_goes_on(tmp_path: Path) -> None:
     third = Work()
     run(tmp_path / "out", third, portraits)
     assert third.done == ["a", "c"], "what changed or was lost is made again"
-    fourth = Work()
-    run(tmp_path / "out", fourth, portraits, settings="b")
-    assert fourth.done == ["a", "b", "c"], "other settings make other avatars"
+
+
+def test_other_settings_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    portraits = make_portraits(tmp_path / "in", "a.png", "b.png")
+    run(tmp_path / "out", Work(), portraits)
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    other = Work()
+    with pytest.raises(ConfigError, match="choose another --out"):
+        run(tmp_path / "out", other, portraits, settings="b")
+    assert not other.done and (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_results_of_portraits_that_are_not_listed_are_kept(tmp_path: Path) -> None:
+    portraits = make_portraits(tmp_path / "in", "a.png", "b.png")
+    first = run(tmp_path / "out", Work(b=InputError("broken")), portraits)
+    results = run(tmp_path / "out", Work(), make_portraits(tmp_path / "in", "a.png", "c.png"))
+    assert set(results) == {"a", "c"} and batch.batch_exit_code(results) == 0
+    kept = read_json(tmp_path / "out" / "results.json")
+    assert kept["b"] == first["b"] and set(kept) == {"a", "b", "c"}
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 4
 
 
 def test_failed_portraits_are_tried_again(tmp_path: Path) -> None:

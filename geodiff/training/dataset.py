@@ -34,6 +34,25 @@ class AugmentConfig:
     color: float = 0.25
 
 
+def clip_length(root: Path | str) -> int:
+    """Frames of each clip of a set, as its set.json records. Raises InputError where that is not there."""
+    settings = _settings(Path(root))
+    samples = settings.get("samples") if isinstance(settings, dict) else None
+    length = samples.get("clip_frames") if isinstance(samples, dict) else None
+    if not isinstance(length, int) or length < 1:
+        raise InputError(
+            f"{Path(root) / 'set.json'} must record the length of the set's clips, and it does not: "
+            "name it with --frames, or make the training set anew"
+        )
+    return length
+
+
+def _settings(root: Path) -> Any:
+    if not (root / "set.json").is_file():
+        raise InputError(f"{root} must be a training set, but it has no set.json: make one with geodiff synth")
+    return read_json(root / "set.json")
+
+
 class SynthShards(Dataset[dict[str, Tensor]]):
     """Samples of T frames.
 
@@ -62,8 +81,7 @@ class SynthShards(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.root, self.frames, self.augment, self.size = Path(root), frames, augment, size
         self.entries: list[tuple[ShardFile, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = []
-        if not (self.root / "set.json").is_file():
-            raise InputError(f"{self.root} must be a training set, but it has no set.json: make one with geodiff synth")
+        _settings(self.root)
         for path in sorted(self.root.glob("shard-*.json")):
             index = read_json(path)
             if index["schema"] != SCHEMA:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from geodiff.errors import InputError
 from geodiff.head import load_head
 from geodiff.synth.samples import Person, SampleConfig, Session, Target
 from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS, SetConfig, build_set, decode, encode, write_shard
-from geodiff.training.dataset import AugmentConfig, SynthShards
+from geodiff.training.dataset import AugmentConfig, SynthShards, clip_length
 
 SIZE, CROP = 48, 16
 
@@ -99,6 +101,17 @@ def test_wrong_folders_are_told(tmp_path: Path, folder: Path) -> None:
         SynthShards(tmp_path)
     with pytest.raises(InputError, match="must hold samples of 9 frame"):
         SynthShards(folder, frames=9)
+    with pytest.raises(InputError, match=r"no set\.json"):
+        clip_length(tmp_path)
+
+
+def test_the_length_of_clips_is_the_sets_own(tmp_path: Path) -> None:
+    settings = asdict(SetConfig(samples=SampleConfig(clip_frames=5)))
+    (tmp_path / "set.json").write_text(json.dumps(settings))
+    assert clip_length(tmp_path) == 5
+    (tmp_path / "set.json").write_text("{}")
+    with pytest.raises(InputError, match="must record the length"):
+        clip_length(tmp_path)
 
 
 SMALL = SampleConfig(size=48, crop=16, timesteps=1, views=1, clips=1, clip_frames=2, supersample=1)
