@@ -93,7 +93,10 @@ class HeadModel:
     def hash(self) -> str:
         """Hexadecimal digest of the arrays that decide what parameters mean; recorded in clip sets and avatars."""
         digest = hashlib.sha256()
-        for array in (self.template, self.faces, self.shape_basis, self.expr_basis, self.skinning):
+        arrays = [self.template, self.faces, self.shape_basis, self.expr_basis, self.skinning, self.joint_regressor]
+        if self.pose_basis is not None:
+            arrays.append(self.pose_basis)
+        for array in arrays:
             digest.update(np.ascontiguousarray(array.cpu().numpy()).tobytes())
         return digest.hexdigest()[:16]
 

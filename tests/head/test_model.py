@@ -97,3 +97,5 @@ def test_the_hash_changes_with_the_mesh():
     head = load_builtin()
     assert replace(head, template=head.template + 1e-3).hash != head.hash
     assert replace(head).hash == head.hash
+    assert replace(head, joint_regressor=head.joint_regressor * 2).hash != head.hash
+    assert replace(head, pose_basis=torch.zeros(36, head.num_vertices, 3)).hash != head.hash
