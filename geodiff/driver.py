@@ -1,8 +1,9 @@
 """The driver: a fixed, textured head whose frontal face crops show an expression to the expression encoder.
 
 A driving video gives the encoder face crops of a person. Motions that are only numbers (built-in motions, parameter
-files) have no pictures, so they are put on this head and rendered. Training shows the encoder the same renders, so the
-latents of a rendered and of a filmed expression mean the same.
+files) have no pictures, so they are put on this head and rendered. Training shows the encoder other faces: crops of
+synthetic people on white, from views within about 30 degrees of the front. The driver's crops are framed like them, but
+its one face is new to the encoder, as a filmed face is.
 """
 
 from __future__ import annotations

@@ -81,6 +81,15 @@ def matrix_to_quat(matrix: Tensor) -> Tensor:
     return torch.where(quat[..., :1] < 0, -quat, quat)
 
 
+def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
+    """The inverse of `axis_angle_to_matrix`: (..., 3, 3) -> (..., 3) radians, of length 0 to pi."""
+    quat = matrix_to_quat(matrix)
+    sine = torch.linalg.vector_norm(quat[..., 1:], dim=-1, keepdim=True)
+    angle = 2.0 * torch.atan2(sine, quat[..., :1])
+    small = sine < 1e-6
+    return quat[..., 1:] * torch.where(small, 2.0 * torch.ones_like(sine), angle / torch.where(small, 1.0, sine))
+
+
 def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
     """Hamilton product: the rotation b, then a. (..., 4) wxyz each."""
     aw, ax, ay, az = a.unbind(-1)

@@ -7,14 +7,20 @@ A motion file is an npz of plain arrays: `weights` (T, N) in 0..1, `names` (N,) 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from geodiff.config import choose
 from geodiff.errors import InputError
 from geodiff.files import read_npz, write_npz
-from geodiff.types import Motion
+from geodiff.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from geodiff.types import HeadParams, Motion
+
+#: Frames a second that a long motion told in a few frames is shown with at the least, so that it can be watched.
+SLOWEST_FPS = 4.0
 
 #: Apple's 52 names.
 ARKIT_NAMES = (
@@ -96,6 +102,57 @@ def builtin_motion(name: str, num_frames: int | None = None, fps: float = 25.0, 
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"a motion needs at least one frame, not {num_frames}")
     return make(num_frames, fps, np.random.default_rng(seed))
+
+
+def condensed_motion(name: str, num_frames: int) -> Motion:
+    """All of a built-in motion in num_frames frames. Raises ConfigError for an unknown name.
+
+    Speech is thinned out evenly over its natural length, range_of_motion chooses its poses; played at the pace of the
+    whole motion (see `thinned_fps`). More frames than the natural length has are `builtin_motion`'s.
+    """
+    natural = builtin_motion(name)
+    if num_frames >= natural.num_frames:
+        return builtin_motion(name, num_frames)
+    chosen = builtin_motion(name, num_frames) if name == "range_of_motion" else spread(natural, num_frames)
+    return replace(chosen, fps=thinned_fps(natural.fps, num_frames, natural.num_frames))
+
+
+def spread(motion: Motion, num_frames: int) -> Motion:
+    """num_frames frames taken evenly from a motion, the first and the last among them."""
+    chosen = spread_indices(motion.num_frames, num_frames)
+    weights = {name: np.asarray(values)[chosen] for name, values in motion.weights.items()}
+    fps = thinned_fps(motion.fps, num_frames, motion.num_frames)
+    return Motion(weights, motion.rotation[chosen], motion.gaze[chosen], fps)
+
+
+def spread_indices(length: int, count: int) -> np.ndarray:
+    """(count,) frame numbers spread evenly over `length` frames; numbers repeat where count is larger."""
+    return np.linspace(0, length - 1, count).round().astype(int)
+
+
+def thinned_fps(fps: float, kept: int, length: int) -> float:
+    """Frames a second at which `kept` of `length` frames take as long as all of them did, and no less than a viewer can
+    watch (`SLOWEST_FPS`)."""
+    return max(fps * kept / length, min(fps, SLOWEST_FPS))
+
+
+def in_place(params: HeadParams) -> HeadParams:
+    """A filmed performance without its way through the room: turns of head and neck since the first frame, R_0^T R_t,
+    and no translation.
+
+    The first frame's pose is taken for the camera's, as `HeadModel.canonicalise` does, so a nod stays a nod from
+    wherever it was filmed.
+    """
+
+    def since_first(pose: torch.Tensor) -> torch.Tensor:
+        matrices = axis_angle_to_matrix(pose.double())
+        return matrix_to_axis_angle(matrices[:1].transpose(-1, -2) @ matrices).to(pose.dtype)
+
+    return params.replace(
+        rotation=since_first(params.rotation),
+        neck_pose=since_first(params.neck_pose),
+        translation=torch.zeros_like(params.translation),
+    )
 
 
 def _neutral(num_frames: int | None, fps: float, _rng: np.random.Generator) -> Motion:

@@ -12,7 +12,7 @@ from geodiff.clipset import ClipSetSpec, ClipSetWriter
 from geodiff.config import to_yaml
 from geodiff.head.model import HeadModel
 from geodiff.media import VIDEO_SUFFIXES, read_image, read_video, write_image
-from geodiff.tracking.matte import portrait_matte
+from geodiff.tracking.matte import on_white, portrait_matte
 from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import TrackConfig, track_image, track_video
 from geodiff.types import Camera, Clip, HeadParams
@@ -49,7 +49,7 @@ def track_to_clips(
         images, params, camera, fps, error = image[None], track.params, track.camera, 25.0, track.error
         overlay = draw_overlay(image, track, head)
     report("track", 1.0)
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes() + to_yaml(config).encode())
+    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes() + f"{face or 0}{to_yaml(config)}".encode())
     spec = ClipSetSpec(
         num_cameras=1,
         num_frames=len(images),
@@ -90,8 +90,4 @@ def _mattes(images: np.ndarray, report: Report) -> np.ndarray:
 
 
 def _on_white(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    result = np.empty_like(images)
-    for t, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        alpha = mask[..., None].astype(np.float32) / 255.0
-        result[t] = (image * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8)
-    return result
+    return np.stack([on_white(image, mask / 255.0) for image, mask in zip(images, masks, strict=True)])

@@ -10,16 +10,20 @@ import numpy as np
 import torch
 
 from geodiff.conditioning import face_camera, resample
+from geodiff.config import choose
 from geodiff.driver import CROP_SIZE, Driver
-from geodiff.errors import ConfigError, InputError
+from geodiff.errors import InputError
 from geodiff.head.model import HeadModel
 from geodiff.media import read_video
-from geodiff.motion import builtin_motion, load_motion
+from geodiff.motion import condensed_motion, in_place, load_motion, spread, spread_indices, thinned_fps
+from geodiff.tracking.landmarks import Face, detect_faces
+from geodiff.tracking.matte import on_white, portrait_matte
 from geodiff.tracking.track import VideoTrack, track_video
 from geodiff.types import HeadParams, Motion
 
 BUILTIN_PREFIX = "builtin:"
 HEAD_POSES = ("fixed", "drive")
+DRIVE_CROPS = ("photo", "render")
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,14 @@ def resolve_drive(
     spec: "builtin:NAME", a motion file (.npz) or a video. frames: how many frames are wanted; they are spread evenly
     over the motion. base: the portrait's parameters (T = 1), whose identity is kept. head_pose: "fixed" keeps the head
     still (the paper's clips, supplement A.1), "drive" takes the motion's head rotation. drive_crop: "photo" gives the
-    encoder the video's own pixels, "render" the driver head under the tracked parameters.
+    encoder the video's own pixels on white, "render" the driver head under the tracked parameters.
 
     Raises ConfigError for unknown words, InputError for files that cannot be used.
     """
-    if head_pose not in HEAD_POSES:
-        raise ConfigError(f"--head-pose must be one of {', '.join(HEAD_POSES)}; {head_pose!r} was given.")
+    choose("head_pose", head_pose, HEAD_POSES)
+    choose("drive_crop", drive_crop, DRIVE_CROPS)
     if spec.startswith(BUILTIN_PREFIX):
-        motion = builtin_motion(spec.removeprefix(BUILTIN_PREFIX), frames)
+        motion = condensed_motion(spec.removeprefix(BUILTIN_PREFIX), frames)
         return _from_motion(motion, spec, head, base, head_pose)
     path = Path(spec)
     if not path.exists():
@@ -60,7 +64,7 @@ def resolve_drive(
             f"Try --drive {BUILTIN_PREFIX}talk."
         )
     if path.suffix == ".npz":
-        return _from_motion(_spread(load_motion(path), frames), path.name, head, base, head_pose)
+        return _from_motion(spread(load_motion(path), frames), path.name, head, base, head_pose)
     return _from_video(path, frames, head, base, head_pose, drive_crop)
 
 
@@ -73,32 +77,40 @@ def _from_video(
     path: Path, frames: int, head: HeadModel, base: HeadParams, head_pose: str, drive_crop: str
 ) -> DriveSequence:
     track = track_video(path, head)
-    chosen = np.unique(np.linspace(0, track.params.num_frames - 1, frames).round().astype(int))
-    driving = track.params.frames(torch.as_tensor(chosen))
+    length = track.params.num_frames
+    chosen = np.unique(spread_indices(length, frames))
+    driving = in_place(track.params.frames(torch.as_tensor(chosen)))
     params = base.replace(
         expr=driving.expr,
         jaw_pose=driving.jaw_pose,
         eyes_pose=driving.eyes_pose,
         neck_pose=driving.neck_pose,
-        rotation=driving.rotation - driving.rotation[:1],
-        translation=torch.zeros_like(driving.translation),
+        rotation=driving.rotation,
+        translation=driving.translation,
     )
     params = _posed(params, head_pose)
     if drive_crop == "render":
         crops = Driver(head).crops(params)
-    elif drive_crop == "photo":
-        crops = np.stack(list(_video_crops(path, track, chosen, head)))
     else:
-        raise ConfigError(f"drive_crop must be photo or render; {drive_crop!r} was given.")
-    return DriveSequence(params, crops, track.fps * len(chosen) / track.params.num_frames, path.name)
+        crops = np.stack(list(_video_crops(path, track, chosen, head)))
+    return DriveSequence(params, crops, thinned_fps(track.fps, len(chosen), length), path.name)
 
 
 def _video_crops(path: Path, track: VideoTrack, chosen: np.ndarray, head: HeadModel) -> Iterator[np.ndarray]:
+    """Crops (64, 64, 3) float32 of the chosen frames, the person alone on white as in the training set."""
     wanted = set(chosen.tolist())
     for t, image in enumerate(read_video(path)):
         if t in wanted:
             crop = face_camera(head, track.params.frame(t), track.camera, CROP_SIZE)
-            yield resample(image, track.camera, crop).astype(np.float32) / 255.0
+            alone = on_white(image, portrait_matte(image, _face_in(image, track.boxes[t])))
+            yield resample(alone, track.camera, crop, border=255.0).astype(np.float32) / 255.0
+
+
+def _face_in(image: np.ndarray, box: np.ndarray) -> Face | None:
+    """The face nearest to the tracked one; None where a single frame shows none."""
+    middle = (box[:2] + box[2:]) / 2
+    faces = detect_faces(image)
+    return min(faces, key=lambda f: float(np.linalg.norm((f.box[:2] + f.box[2:]) / 2 - middle)), default=None)
 
 
 def _posed(params: HeadParams, head_pose: str) -> HeadParams:
@@ -108,11 +120,3 @@ def _posed(params: HeadParams, head_pose: str) -> HeadParams:
         still = torch.zeros_like(params.rotation)
         params = params.replace(rotation=still, neck_pose=still)
     return params
-
-
-def _spread(motion: Motion, frames: int) -> Motion:
-    """`frames` frames taken evenly from a motion."""
-    chosen = np.linspace(0, motion.num_frames - 1, frames).round().astype(int)
-    weights = {name: np.asarray(values)[chosen] for name, values in motion.weights.items()}
-    fps = motion.fps * frames / motion.num_frames
-    return Motion(weights, motion.rotation[chosen], motion.gaze[chosen], fps)

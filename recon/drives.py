@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from geodiff.errors import InputError
 from geodiff.files import read_npz
-from geodiff.motion import builtin_motion, load_motion
-from geodiff.types import Drive, HeadParams, Motion
+from geodiff.motion import builtin_motion, in_place, load_motion
+from geodiff.types import Drive, Motion
 from recon.avatar import Avatar, check_params, params_from_arrays
 
 #: Prefix of built-in motions.
@@ -52,9 +50,4 @@ def _from_video(avatar: Avatar, path: Path) -> Drive:
     from geodiff.tracking.track import track_video
 
     track = track_video(path, avatar.head)
-    return Drive(_in_place(avatar.own(track.params)), {}, track.fps)
-
-
-def _in_place(params: HeadParams) -> HeadParams:
-    """A tracked performance without its way through the room: the head turns, but stays where the avatar is."""
-    return params.replace(translation=torch.zeros_like(params.translation))
+    return Drive(in_place(avatar.own(track.params)), {}, track.fps)

@@ -4,12 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.files import write_npz
-from geodiff.motion import ARKIT_NAMES, MOTIONS, builtin_motion, load_motion, save_motion
+from geodiff.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from geodiff.motion import (
+    ARKIT_NAMES,
+    MOTIONS,
+    SLOWEST_FPS,
+    builtin_motion,
+    condensed_motion,
+    in_place,
+    load_motion,
+    save_motion,
+)
+from geodiff.types import HeadParams
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,3 +115,34 @@ def test_wrong_motion_files(tmp_path: Path, arrays: dict[str, np.ndarray], words
     write_npz(tmp_path / "m.npz", **arrays)
     with pytest.raises(InputError, match=words):
         load_motion(tmp_path / "m.npz")
+
+
+def test_few_frames_tell_the_whole_speech() -> None:
+    natural, short = builtin_motion("talk"), condensed_motion("talk", 16)
+    assert short.num_frames == 16
+    assert short.weights["eyeBlinkLeft"].max() > 0.9 and short.weights["jawOpen"].max() > 0.45
+    np.testing.assert_array_equal(short.rotation[-1], natural.rotation[-1])
+    assert short.fps == SLOWEST_FPS
+    long = condensed_motion("talk", natural.num_frames // 2)
+    assert long.num_frames / long.fps == pytest.approx(natural.num_frames / natural.fps)
+    assert condensed_motion("talk", 2 * natural.num_frames).fps == natural.fps
+
+
+def test_poses_are_shown_slowly() -> None:
+    few = condensed_motion("range_of_motion", 16)
+    assert few.fps == SLOWEST_FPS
+    for name, weights in builtin_motion("range_of_motion", 16).weights.items():
+        np.testing.assert_array_equal(few.weights[name], weights)
+    assert SLOWEST_FPS < condensed_motion("range_of_motion", 96).fps < 25
+
+
+def test_turns_since_the_first_frame() -> None:
+    """A nod filmed from the side and from below is a nod."""
+    nods = torch.tensor([[0.0, 0, 0], [0.3, 0, 0], [-0.2, 0, 0]])
+    seen_from = axis_angle_to_matrix(torch.tensor([-0.3, 0.9, 0.2]))
+    filmed = matrix_to_axis_angle(seen_from @ axis_angle_to_matrix(nods))
+    params = HeadParams.zeros(2, 2, 3).replace(rotation=filmed, neck_pose=filmed, translation=torch.ones(3, 3))
+    moved = in_place(params)
+    torch.testing.assert_close(moved.rotation, nods, atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved.neck_pose, nods, atol=1e-5, rtol=0)
+    assert not moved.translation.any()

@@ -40,6 +40,12 @@ def portrait_matte(image: np.ndarray, face: Face | None = None) -> np.ndarray:
     return np.clip(mask, 0.0, 1.0).astype(np.float32)
 
 
+def on_white(image: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """The person alone: image (H, W, 3) uint8 and matte (H, W) 0..1 -> (H, W, 3) uint8 on white."""
+    alpha = matte[..., None].astype(np.float32)
+    return (image * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8)
+
+
 def flat_background_matte(image: np.ndarray, person: np.ndarray) -> np.ndarray | None:
     """Key a person on one flat colour: (H, W) float32, or None where the background is not flat or like the person.
 
