@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from geodiff import assets
 from geodiff.clipset import ClipSetSpec, ClipSetWriter
+from geodiff.clipset.layout import INDEXINGS
 from geodiff.conditioning import Condition, Conditioner, Reference, crop_reference, framed_camera, head_frame
+from geodiff.config import choose
 from geodiff.errors import ConfigError
 from geodiff.head.model import HeadModel
 from geodiff.media import read_image, write_image
@@ -30,7 +32,7 @@ from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import Track, track_image
 from geodiff.types import Camera, Clip, HeadParams
 from pipelines.foreground import composite
-from pipelines.motion import DriveSequence, resolve_drive
+from pipelines.motion import DRIVE_CROPS, HEAD_POSES, DriveSequence, resolve_drive
 from pipelines.portrait_normal import PortraitNormalPipeline
 from pipelines.viewpoints import Viewpoint, select_viewpoints
 
@@ -38,6 +40,8 @@ from pipelines.viewpoints import Viewpoint, select_viewpoints
 Progress = Callable[[str, float], None]
 #: Prefix of network names that are built with random weights, for tests of the machinery.
 RANDOM_PREFIX = "random:"
+#: Precisions that the denoiser can run in; None is that of the weights.
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -46,7 +50,8 @@ class GenerateConfig:
 
     image_size: side of the frames, pixels; 0 takes the size that the networks were trained at. networks: what
     `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`.
-    save_proposals: keep the proposals beside the frames.
+    save_proposals: keep the proposals beside the frames. precision: of the denoiser, "auto" or a name in PRECISIONS;
+    auto is bf16 on a GPU and fp32 elsewhere.
     """
 
     image_size: int = 0
@@ -58,7 +63,25 @@ class GenerateConfig:
     networks: str = "bundled:preview"
     indexing: str = "multiview"
     save_proposals: bool = True
+    precision: str = "auto"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ConfigError(f"frames must be at least 1, got {self.frames}: 16 is usual")
+        if self.image_size < 0:
+            raise ConfigError(f"image_size must be 0 or more, got {self.image_size}: 0 takes the networks' own size")
+        select_viewpoints(self.views)
+        choose("indexing", self.indexing, INDEXINGS)
+        choose("head_pose", self.head_pose, HEAD_POSES)
+        choose("drive_crop", self.drive_crop, DRIVE_CROPS)
+        choose("precision", self.precision, ("auto", *PRECISIONS))
+
+    def resolved_precision(self, device: str) -> str:
+        """A name in PRECISIONS."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if device.startswith("cuda") else "fp32"
 
 
 @dataclass(frozen=True)
@@ -107,22 +130,24 @@ def generate(
         )
     report("track", 1.0)
     plan = _prepare(image, track, head, size, config)
+    precision = config.resolved_precision(device)
     pipeline = PortraitNormalPipeline.from_networks(networks).to(device)
     spec = ClipSetSpec(
         num_cameras=config.views,
         num_frames=plan.drive.params.num_frames,
-        fingerprint=_fingerprint(image, config, seed, networks),
+        fingerprint=_fingerprint(image, track, plan.drive, config, seed, networks, precision),
         preset=preset,
         indexing=config.indexing,
         fps=plan.drive.fps,
         expression_encoder=pipeline.expression_hash,
         head_spec=head_spec,
     )
+    # Refuses a folder of another run, so nothing is written before it.
     writer = ClipSetWriter(out, spec, head)
     writer.write_reference(plan.reference)
     write_image(out / "reference" / "portrait.png", image)
     write_image(out / "reference" / "overlay.png", draw_overlay(image, track, head))
-    _write_views(writer, pipeline, plan, config, seed, report)
+    _write_views(writer, pipeline, plan, config, seed, report, PRECISIONS[precision])
     return writer.finish()
 
 
@@ -147,6 +172,7 @@ def _write_views(
     config: GenerateConfig,
     seed: int,
     report: Progress,
+    compute_dtype: torch.dtype | None,
 ) -> None:
     conditioner = Conditioner(plan.head, plan.reference)
     crops = torch.from_numpy(plan.drive.crops).permute(0, 3, 1, 2) * 2.0 - 1.0
@@ -161,7 +187,15 @@ def _write_views(
 
         conditions = render_conditions(conditioner, plan.drive.params, plan.cameras[view])
         generator = torch.Generator("cpu").manual_seed(seed * 1000 + view)
-        output = pipeline(identity, conditions, latents, sampling=config.sampling, generator=generator, progress=step)
+        output = pipeline(
+            identity,
+            conditions,
+            latents,
+            sampling=config.sampling,
+            generator=generator,
+            progress=step,
+            compute_dtype=compute_dtype,
+        )
         clip = _clip(output.images, output.normals, conditions, plan, view, writer)
         if config.save_proposals:
             for t, condition in zip(clip.timesteps, conditions, strict=True):
@@ -221,11 +255,29 @@ def network_hashes(name: str) -> dict[str, str]:
     return {} if name.startswith(RANDOM_PREFIX) else assets.weight_hashes(assets.find_weights(name))
 
 
-def _fingerprint(image: np.ndarray, config: GenerateConfig, seed: int, networks: Networks) -> str:
-    """Digest of all that decides what the frames look like."""
+def _fingerprint(
+    image: np.ndarray,
+    track: Track,
+    drive: DriveSequence,
+    config: GenerateConfig,
+    seed: int,
+    networks: Networks,
+    precision: str,
+) -> str:
+    """Digest of all that decides what the frames look like; the fit stands for which face was chosen, the drive's
+    parameters and crops for the content of its file."""
     digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
-    digest.update(json.dumps(asdict(config), sort_keys=True, default=str).encode())
+    settings = asdict(config) | {"precision": precision}
+    del settings["save_proposals"]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(str(seed).encode())
+    for params in (track.params, drive.params):
+        for part in fields(params):
+            value = getattr(params, part.name)
+            digest.update(part.name.encode() + (b"" if value is None else value.cpu().contiguous().numpy().tobytes()))
+    for tensor in (track.camera.viewmat, track.camera.K):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(np.ascontiguousarray(drive.crops).tobytes())
     for _, module in networks.modules():
         for tensor in module.state_dict().values():
             digest.update(_sample_bytes(tensor))

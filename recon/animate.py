@@ -36,6 +36,8 @@ class AnimateConfig:
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
             raise ConfigError(f"size must be 16 to 4096 pixels, got {self.size}")
+        if not self.fps > 0:
+            raise ConfigError(f"fps must be above 0, got {self.fps}: 25 is usual")
         if self.frames is not None and self.frames < 1:
             raise ConfigError(f"frames must be at least 1, got {self.frames}: leave it out for the drive's own length")
         if len(self.background) != 3 or not all(0 <= c <= 1 for c in self.background):

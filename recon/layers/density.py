@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geodiff.errors import ConfigError
 from geodiff.geometry import quat_to_matrix
 from geodiff.types import Camera
 from recon.layers.rigged import Fields
@@ -35,6 +36,10 @@ class DensityConfig:
     growth: float = 0.1
     split_scale: float = 0.003
     min_opacity: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"density.every must be at least 1, got {self.every}: density.enabled=false turns it off")
 
 
 @dataclass

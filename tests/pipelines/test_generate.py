@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +15,14 @@ from geodiff.driver import Driver
 from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
+from geodiff.media import write_video
 from geodiff.motion import builtin_motion
+from geodiff.tracking.landmarks import Face
+from geodiff.tracking.track import Track, VideoTrack
+from geodiff.types import Camera
+from pipelines import motion as drives
 from pipelines.foreground import composite, foreground_mask
-from pipelines.generate import load_networks
+from pipelines.generate import GenerateConfig, _fingerprint, load_networks
 from pipelines.motion import resolve_drive
 from pipelines.viewpoints import VIEWPOINTS, select_viewpoints
 
@@ -128,3 +136,73 @@ def test_untrained_networks_are_the_same_every_time() -> None:
 def test_unknown_networks_are_named() -> None:
     with pytest.raises(ConfigError, match="random:NAME takes one of"):
         load_networks("random:nothing")
+
+
+CAMERA = Camera(
+    torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), torch.tensor([[80.0, 0, 32], [0, 80.0, 32], [0, 0, 1]]), 64, 64
+)
+
+
+@pytest.mark.parametrize("person", [0.0, 1.0])
+def test_filmed_crops_show_the_person_on_white(
+    head: HeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, person: float
+) -> None:
+    """A dark video, and a head in its left upper corner that the frame cuts off."""
+    write_video(tmp_path / "dark.mp4", np.full((3, 64, 64, 3), 20, np.uint8), 25.0)
+    params = head.zeros(3).replace(translation=torch.tensor([[-0.2, 0.2, -0.6]]).expand(3, 3))
+    track = VideoTrack(params, CAMERA, np.zeros(3), np.ones(3, bool), np.zeros((3, 4), np.float32), 25.0)
+    monkeypatch.setattr(drives, "track_video", lambda path, head: track)
+    monkeypatch.setattr(drives, "detect_faces", lambda image: [])
+    monkeypatch.setattr(drives, "portrait_matte", lambda image, face: np.full(image.shape[:2], person, np.float32))
+    crops = resolve_drive(str(tmp_path / "dark.mp4"), 2, head, head.zeros()).crops
+    assert crops.shape == (2, 64, 64, 3)
+    assert crops[:, 0, 0].min() > 0.98
+    assert (crops.min() > 0.98) == (person == 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"frames": 0}, "frames must be at least 1, got 0"),
+        ({"views": 13}, "between 1 and 12; 13 was asked for"),
+        ({"image_size": -8}, "image_size must be 0 or more, got -8"),
+        ({"indexing": "mono"}, "did you mean 'monocular'"),
+        ({"head_pose": "fix"}, "did you mean 'fixed'"),
+        ({"drive_crop": "photos"}, "did you mean 'photo'"),
+        ({"precision": "bf61"}, "did you mean 'bf16'"),
+    ],
+)
+def test_settings_that_cannot_be(wrong: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        GenerateConfig(**wrong)
+
+
+def test_automatic_precision_follows_the_device() -> None:
+    assert [GenerateConfig().resolved_precision(device) for device in ("cpu", "cuda", "cuda:1")] == [
+        "fp32",
+        "bf16",
+        "bf16",
+    ]
+    assert GenerateConfig(precision="fp16").resolved_precision("cpu") == "fp16"
+
+
+def test_the_fingerprint_tells_runs_apart(head: HeadModel) -> None:
+    face = Face(np.zeros((478, 2), np.float32), np.zeros(478, np.float32), np.zeros(4, np.float32))
+    track = Track(head.zeros(), CAMERA, face, np.ones((8, 8), np.float32), 0.0, 2)
+    drive = resolve_drive("builtin:neutral", 1, head, head.zeros())
+    networks = load_networks("random:test")
+
+    def of(track: Track = track, drive: drives.DriveSequence = drive, precision: str = "fp32", **settings: bool) -> str:
+        config = GenerateConfig(**settings)
+        return _fingerprint(np.zeros((8, 8, 3), np.uint8), track, drive, config, 0, networks, precision)
+
+    assert of() == of() == of(save_proposals=False)
+    other_face = replace(track, params=head.zeros().replace(translation=torch.ones(1, 3)))
+    other_film = replace(drive, params=drive.params.replace(jaw_pose=torch.ones(1, 3)))
+    others = [
+        of(other_face),
+        of(drive=other_film),
+        of(drive=replace(drive, crops=1 - drive.crops)),
+        of(precision="bf16"),
+    ]
+    assert len({of(), *others}) == 5

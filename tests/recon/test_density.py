@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from geodiff.errors import ConfigError
 from geodiff.geometry import orbit_camera
 from recon.layers.density import DensityConfig, DensityStats, choose, grow_and_prune
 
@@ -66,3 +68,8 @@ def test_screen_gradient_is_that_of_the_projection() -> None:
     (pixels * weights).sum().backward()
     stats.add(leaf.grad, means, camera)
     torch.testing.assert_close(stats.mean(), weights.norm(dim=1) * 32, rtol=1e-4, atol=1e-4)
+
+
+def test_rounds_need_iterations_between_them() -> None:
+    with pytest.raises(ConfigError, match="density.every must be at least 1, got 0"):
+        DensityConfig(every=0)

@@ -114,6 +114,12 @@ def test_evaluation_of_an_avatar_and_of_clips(tmp_path: Path, made: Path, clips:
     assert perfect.mean["psnr"] == 100 and perfect.mean["mask_iou"] == 1 and perfect.frames == 16
 
 
+@pytest.mark.parametrize("fps", [0.0, -25.0, float("nan")])
+def test_a_video_needs_a_frame_rate(fps: float) -> None:
+    with pytest.raises(ConfigError, match="fps must be above 0"):
+        AnimateConfig(fps=fps)
+
+
 def test_animation_moves_and_turns(tmp_path: Path, avatar: GeoDiff4DAvatar) -> None:
     config = AnimateConfig(size=48, frames=6, background=[0.0, 0.0, 1.0])
     out = animate(avatar, tmp_path / "a.mp4", "builtin:range_of_motion", "orbit", config)
