@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import cv2
@@ -228,3 +229,10 @@ def test_texture_is_complete(head: HeadModel, reference: Reference) -> None:
     assert conditioner.texture.min() >= 0.0 and conditioner.texture.max() <= 1.0
     assert conditioner.texture_visibility.shape == (128, 128)
     assert conditioner.texture_visibility.max() > 0.9
+
+
+def test_the_texture_is_as_fine_as_the_reference(head: HeadModel, reference: Reference) -> None:
+    assert Conditioner(head, reference).texture_size == 2 * SIZE
+    assert Conditioner(head, reference, texture_size=64).texture_size == 64
+    large = dataclasses.replace(reference, image=np.ones((768, 768, 3), np.float32))
+    assert Conditioner(head, large).texture_size == 1024

@@ -18,6 +18,8 @@ from geodiff.types import Camera, HeadParams
 
 #: Samples a pixel along each axis.
 SUPERSAMPLE = 2
+#: Largest side of a texture that is chosen by itself.
+MAX_TEXTURE = 1024
 #: Pose maps kept; a clip holds its head pose, so one a view is enough.
 KEPT_POSE_MAPS = 32
 
@@ -43,13 +45,14 @@ class Conditioner:
     """Conditions for one head and one reference; all that depends on the reference alone is computed once.
 
     The identity and the static offsets are always the reference's: of the parameters given to `render`, expression and
-    pose count. texture_size: side of the UV texture that holds the hidden parts.
+    pose count. texture_size: side of the UV texture that holds the hidden parts; None for twice the reference's,
+    at most MAX_TEXTURE: half of its width is enough for what the photograph does not show.
     """
 
-    def __init__(self, head: HeadModel, reference: Reference, texture_size: int = 1024) -> None:
+    def __init__(self, head: HeadModel, reference: Reference, texture_size: int | None = None) -> None:
         self.head = head
         self.reference = reference
-        self.texture_size = texture_size
+        self.texture_size = texture_size or min(MAX_TEXTURE, 2 * reference.size)
         self._photo = reference.image if reference.detail is None else reference.detail
         self._photo_camera = reference.camera.resized(self._photo.shape[1], self._photo.shape[0])
         self._person = personal_head(head, reference.params, offsets=True)

@@ -89,8 +89,7 @@ class Session:
         self.rng = np.random.default_rng([seed, 1])
         self.subject = Subject(truth, seed, texture_size=3 * config.size)
         self.reference, self.error = self._photograph()
-        # Half of the width of a texture is enough for what the photograph does not show.
-        self.conditioner = Conditioner(head, self.reference, texture_size=min(1024, 2 * config.size))
+        self.conditioner = Conditioner(head, self.reference)
         self.frame: HeadFrame = head_frame(head, self.reference.params)
         self.distance = self.frame.distance(self.reference.camera)
         self.rotation, self.shift, self.scale = self._alignment()
