@@ -261,7 +261,7 @@ def train(
     data: Annotated[Path, typer.Option("--data", help="A training set, as `geodiff synth` writes it.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoints, log, sample sheets and weights.")],
     overrides: Overrides = None,
-    frames: Annotated[Number, typer.Option(help="Frames of a sample: 1 for images, else as many as a clip has.")] = None,
+    frames: Annotated[Number, typer.Option(help="Frames of a sample: 1 for images, else all of a clip.")] = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
