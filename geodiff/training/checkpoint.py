@@ -83,6 +83,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("checkpoint-*") if (path / "state.json").is_file())
 
 
+@torch.no_grad()
+def averaged_networks(path: Path) -> Networks:
+    """The networks of a checkpoint with their averaged weights, for use. Raises AssetError."""
+    networks = Networks.load(path)
+    averages = load_file(path / "ema.safetensors")
+    for network, module in networks.trained().items():
+        for name, parameter in module.named_parameters():
+            if f"{network}.{name}" in averages:
+                parameter.copy_(averages[f"{network}.{name}"])
+    return networks
+
+
 def load_checkpoint(
     path: Path, parameters: dict[str, nn.Parameter], ema: Ema, optimizer: torch.optim.Optimizer, networks: Networks
 ) -> int:
