@@ -28,7 +28,8 @@ class SamplingConfig:
     at the schedule's noisiest step, less starts later and keeps more of `init`. window, overlap: frames denoised
     together and shared by neighbours. views_at_once: clips denoised in one batch. branches_together: both guidance
     branches in one batch. share_frame_noise: the same noise for all frames of a clip, steadier where no temporal
-    modules hold the frames together.
+    modules hold the frames together. temperature: scale of the noise that sampling starts from; below 1 the result
+    moves from a draw towards the most likely frame, and 0 makes it deterministic.
     """
 
     steps: int = 25
@@ -40,12 +41,15 @@ class SamplingConfig:
     views_at_once: int = 1
     branches_together: bool = True
     share_frame_noise: bool = False
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.init not in INITS:
             raise ConfigError(f"`init` must be one of {', '.join(INITS)}; found {self.init!r}.")
         if not 0 < self.strength <= 1:
             raise ConfigError(f"`strength` must lie above 0 and at most at 1; found {self.strength}.")
+        if not 0 <= self.temperature <= 1:
+            raise ConfigError(f"`temperature` must lie between 0 and 1; found {self.temperature}.")
         if not 0 <= self.overlap < self.window:
             raise ConfigError(f"`overlap` must be smaller than `window`; found {self.overlap} and {self.window}.")
         if self.steps < 1 or self.views_at_once < 1:
@@ -188,7 +192,7 @@ def sample(
     results = []
     for group in groups:
         chosen = reference if reference is None or len(reference) == 1 else reference[group]
-        latents = noise[group].to(condition.pose_map)
+        latents = config.temperature * noise[group].to(condition.pose_map)
         start = start_latents(condition.clips(group), chosen, tuple(latents.shape), config)
         if start is not None:
             latents = scheduler.add_noise(start.contiguous(), latents.contiguous(), timesteps[:1])

@@ -133,9 +133,31 @@ def test_strength_leaves_out_the_noisiest_steps() -> None:
     assert torch.equal(whole[-5:], half)
 
 
+def test_temperature_zero_leaves_nothing_to_chance() -> None:
+    networks = scrambled(tiny())
+    condition = random_condition(networks, batch=1, frames=2)
+    shape = (networks.autoencoder.channels, SIDE, SIDE)
+
+    def run(seed: int, temperature: float) -> torch.Tensor:
+        return sample(
+            networks.unet,
+            build_scheduler(networks.config),
+            condition,
+            networks.expression_encoder.null,
+            shape,
+            config=SamplingConfig(steps=2, init="proposal", temperature=temperature),
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    assert torch.equal(run(1, 0.0), run(2, 0.0))
+    assert not torch.equal(run(1, 1.0), run(2, 1.0))
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="`init` must be one of reference, proposal, noise"):
         SamplingConfig(init="zeros")
+    with pytest.raises(ConfigError, match="`temperature` must lie between 0 and 1; found 2"):
+        SamplingConfig(temperature=2)
     with pytest.raises(ConfigError, match="strength"):
         SamplingConfig(strength=0)
     with pytest.raises(ConfigError, match="overlap"):
