@@ -12,6 +12,8 @@ NORMAL_THRESHOLD = 0.5
 SILHOUETTE_MARGIN = 0.06
 #: Standard deviation in pixels, at 256 pixels, of the mask's soft edge.
 EDGE_SOFTNESS = 0.6
+#: Width of the rim, as a share of the side, in which decoded colours are freed from the white background.
+RIM = 0.03
 
 
 def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
@@ -45,5 +47,20 @@ def composite(
     length = np.linalg.norm(normals, axis=-1)
     mask = foreground_mask(length, silhouette)
     unit = normals / np.maximum(length, 1e-3)[..., None]
-    on_white = image * mask[..., None] + (1.0 - mask[..., None])
+    own = without_white(image, length, mask)
+    on_white = own * mask[..., None] + (1.0 - mask[..., None])
     return np.clip(on_white, 0.0, 1.0), unit * mask[..., None], mask
+
+
+def without_white(image: np.ndarray, length: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The subject's own colours along the rim.
+
+    Where the networks are not sure how far the subject reaches, they show a mixture of it and the white background, and
+    the normals shrink by the same share. So the share of white is known and is taken out again, in the rim only:
+    inside, normals may be short for other reasons.
+    """
+    reach = max(1.0, RIM * image.shape[0])
+    inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+    rim = np.clip(2.0 - 2.0 * inside / reach, 0.0, 1.0)
+    share = 1.0 + rim * (np.clip(length, NORMAL_THRESHOLD, 1.0) - 1.0)
+    return np.clip(1.0 - (1.0 - image) / share[..., None], 0.0, 1.0)

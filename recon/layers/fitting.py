@@ -15,7 +15,7 @@ from geodiff.types import Camera, Gaussians, HeadParams
 from recon import losses
 from recon.frames import FrameSet
 from recon.layers.density import DensityConfig, DensityStats, choose, grow_and_prune
-from recon.layers.initialise import Placement
+from recon.layers.initialise import SEEN, Placement
 from recon.layers.normals import camera_normals
 from recon.layers.refinement import HeadResidual, RefinementConfig
 from recon.layers.rigged import FaceFrames, Fields, bound_frames, pose_fields
@@ -24,6 +24,8 @@ from recon.layers.rigged import FaceFrames, Fields, bound_frames, pose_fields
 SEEN_PIXELS, SEEN_FRAMES = 0.2, 24
 #: Pixels below which the influence of one that is optimised counts as faint.
 FAINT_PIXELS = 0.03
+#: Fields that carry colour.
+COLOR_FIELDS = ("sh_dc", "sh_rest")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class RiggedProblem:
         self._has_masks = frames.has_masks and config.losses.mask > 0
         self._has_normals = frames.has_masks and frames.normals is not None and config.losses.normal > 0
         self.seen = self.influence() > SEEN_PIXELS
+        self.frontal = placement.facing > SEEN
 
     @property
     def params(self) -> HeadParams:
@@ -185,10 +188,14 @@ class RiggedProblem:
         return most
 
     def _hold_unseen(self) -> None:
-        """Gaussians that no view sees get only what leaks through others: noise, which Adam would amplify."""
-        for value in self.fields.values():
+        """Gaussians that no view sees get only what leaks through others: noise, which Adam would amplify.
+
+        Those that are only seen at the outline, where pixels mix with the background, keep their colours.
+        """
+        for name, value in self.fields.items():
             if value.grad is not None:
-                value.grad.mul_(self.seen.view(-1, *[1] * (value.ndim - 1)))
+                moving = self.seen & self.frontal if name in COLOR_FIELDS else self.seen
+                value.grad.mul_(moving.view(-1, *[1] * (value.ndim - 1)))
 
     def _growing(self, iteration: int) -> bool:
         density = self.config.density
@@ -202,7 +209,8 @@ class RiggedProblem:
         )
         fields, source = grow_and_prune(self.fields, *choice, generator)
         moments = {name: self._moments(name) for name in self.fields}
-        self.binding, self.reach, self.seen = self.binding[source], self.reach[source], self.seen[source]
+        self.binding, self.reach = self.binding[source], self.reach[source]
+        self.seen, self.frontal = self.seen[source], self.frontal[source]
         self._adopt(fields)
         for name, (first, second, step) in moments.items():
             if self.fields[name].numel():
@@ -219,7 +227,7 @@ class RiggedProblem:
 
     def state(self) -> dict[str, Tensor]:
         """Fields, optimiser moments, binding, statistics and head residuals."""
-        state = {"binding": self.binding, "reach": self.reach, "seen": self.seen}
+        state = {"binding": self.binding, "reach": self.reach, "seen": self.seen, "frontal": self.frontal}
         state.update({"total": self.stats.total, "count": self.stats.count})
         for name, value in self.fields.items():
             state[f"field.{name}"] = value
@@ -233,7 +241,8 @@ class RiggedProblem:
         """The inverse of `state`."""
         device = self.binding.device
         state = {name: value.to(device) for name, value in state.items()}
-        self.binding, self.reach, self.seen = state["binding"], state["reach"], state["seen"]
+        self.binding, self.reach = state["binding"], state["reach"]
+        self.seen, self.frontal = state["seen"], state["frontal"]
         self.stats = DensityStats(state["total"], state["count"])
         self._adopt({name: state[f"field.{name}"] for name in self.fields})
         for name, value in self.fields.items():

@@ -25,8 +25,11 @@ REGION_WEIGHTS = {
 }  # fmt: skip
 #: Regions whose unseen Gaussians may not borrow the colour of another region, and the colours they fall back to.
 SEPARATE = {"teeth": (0.85, 0.82, 0.76), "mouth_interior": (0.35, 0.12, 0.11), "eyeballs": (0.86, 0.85, 0.84)}
-#: Weight of observation (a sum of fourth powers of cosines) above which a point counts as seen.
-SEEN = 1e-3
+#: Cosine between a surface and the most frontal view of it above which a point counts as seen: closer to the outline,
+#: pixels mix with the background.
+SEEN = 0.55
+#: The same for points that lend their colour to those that are not seen.
+LENDS = 0.65
 #: Neighbours that an unseen Gaussian takes its colour from.
 _NEIGHBOURS = 24
 #: Standard deviation in the triangle's plane as a share of the spacing, and across it as a share of that.
@@ -38,6 +41,7 @@ class Placement(NamedTuple):
 
     fields: their learnable fields. binding: (N,) int64 triangles. reach: (N,) by how much the neighbourhood that a
     Gaussian has to cover exceeds its triangle, at least 1. barycentrics: (N, 3). points: (N, 3) metres, neutral head.
+    facing: (N,) how frontally the frames see them, 0 where none does; 1 before that is known.
     """
 
     fields: Fields
@@ -45,6 +49,7 @@ class Placement(NamedTuple):
     reach: Tensor
     barycentrics: Tensor
     points: Tensor
+    facing: Tensor
 
 
 def place_on_triangles(
@@ -90,7 +95,7 @@ def place_on_triangles(
         "sh_dc": torch.zeros(number, 1, 3),
         "sh_rest": torch.zeros(number, (degree + 1) ** 2 - 1, 3),
     }
-    return Placement(fields, binding, (spacing / scale).clamp_min(1.0), barycentrics, points)
+    return Placement(fields, binding, (spacing / scale).clamp_min(1.0), barycentrics, points, torch.ones(number))
 
 
 def _spread_barycentrics(binding: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
@@ -118,9 +123,9 @@ def observe_colors(
     """Mean colours of surface points in the frames that see them, the more frontal the more they count.
 
     barycentrics: (N, 3) of the points on their triangles. tolerance: metres that a point may lie behind the surface.
-    Returns colours (N, 3) in 0..1 and weights (N,), 0 where no frame sees the point.
+    Returns colours (N, 3) in 0..1 and (N,) the cosine of the most frontal view, 0 where no frame sees the point.
     """
-    total, weight = torch.zeros(len(binding), 3), torch.zeros(len(binding))
+    total, weight, best = torch.zeros(len(binding), 3), torch.zeros(len(binding)), torch.zeros(len(binding))
     corners = head.faces[binding]
     for sample in samples:
         vertices = head.vertices(frames.params.frame(int(frames.steps[sample])))[0]
@@ -140,21 +145,22 @@ def observe_colors(
         share = torch.where(seen, facing**4, torch.zeros_like(facing))
         total += share[:, None] * frames.images[sample][row, column].float() / 255
         weight += share
-    return total / weight.clamp_min(1e-8)[:, None], weight
+        best = torch.maximum(best, torch.where(seen, facing, torch.zeros_like(facing)))
+    return total / weight.clamp_min(1e-8)[:, None], best
 
 
-def fill_unseen(head: HeadModel, points: Tensor, binding: Tensor, colors: Tensor, weight: Tensor) -> Tensor:
+def fill_unseen(head: HeadModel, points: Tensor, binding: Tensor, colors: Tensor, facing: Tensor) -> Tensor:
     """Gives Gaussians that no frame sees the colour of the nearest seen ones of their kind, or the kind's usual colour.
 
-    points: (N, 3) on the neutral head. colors: (N, 3); weight: (N,). Returns (N, 3).
+    points: (N, 3) on the neutral head. colors: (N, 3); facing: (N,), as of `observe_colors`. Returns (N, 3).
     """
     filled = colors.clone()
-    seen = weight > SEEN
+    seen = facing > SEEN
     kind = torch.zeros(len(binding), dtype=torch.int64)
     for number, region in enumerate(SEPARATE, start=1):
         kind[head.face_region(region)[binding]] = number
     for number in range(len(SEPARATE) + 1):
-        known, unknown = (kind == number) & seen, (kind == number) & ~seen
+        known, unknown = (kind == number) & (facing > LENDS), (kind == number) & ~seen
         if not unknown.any():
             continue
         if int(known.sum()) >= _NEIGHBOURS:

@@ -137,10 +137,10 @@ def initial_gaussians(head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig
     count = min(config.gaussians, config.density.max_gaussians)
     placement = place_on_triangles(head, vertices, count, config.opacity, config.seed, config.sh_degree)
     stride = max(1, len(frames.train) // config.color_views)
-    colors, weight = observe_colors(head, frames, placement.binding, placement.barycentrics, frames.train[::stride])
-    colors = fill_unseen(head, placement.points, placement.binding, colors, weight)
+    colors, facing = observe_colors(head, frames, placement.binding, placement.barycentrics, frames.train[::stride])
+    colors = fill_unseen(head, placement.points, placement.binding, colors, facing)
     placement.fields["sh_dc"] = to_harmonic(colors)
-    return placement
+    return placement._replace(facing=facing)
 
 
 def held_out_metrics(avatar: Avatar, frames: FrameSet, limit: int = 16) -> dict[str, float]:
