@@ -9,7 +9,7 @@ from sample_clips import paint
 from geodiff.head.model import HeadModel
 from recon.frames import FrameSet
 from recon.layers.hull import HullConfig, grow_scalp
-from recon.layers.initialise import fill_unseen, observe_colors, place_on_triangles
+from recon.layers.initialise import SEEN, fill_unseen, observe_colors, place_on_triangles
 from recon.layers.rigged import FaceFrames, bound_frames, pose_fields
 
 
@@ -53,15 +53,15 @@ def test_teeth_and_eyes_are_denser_than_the_skull(small_head: HeadModel) -> None
 def test_colours_are_those_of_the_paint(small_head: HeadModel, frames: FrameSet) -> None:
     vertices = small_head.vertices(small_head.zeros())[0]
     placement = place_on_triangles(small_head, vertices, 2000, 0.8, seed=0)
-    colors, weight = observe_colors(small_head, frames, placement.binding, placement.barycentrics, frames.train)
-    seen = weight > 0.5
+    colors, facing = observe_colors(small_head, frames, placement.binding, placement.barycentrics, frames.train)
+    seen = facing > SEEN
     assert 0.3 < float(seen.float().mean()) < 0.95
     truth = torch.from_numpy(paint(small_head))[small_head.faces[placement.binding]]
     truth = (truth * placement.barycentrics[:, :, None]).sum(1)
     # Shading darkens, but it does not turn hair into skin.
     cosine = torch.nn.functional.cosine_similarity(colors[seen], truth[seen], dim=-1)
     assert float(cosine.median()) > 0.99
-    filled = fill_unseen(small_head, placement.points, placement.binding, colors, weight)
+    filled = fill_unseen(small_head, placement.points, placement.binding, colors, facing)
     torch.testing.assert_close(filled[seen], colors[seen])
     assert torch.isfinite(filled).all() and float(filled.min()) > 0
 
