@@ -8,6 +8,10 @@ from scipy.ndimage import binary_fill_holes, label
 
 #: A decoded normal longer than this is foreground.
 NORMAL_THRESHOLD = 0.5
+#: Standard deviation, as a share of the side, of the smoothing that keeps the outline from fraying.
+OUTLINE_SOFTNESS = 0.008
+#: The mesh's silhouette less this share of the side is foreground whatever the normals say.
+CERTAIN_MARGIN = 0.016
 #: How far beyond the mesh's silhouette generated hair may reach, as a share of the side.
 SILHOUETTE_MARGIN = 0.06
 #: Standard deviation in pixels, at 256 pixels, of the mask's soft edge.
@@ -20,14 +24,18 @@ def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.nda
     """The foreground of a generated frame.
 
     normal_length: (H, W) length of the decoded normals. silhouette: (H, W) 0..1 coverage by the head mesh, which the
-    mask may exceed by `SILHOUETTE_MARGIN` of the side. Holes inside are filled and only the largest piece is kept.
+    mask may exceed by `SILHOUETTE_MARGIN` of the side, and whose inside it always holds. Holes are filled and only the
+    largest piece is kept.
     Returns (H, W) float32 in 0..1 with a soft edge.
     """
     side = normal_length.shape[0]
     reach = max(1, round(SILHOUETTE_MARGIN * side))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    near = cv2.dilate((silhouette > 0.5).astype(np.uint8), kernel) > 0
-    solid = binary_fill_holes((normal_length > NORMAL_THRESHOLD) & near)
+    mesh = (silhouette > 0.5).astype(np.uint8)
+    near = cv2.dilate(mesh, kernel) > 0
+    certain = cv2.distanceTransform(mesh, cv2.DIST_L2, 5) > CERTAIN_MARGIN * side
+    smooth = cv2.GaussianBlur(normal_length, (0, 0), OUTLINE_SOFTNESS * side)
+    solid = binary_fill_holes(((smooth > NORMAL_THRESHOLD) & near) | certain)
     pieces, count = label(solid)
     if count > 1:
         sizes = np.bincount(pieces.ravel())
@@ -62,5 +70,7 @@ def without_white(image: np.ndarray, length: np.ndarray, mask: np.ndarray) -> np
     reach = max(1.0, RIM * image.shape[0])
     inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
     rim = np.clip(2.0 - 2.0 * inside / reach, 0.0, 1.0)
-    share = 1.0 + rim * (np.clip(length, NORMAL_THRESHOLD, 1.0) - 1.0)
+    smooth = cv2.GaussianBlur(length, (0, 0), OUTLINE_SOFTNESS * image.shape[0])
+    # Doubt about their direction shortens normals as well, by about a quarter where the head turns away.
+    share = 1.0 + rim * (np.clip(1.25 * smooth, 0.7, 1.0) - 1.0)
     return np.clip(1.0 - (1.0 - image) / share[..., None], 0.0, 1.0)
