@@ -60,6 +60,15 @@ def composite(
     return np.clip(on_white, 0.0, 1.0), unit * mask[..., None], mask
 
 
+def with_portrait(image: np.ndarray, proposal: np.ndarray, visibility: np.ndarray, share: float) -> np.ndarray:
+    """A generated frame with the portrait's own pixels where it sees what the frame shows.
+
+    image, proposal: (H, W, 3) 0..1. visibility: (H, W) 0..1. share: 0 leaves the frame alone, 1 takes what is fully
+    visible from the proposal.
+    """
+    return image + share * visibility[..., None] * (proposal - image)
+
+
 def without_white(image: np.ndarray, length: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The subject's own colours along the rim.
 

@@ -31,7 +31,7 @@ from geodiff.sheets import normals_as_image
 from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import Track, track_image
 from geodiff.types import Camera, Clip, HeadParams
-from pipelines.foreground import composite
+from pipelines.foreground import composite, with_portrait
 from pipelines.motion import DRIVE_CROPS, HEAD_POSES, DriveSequence, resolve_drive
 from pipelines.portrait_normal import PortraitNormalPipeline
 from pipelines.viewpoints import Viewpoint, select_viewpoints
@@ -50,7 +50,9 @@ class GenerateConfig:
 
     image_size: side of the frames, pixels; 0 takes the size that the networks were trained at. networks: what
     `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`.
-    save_proposals: keep the proposals beside the frames. precision: of the denoiser, "auto" or a name in PRECISIONS;
+    save_proposals: keep the proposals beside the frames.
+    keep_visible: share, 0..1, of the portrait's own pixels in the frames where the portrait sees what they show.
+    precision: of the denoiser, "auto" or a name in PRECISIONS;
     auto is bf16 on a GPU and fp32 elsewhere.
     """
 
@@ -63,6 +65,7 @@ class GenerateConfig:
     networks: str = "bundled:preview"
     indexing: str = "multiview"
     save_proposals: bool = True
+    keep_visible: float = 0.0
     precision: str = "auto"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -71,6 +74,8 @@ class GenerateConfig:
             raise ConfigError(f"frames must be at least 1, got {self.frames}: 16 is usual")
         if self.image_size < 0:
             raise ConfigError(f"image_size must be 0 or more, got {self.image_size}: 0 takes the networks' own size")
+        if not 0 <= self.keep_visible <= 1:
+            raise ConfigError(f"keep_visible must lie between 0 and 1, got {self.keep_visible}: 0 leaves frames alone")
         select_viewpoints(self.views)
         choose("indexing", self.indexing, INDEXINGS)
         choose("head_pose", self.head_pose, HEAD_POSES)
@@ -196,7 +201,7 @@ def _write_views(
             progress=step,
             compute_dtype=compute_dtype,
         )
-        clip = _clip(output.images, output.normals, conditions, plan, view, writer)
+        clip = _clip(output.images, output.normals, conditions, plan, view, writer, config.keep_visible)
         if config.save_proposals:
             for t, condition in zip(clip.timesteps, conditions, strict=True):
                 write_image(writer.folder / "proposals" / f"{int(t):05d}_{view:02d}.png", condition.proposal)
@@ -218,8 +223,12 @@ def _clip(
     plan: Generation,
     view: int,
     writer: ClipSetWriter,
+    keep: float,
 ) -> Clip:
-    frames = [composite(i, n, c.silhouette) for i, n, c in zip(images, normals, conditions, strict=True)]
+    frames = [
+        composite(with_portrait(i, c.proposal, c.visibility, keep), n, c.silhouette)
+        for i, n, c in zip(images, normals, conditions, strict=True)
+    ]
     as_bytes = [
         np.stack([np.rint(np.clip(part, 0.0, 1.0) * 255.0).astype(np.uint8) for part in parts])
         for parts in zip(*((image, normals_as_image(normal), mask) for image, normal, mask in frames), strict=True)

@@ -51,9 +51,12 @@ def main() -> None:
     generated = [sample_batch(networks, batch, config.sampling, seed) for seed, batch in enumerate(batches)]
     seconds = (time.monotonic() - started) / count
     everything = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    measured = figures(torch.cat(generated), everything) | {"frames": count, "seconds_per_frame": round(seconds, 3)}
+    result = torch.cat(generated)
+    kept = config.keep_visible * everything["visibility"]
+    result[:, 0] += kept * (everything["proposals"] - result[:, 0])
+    measured = figures(result, everything) | {"frames": count, "seconds_per_frame": round(seconds, 3)}
     if options.sheet:
-        write_sheet(options.sheet, generated[0], batches[0])
+        write_sheet(options.sheet, result[:BATCH], batches[0])
     if options.json:
         write_json(options.json, measured)
     table = Table("figure", "value", title=f"{config.networks}, {count} held-out frames")

@@ -21,7 +21,7 @@ from geodiff.tracking.landmarks import Face
 from geodiff.tracking.track import Track, VideoTrack
 from geodiff.types import Camera
 from pipelines import motion as drives
-from pipelines.foreground import composite, foreground_mask
+from pipelines.foreground import composite, foreground_mask, with_portrait
 from pipelines.generate import GenerateConfig, _fingerprint, load_networks
 from pipelines.motion import resolve_drive
 from pipelines.viewpoints import VIEWPOINTS, select_viewpoints
@@ -78,6 +78,12 @@ def test_outside_the_mask_frames_are_white_and_normals_zero() -> None:
     assert np.abs(unit[mask == 0]).max() == 0
     np.testing.assert_allclose(unit[32, 32], [0, 0, 1], atol=1e-6)
     np.testing.assert_allclose(image[32, 32], 0.2, atol=1e-6)
+
+
+def test_the_portrait_stays_where_it_sees() -> None:
+    image, proposal = np.zeros((2, 1, 3), np.float32), np.ones((2, 1, 3), np.float32)
+    visibility = np.array([[1.0], [0.0]], np.float32)
+    assert with_portrait(image, proposal, visibility, 0.9)[:, 0, 0].tolist() == pytest.approx([0.9, 0.0])
 
 
 def test_a_rim_that_is_partly_white_comes_closer_to_its_own_colour() -> None:
