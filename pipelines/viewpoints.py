@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from geodiff.conditioning import VIEWPOINT_DEGREES
 from geodiff.errors import ConfigError
 
 
@@ -20,14 +21,11 @@ class Viewpoint:
         return Viewpoint(math.radians(yaw), math.radians(elevation))
 
 
-#: Yaw and elevation in degrees. The order is the order of generation, and a smaller number of views takes the first
-#: ones: each prefix covers the widest range it can.
-_DEGREES = (
-    (0, 0), (50, 0), (-50, 0), (0, 20), (25, 0), (-25, 0), (75, 0), (-75, 0), (20, -15), (-20, -15),
-    (35, 20), (-35, 20),
-)  # fmt: skip
+#: Places in `VIEWPOINT_DEGREES` in the order of generation: a smaller number of views takes the first ones, and each
+#: prefix covers the widest range it can.
+_ORDER = (0, 3, 4, 8, 1, 2, 5, 6, 11, 10, 9, 7)
 
-VIEWPOINTS = tuple(Viewpoint.degrees(yaw, elevation) for yaw, elevation in _DEGREES)
+VIEWPOINTS = tuple(Viewpoint.degrees(*VIEWPOINT_DEGREES[place]) for place in _ORDER)
 
 
 def select_viewpoints(count: int) -> tuple[Viewpoint, ...]:

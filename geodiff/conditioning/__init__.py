@@ -8,12 +8,21 @@ texture.py    the photograph baked into the head's UV layout, hidden parts fille
 proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera
 """
 
-from geodiff.conditioning.frame import CHIN_TO_CROWN, HeadFrame, face_camera, framed_camera, head_frame, resample
+from geodiff.conditioning.frame import (
+    CHIN_TO_CROWN,
+    VIEWPOINT_DEGREES,
+    HeadFrame,
+    face_camera,
+    framed_camera,
+    head_frame,
+    resample,
+)
 from geodiff.conditioning.proposal import Condition, Conditioner
 from geodiff.conditioning.reference import Reference, crop_reference
 
 __all__ = [
     "CHIN_TO_CROWN",
+    "VIEWPOINT_DEGREES",
     "Condition",
     "Conditioner",
     "HeadFrame",

@@ -23,6 +23,13 @@ CHIN_TO_CROWN = 0.6
 #: The face's diameter as a share of a face crop's side.
 FACE_SHARE = 0.95
 
+#: Yaw and elevation in degrees of the twelve views that clip sets are made of and training draws half of its targets
+#: near (GeoDiff4D, supplement A.1, takes twelve cameras of NeRSemble).
+VIEWPOINT_DEGREES = (
+    (0, 0), (25, 0), (-25, 0), (50, 0), (-50, 0), (75, 0), (-75, 0), (-35, 20), (0, 20), (35, 20),
+    (-20, -15), (20, -15),
+)  # fmt: skip
+
 #: MediaPipe's number of the lowest point of the chin.
 CHIN_LANDMARK = 152
 

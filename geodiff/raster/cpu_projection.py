@@ -290,6 +290,24 @@ def _covariance_gradient(xx, xy, yy, slot):
 
 
 @_jit
+def _axes_gradient(g_xx, g_xy, g_yy, u, axes, jacobian):
+    """Gradients of the camera-space axes V and of the Jacobian's entries, through covariance = U U^T, U = J V."""
+    j00, j02, j11, j12 = jacobian[0], jacobian[1], jacobian[2], jacobian[3]
+    t_xx, t_xy, t_yy = 2 * g_xx, 2 * g_xy, 2 * g_yy
+    r0, r1, r2 = t_xx * u[0] + t_xy * u[3], t_xx * u[1] + t_xy * u[4], t_xx * u[2] + t_xy * u[5]
+    r3, r4, r5 = t_xy * u[0] + t_yy * u[3], t_xy * u[1] + t_yy * u[4], t_xy * u[2] + t_yy * u[5]
+    g_axes = (
+        j00 * r0, j00 * r1, j00 * r2, j11 * r3, j11 * r4, j11 * r5,
+        j02 * r0 + j12 * r3, j02 * r1 + j12 * r4, j02 * r2 + j12 * r5,
+    )  # fmt: skip
+    g_j00 = r0 * axes[0] + r1 * axes[1] + r2 * axes[2]
+    g_j02 = r0 * axes[6] + r1 * axes[7] + r2 * axes[8]
+    g_j11 = r3 * axes[3] + r4 * axes[4] + r5 * axes[5]
+    g_j12 = r3 * axes[6] + r4 * axes[7] + r5 * axes[8]
+    return g_axes, g_j00, g_j02, g_j11, g_j12
+
+
+@_jit
 def project_backward(
     means, quats, scales, opacities, camera, order, first_slot, slots, counter,
     grad_means, grad_quats, grad_scales, grad_opacities, grad_colors, grad_cameras,
@@ -323,23 +341,12 @@ def project_backward(
             world_axes = _scale_columns(rotation, scales[i, 0], scales[i, 1], scales[i, 2])
             axes = _matmul(camera_rotation, world_axes)
             jacobian = _jacobian(camera, x, y, z)
-            j00, j02, j11, j12, free_x, free_y = jacobian
+            _, j02, _, j12, free_x, free_y = jacobian
             u = _project_axes(jacobian, axes)
             xx, xy, yy = _covariance(u, camera[21])
             g_xx, g_xy, g_yy, a, b, c = _covariance_gradient(xx, xy, yy, slot)
 
-            # covariance = U U^T, U = J V
-            t_xx, t_xy, t_yy = 2 * g_xx, 2 * g_xy, 2 * g_yy
-            r0, r1, r2 = t_xx * u[0] + t_xy * u[3], t_xx * u[1] + t_xy * u[4], t_xx * u[2] + t_xy * u[5]
-            r3, r4, r5 = t_xy * u[0] + t_yy * u[3], t_xy * u[1] + t_yy * u[4], t_xy * u[2] + t_yy * u[5]
-            g_j00 = r0 * axes[0] + r1 * axes[1] + r2 * axes[2]
-            g_j02 = r0 * axes[6] + r1 * axes[7] + r2 * axes[8]
-            g_j11 = r3 * axes[3] + r4 * axes[4] + r5 * axes[5]
-            g_j12 = r3 * axes[6] + r4 * axes[7] + r5 * axes[8]
-            g_axes = (
-                j00 * r0, j00 * r1, j00 * r2, j11 * r3, j11 * r4, j11 * r5,
-                j02 * r0 + j12 * r3, j02 * r1 + j12 * r4, j02 * r2 + j12 * r5,
-            )  # fmt: skip
+            g_axes, g_j00, g_j02, g_j11, g_j12 = _axes_gradient(g_xx, g_xy, g_yy, u, axes, jacobian)
 
             # V = W R S
             g_world = _matmul(_transpose(camera_rotation), g_axes)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from geodiff.conditioning import (
+    VIEWPOINT_DEGREES,
     Conditioner,
     HeadFrame,
     Reference,
@@ -33,11 +34,6 @@ from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
 from geodiff.tracking.hair import fit_hair
 from geodiff.types import Camera, HeadParams, Motion
 
-#: Viewpoints of generated clips in degrees (yaw, elevation); half of the targets lie near one of them.
-VIEWPOINTS = (
-    (0, 0), (25, 0), (-25, 0), (50, 0), (-50, 0), (75, 0), (-75, 0), (-35, 20), (0, 20), (35, 20),
-    (-20, -15), (20, -15),
-)  # fmt: skip
 #: What the proposal shows: the target's tracked expression, the reference's, or none; so that the expression has to
 #: come from the latent as well.
 PROPOSALS = {"tracked": 0.60, "reference": 0.25, "neutral": 0.15}
@@ -173,7 +169,7 @@ class Session:
     def view(self) -> tuple[float, float]:
         """Yaw and elevation of a target in degrees."""
         if self.rng.random() < 0.5:
-            yaw, elevation = VIEWPOINTS[self.rng.integers(len(VIEWPOINTS))]
+            yaw, elevation = VIEWPOINT_DEGREES[self.rng.integers(len(VIEWPOINT_DEGREES))]
             return float(yaw + self.rng.normal(0, 3)), float(elevation + self.rng.normal(0, 3))
         return float(self.rng.uniform(-90, 90)), float(self.rng.uniform(-20, 30))
 

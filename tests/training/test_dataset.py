@@ -120,8 +120,6 @@ SMALL = SampleConfig(size=48, crop=16, timesteps=1, views=1, clips=1, clip_frame
 @pytest.fixture(scope="module")
 def session() -> Session:
     head = load_head("builtin")
-    if head.landmarks is None:
-        pytest.skip("the builtin head has no landmark embedding")
     return Session(head, head, 3, SMALL)
 
 
@@ -142,8 +140,6 @@ def test_the_fit_sees_what_the_truth_shows(session: Session) -> None:
 
 def test_a_set_is_made_once_and_continued(tmp_path: Path) -> None:
     config = SetConfig(people=2, people_per_shard=1, samples=SMALL)
-    if load_head("builtin").landmarks is None:
-        pytest.skip("the builtin head has no landmark embedding")
     assert list(build_set(tmp_path, config)) == [(0, 2), (1, 2), (2, 2)]
     before = (tmp_path / "shard-00001.bin").read_bytes()
     (tmp_path / "shard-00001.json").unlink()
