@@ -22,7 +22,7 @@ ORDER = [
     {"metrics"},
     {"synth"},
     {"training"},
-    {"tracked", "console", "doctor"},
+    {"tracked", "imported", "console", "doctor"},
     {"batch"},
     {"cli"},
     {"__main__"},

@@ -171,6 +171,14 @@ class ClipSet:
     def has(self, t: int, c: int) -> bool:
         return (t, c) in self._entries
 
+    def image_file(self, t: int, c: int) -> Path:
+        """The file of a frame's image."""
+        return self._entries[t, c].image
+
+    def mask_file(self, t: int, c: int) -> Path | None:
+        """The file of a frame's foreground mask, where it has one."""
+        return self._entries[t, c].mask
+
     def camera(self, c: int, t: int | None = None) -> Camera:
         """The camera of view c at timestep t (without t: at the view's first frame)."""
         if t is None:

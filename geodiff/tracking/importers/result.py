@@ -1,0 +1,142 @@
+"""What a tracker found, whichever tracker it was, in this project's names, units and axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodiff.errors import HeadModelError
+from geodiff.geometry import axis_angle_to_matrix
+from geodiff.head.model import HeadModel
+from geodiff.types import Camera, HeadParams
+
+#: Vertices of FLAME, and of FLAME with VHAP's teeth, which come after FLAME's own.
+FLAME_VERTICES, VHAP_VERTICES = 5023, 5143
+#: Names of the two lid expressions on heads that have them beside FLAME's own hundred.
+EYELIDS = ("eyelidLeft", "eyelidRight")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """A tracked person: T timesteps, seen by C cameras.
+
+    params: HeadParams (T) under FLAME's names; metres, y up, the face towards +z. source: name of the tool.
+    cameras: C views, or T * C where they move, frame t of view c at t * C + c; see `camera`. camera_ids: C names.
+    timesteps: (T,) the tool's own numbers of the frames. fps: frames per second, None where the tool does not say.
+    images, masks: T * C files, frame t of view c at t * C + c, None where a frame of a view is absent; or None where
+    the tool keeps no pictures. valid: (T, C) bool, False where the tool found no face, or None.
+    eyelids: (T, 2) coefficients of the lid shapes of the tool's own head, the person's left lid first, or None.
+    pivot: "root" where rotation turns about the root joint, as `HeadParams` has it; "origin" where the tool turns the
+    head about the world's origin and no head model was given yet to tell where the joint is: `on` makes it "root".
+    head: the family of models that the parameters belong to. notes: sentences about what a user should know.
+    """
+
+    params: HeadParams
+    cameras: list[Camera]
+    source: str
+    camera_ids: list[str]
+    timesteps: np.ndarray
+    fps: float | None = None
+    images: list[Path | None] | None = None
+    masks: list[Path | None] | None = None
+    valid: np.ndarray | None = None
+    eyelids: Tensor | None = None
+    pivot: str = "root"
+    head: str = "flame"
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_frames(self) -> int:
+        return self.params.num_frames
+
+    @property
+    def num_cameras(self) -> int:
+        return len(self.camera_ids)
+
+    def camera(self, t: int, c: int = 0) -> Camera:
+        """The camera of view c at frame t."""
+        return self.cameras[t * self.num_cameras + c if len(self.cameras) > self.num_cameras else c]
+
+    def image(self, t: int, c: int = 0) -> Path | None:
+        """The picture of frame t in view c, where there is one."""
+        return None if self.images is None else self.images[t * self.num_cameras + c]
+
+    def mask(self, t: int, c: int = 0) -> Path | None:
+        """The foreground mask of frame t in view c, where there is one."""
+        return None if self.masks is None else self.masks[t * self.num_cameras + c]
+
+    def on(self, head: HeadModel) -> Tracking:
+        """The same tracking as parameters of this head model: widths as the head's, rotation about its root joint.
+
+        Coefficients that the tool did not fit are zero; the lids' go to the head's lid shapes where it has them.
+        Raises HeadModelError when the parameters belong to another family of heads or are more than the head has.
+        """
+        if head.name != self.head:
+            raise HeadModelError(
+                f"parameters from {self.source} belong to a {self.head} head, and the head model {head.name!r} was "
+                f"given: name theirs and convert, as in `geodiff track RESULT --head {self.head}:PATH --convert "
+                f"{head.name}`"
+            )
+        notes = self.notes
+        params = self.params.replace(
+            shape=_widened(self.params.shape, head.num_shape, "shape", self.source, head),
+            expr=_widened(self.params.expr, head.num_expr, "expression", self.source, head),
+            static_offset=_offsets(self.params.static_offset, head, self.source),
+        )
+        if self.eyelids is not None and set(EYELIDS) <= set(head.expression_names):
+            expr = params.expr.clone()
+            expr[:, [head.expression_names.index(name) for name in EYELIDS]] = self.eyelids
+            params = params.replace(expr=expr)
+        elif self.eyelids is not None and bool(self.eyelids.any()):
+            notes = (*notes, f"{self.source} also fitted eyelids, which this FLAME head has no shapes for")
+        if self.pivot == "origin":
+            params = about_root(params, head)
+        return replace(self, params=params, pivot="root", notes=notes)
+
+
+def about_root(params: HeadParams, head: HeadModel) -> HeadParams:
+    """The same pose with a rotation about the root joint, of parameters whose rotation turns about the origin.
+
+    R v + t = R (v - J) + J + (t + R J - J), with J the root joint of the shaped head.
+    """
+    return params.replace(translation=params.translation + _lever(params, head))
+
+
+def about_origin(params: HeadParams, head: HeadModel) -> HeadParams:
+    """The inverse of `about_root`."""
+    return params.replace(translation=params.translation - _lever(params, head))
+
+
+def _lever(params: HeadParams, head: HeadModel) -> Tensor:
+    """(T, 3) R J - J."""
+    joint = head.joints(params)[0].double()
+    rotations = axis_angle_to_matrix(params.rotation.double())
+    return (rotations @ joint - joint).to(params.translation.dtype)
+
+
+def _widened(values: Tensor, width: int, name: str, source: str, head: HeadModel) -> Tensor:
+    """values (..., n) with zeros up to `width`; coefficients beyond it must be zero."""
+    found = values.shape[-1]
+    if found > width and bool(values[..., width:].any()):
+        raise HeadModelError(
+            f"the head model must have as many {name} coefficients as {source} fitted, {found}, and {head.name!r} has "
+            f"{width}: name a larger {head.name} model with --head"
+        )
+    return torch.nn.functional.pad(values[..., :width], (0, width - min(found, width)))
+
+
+def _offsets(offset: Tensor | None, head: HeadModel, source: str) -> Tensor | None:
+    """Offsets of FLAME's vertices with or without VHAP's teeth, for a head with or without them."""
+    if offset is None or len(offset) == head.num_vertices:
+        return offset
+    if {len(offset), head.num_vertices} == {FLAME_VERTICES, VHAP_VERTICES}:
+        kept = offset[:FLAME_VERTICES]
+        return torch.nn.functional.pad(kept, (0, 0, 0, head.num_vertices - len(kept)))
+    raise HeadModelError(
+        f"offsets must be of the head's {head.num_vertices} vertices, and {source}'s are of {len(offset)}: name the "
+        "head model that it tracked with as --head"
+    )
