@@ -25,6 +25,7 @@ from geodiff.conditioning import (
     head_frame,
 )
 from geodiff.conditioning.frame import CHIN_TO_CROWN
+from geodiff.driver import Driver
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
 from geodiff.synth.motion import random_expressions, random_sequence
@@ -45,7 +46,9 @@ Arrays = dict[str, np.ndarray]
 class SampleConfig:
     """size: side of the images, pixels. crop: side of the driving crops. timesteps, views: single targets are
     timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
-    targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance."""
+    targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance.
+    driver_share: of the motions whose driving crops show the driver head instead of the person, as built-in motions and
+    parameter files do in use."""
 
     size: int = 256
     crop: int = 64
@@ -55,6 +58,7 @@ class SampleConfig:
     clip_frames: int = 8
     supersample: int = 2
     detector_noise: float = 0.012
+    driver_share: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Session:
         self.subject = Subject(truth, seed, texture_size=3 * config.size)
         self.reference, self.error = self._photograph()
         self.conditioner = Conditioner(head, self.reference)
+        self.driver = Driver(head)
         self.frame: HeadFrame = head_frame(head, self.reference.params)
         self.distance = self.frame.distance(self.reference.camera)
         self.rotation, self.shift, self.scale = self._alignment()
@@ -214,9 +219,12 @@ class Session:
         true = truth.motion_params(motion, self.subject.params)
         posed = [self.subject.pose(true.frame(t)) for t in range(motion.num_frames)]
         yaw, elevation = self.rng.uniform(-32, 32), self.rng.uniform(-12, 15)
-        driving = self.crops(posed, float(yaw), float(elevation))
-        tracked = self.rng.random() < 0.4
-        return _Step(posed, self.fitted(motion, true, tracked), driving)
+        fitted = self.fitted(motion, true, tracked=self.rng.random() < 0.4)
+        if self.rng.random() < self.config.driver_share:
+            driving = [_bytes(crop) for crop in self.driver.crops(fitted, self.config.crop)]
+        else:
+            driving = self.crops(posed, float(yaw), float(elevation))
+        return _Step(posed, fitted, driving)
 
     def _repeated(self, params: HeadParams, count: int) -> HeadParams:
         return params.frames(torch.zeros(count, dtype=torch.int64))

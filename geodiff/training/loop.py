@@ -35,19 +35,23 @@ class TrainConfig:
     """A training run.
 
     stage: see `stages.STAGES`. model: a name in `networks.MODELS`. start: folder of weights to begin with. steps: in
-    all, also after a resume. batch: clips a step and process. precision: no | bf16 | fp16. channels_last: memory
-    layout of convolutions, faster on CPUs. sheet_*: held-out clips sampled every so many steps, 0 for never.
-    max_minutes: stop with a checkpoint after that long, 0 for never.
+    all, also after a resume. first_step: number of the step that a run without a checkpoint begins with: where an
+    earlier run ended whose weights alone, `start`, could travel. moment_warmup: steps from there on that only gather
+    the optimizer's moments, so that the loss does not jump. batch: clips a step and process. precision: no | bf16 |
+    fp16. channels_last: memory layout of convolutions, faster on CPUs. sheet_*: held-out clips sampled every so many
+    steps, 0 for never. max_minutes: stop with a checkpoint after that long, 0 for never.
     """
 
     stage: str = "images"
     model: str = "preview"
     start: str | None = None
     steps: int = 80_000
+    first_step: int = 0
     batch: int = 8
     lr: float = 1e-5
     warmup: int = 500
     final_lr: float = 0.05
+    moment_warmup: int = 0
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema_decay: float = 0.999
@@ -75,7 +79,9 @@ class TrainConfig:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to `final_lr` times the peak."""
+    """Zero while moments are gathered; linear warm-up, then half a cosine down to `final_lr` times the peak."""
+    if 0 <= step - config.first_step < config.moment_warmup:
+        return 0.0
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -163,7 +169,7 @@ class Trainer:
     def _resume(self) -> int:
         found = checkpoints(self.folder)
         if not found:
-            return 0
+            return self.config.first_step
         return load_checkpoint(found[-1], self.parameters, self.ema, self.optimizer, self.networks)
 
     def run(self) -> Networks:

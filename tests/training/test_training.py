@@ -196,6 +196,18 @@ def test_second_stage_starts_as_the_first_one_ended(tmp_path: Path) -> None:
         networks_for("videos", tiny())
 
 
+def test_weights_alone_go_on_after_their_moments_are_gathered(tmp_path: Path) -> None:
+    networks = fresh()
+    before = {name: tensor.clone() for name, tensor in networks.unet.state_dict().items()}
+    config = quick(first_step=3, moment_warmup=2, steps=5)
+    gathered = train(networks, RandomClips(), config, tmp_path / "gathered")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in gathered.unet.state_dict().items())
+    config = dataclasses.replace(config, steps=6)
+    assert [learning_rate(config, step) > 0 for step in (3, 4, 5)] == [False, False, True]
+    resumed = train(fresh(), RandomClips(), config, tmp_path / "gathered")
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in resumed.unet.state_dict().items())
+
+
 def test_schedule_and_data_order() -> None:
     config = TrainConfig(steps=100, warmup=10, lr=1.0, final_lr=0.1, batch=3, seed=1)
     assert learning_rate(config, 0) == pytest.approx(0.1)
