@@ -74,8 +74,9 @@ class Appearance:
     wild: bool
 
 
-def random_appearance(rng: np.random.Generator) -> Appearance:
-    """A person's colours at random; one in ten is painted wildly, so that colours carry no geometry."""
+def random_appearance(rng: np.random.Generator, natural: bool = False) -> Appearance:
+    """A person's colours at random; unless `natural`, one in ten is painted wildly, so that colours carry no
+    geometry."""
     tone = rng.uniform(0, len(SKIN) - 1)
     low = int(tone)
     skin = SKIN[low] + (tone - low) * (SKIN[min(low + 1, len(SKIN) - 1)] - SKIN[low])
@@ -83,7 +84,7 @@ def random_appearance(rng: np.random.Generator) -> Appearance:
     dark = tone > 2.8
     hair = HAIR[rng.choice(3 if dark else len(HAIR), p=HAIR_ODDS[:3] / HAIR_ODDS[:3].sum() if dark else HAIR_ODDS)]
     hair = np.clip(hair * rng.uniform(0.8, 1.6) * (1 + rng.normal(0, 0.04, 3)) + 0.01, 0.02, 0.95)
-    wild = rng.random() < 0.1
+    wild = rng.random() < 0.1 and not natural
     if wild:
         skin, hair = rng.uniform(0.1, 0.95, 3), rng.uniform(0.05, 0.95, 3)
     bearded = rng.random() < 0.3

@@ -42,14 +42,15 @@ class Posed:
 
 
 class Subject:
-    """A random person on `head`, the same for the same seed. texture_size: side of the painted texture."""
+    """A random person on `head`, the same for the same seed. texture_size: side of the painted texture. natural: no
+    colours that no person has."""
 
-    def __init__(self, head: HeadModel, seed: int, texture_size: int = 768) -> None:
+    def __init__(self, head: HeadModel, seed: int, texture_size: int = 768, natural: bool = False) -> None:
         rng = np.random.default_rng(seed)
         self.head = head
         shape = np.clip(rng.normal(0, 1, head.num_shape) * rng.uniform(0.6, 1.1), -2.5, 2.5)
         self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
-        self.look: Appearance = random_appearance(rng)
+        self.look: Appearance = random_appearance(rng, natural)
         self.style: HairStyle = random_style(rng)
         self.light: Lighting = random_lighting(rng)
         self._person = personal_head(head, self.params)
