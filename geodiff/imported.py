@@ -11,7 +11,7 @@ import numpy as np
 from geodiff.clipset import ClipSet
 from geodiff.errors import InputError
 from geodiff.head.model import HeadModel
-from geodiff.tracking.importers import Tracking
+from geodiff.tracking.importers import Tracking, cap4d, pixel3dmm
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ FORMATS: dict[str, Format] = {
         lambda path: path.is_dir() and (any(path.glob("transforms*.json")) or (path / "clipset.json").exists()),
         read_vhap,
     ),
+    pixel3dmm.SOURCE: Format(pixel3dmm.matches, pixel3dmm.read_pixel3dmm),
+    cap4d.SOURCE: Format(cap4d.matches, cap4d.read_cap4d),
 }
 
 
@@ -62,7 +64,7 @@ def read_tracking(path: Path | str, head: HeadModel | None = None) -> Tracking:
 
     path: a VHAP export or GaussianAvatars dataset (folder), CAP4D's fit.npz, a tracking folder of Pixel3DMM.
     head: the head model that the parameters belong to; with it, they are completed to its widths and turn about its
-    root joint (see `Tracking.on`). Without it, `pivot` says what they turn about.
+    root joint (see `Tracking.on`). Without it they are as the tool has them; `Tracking.convention` says what they mean.
 
     Raises InputError or ClipSetError when the files cannot be used, HeadModelError when they are another head's.
     """
