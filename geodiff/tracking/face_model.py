@@ -206,9 +206,15 @@ class FaceModel:
             columns = np.concatenate([columns, others], 3)
         width = columns.shape[3] + self.num_expr
         matrix, gradient = np.zeros((len(states), width, width)), np.zeros((len(states), width))
-        carried, others = sight.carried.transpose(0, 2, 3, 1), columns.transpose(0, 3, 2, 1)
-        arrays = (carried, self._expr_rows, others, residuals.transpose(0, 2, 1))
-        frame_normals(*(np.ascontiguousarray(array, np.float32) for array in arrays), 6, matrix, gradient)
+        single = [
+            np.ascontiguousarray(array, np.float32)
+            for array in (
+                sight.carried.transpose(0, 2, 3, 1),
+                columns.transpose(0, 3, 2, 1),
+                residuals.transpose(0, 2, 1),
+            )
+        ]
+        frame_normals(single[0], self._expr_rows, single[1], single[2], 6, matrix, gradient)
         return matrix, gradient
 
     def _sight(
