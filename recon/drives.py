@@ -30,8 +30,8 @@ def load_drive(avatar: Avatar, spec: str, num_frames: int | None = None, fps: fl
         drive = _from_clips(avatar, path)
     elif not path.is_file():
         raise InputError(
-            f"--drive must be builtin:NAME, a video, an npz file or a tracking folder, and {spec} is no file or folder: "
-            "check the path"
+            "--drive must be builtin:NAME, a video, an npz file or a tracking folder, and "
+            f"{spec} is no file or folder: check the path"
         )
     else:
         drive = _from_npz(avatar, path, fps) if path.suffix == ".npz" else _from_video(avatar, path)
