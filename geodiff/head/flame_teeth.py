@@ -33,7 +33,7 @@ NUM_TEETH = COLUMNS * len(ROWS)
 
 #: Measures in metres: gap between lips' front and teeth, height of a tooth, thickness at edge and root, gap between the
 #: arches, and how far the upper front teeth stand before the lower.
-BEHIND, HEIGHT, EDGE, ROOT, GAP, OVERBITE = 0.010, 0.009, 0.002, 0.005, 0.0006, 0.0015
+BEHIND, HEIGHT, EDGE, ROOT, GAP, OVERBITE = 0.014, 0.009, 0.002, 0.005, 0.0006, 0.0015
 
 
 def add_teeth(flame: FlameArrays, lips: np.ndarray) -> FlameArrays:
