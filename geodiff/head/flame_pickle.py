@@ -148,8 +148,8 @@ class _Instructions(dict[int, Any]):
         if not names:
             raise pickle.UnpicklingError(f"there is no instruction {code:#04x}")
         raise HeadModelError(
-            f"a FLAME model is a pickle of arrays, but it uses the instruction {names[0]}, which such files do not need; "
-            "use the published file."
+            f"a FLAME model is a pickle of arrays, but it uses the instruction {names[0]}, which such files do not "
+            "need; use the published file."
         )
 
 
