@@ -52,3 +52,9 @@ def is_cut(changes: np.ndarray, face_jumps: bool) -> bool:
     usual = np.median(before[:, 1]) if len(before) else 0.0
     sudden = pixels > CUT_PIXELS and pixels > CUT_FACTOR * usual
     return bool(sudden and (face_jumps or colors > CUT_COLORS))
+
+
+def alike(before: Signature, after: Signature) -> bool:
+    """Whether two frames can be of one shot."""
+    colors, pixels = change(before, after)
+    return bool(colors <= CUT_COLORS and pixels <= CUT_PIXELS)
