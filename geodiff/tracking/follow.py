@@ -26,10 +26,14 @@ DIFFERENT = 0.4
 #: A new picture is kept where no kept one is as similar as this; so many are kept.
 FAMILIAR = 0.85
 GALLERY = 12
-#: A face that moves by more than this many eye distances from one frame to the next jumps.
-JUMP = 0.6
-#: Frames after a loss in which every frame is searched; then every third, because a search is slow.
+#: A face jumps that moves by more than this many eye distances from one frame to the next, and by more than this many
+#: times its usual way.
+JUMP = 0.08
+JUMP_FACTOR = 6.0
+#: After a loss so many frames are searched one by one; then every third, and after a second every tenth: a search that
+#: finds nothing takes as long as following the face through twenty frames.
 EAGER = 6
+PATIENCE = ((30, 10), (EAGER, 3))
 
 
 class Event(IntEnum):
@@ -72,6 +76,7 @@ class Follower:
         #: Frames since the face was seen, and since the last cut.
         self._lost, self._since_cut = 0, MEMORY + 1
         self._changes = np.zeros((0, 2))
+        self._steps = np.zeros(0)
 
     @property
     def looks(self) -> np.ndarray:
@@ -83,9 +88,11 @@ class Follower:
         now, before = signature(frame), self._shot.signature
         moved = np.zeros(2) if before is None else change(before, now)
         self._changes = np.concatenate([self._changes, moved[None]])[-MEMORY - 1 :]
-        face = None if is_cut(self._changes, face_jumps=False) else self._follow(frame)
+        face, jumps = None, False
+        if not is_cut(self._changes, face_jumps=False):
+            face, jumps = self._follow(frame)
         event = Event.NONE
-        if is_cut(self._changes, face_jumps=face is None or self._jumps(face)):
+        if is_cut(self._changes, jumps):
             face, event = None, self._cut(now)
         if face is None:
             face = self._search(frame)
@@ -95,7 +102,7 @@ class Follower:
         return Sighting(face, event)
 
     def _cut(self, now: Signature) -> Event:
-        self._changes = self._changes[:0]
+        self._changes, self._steps = self._changes[:0], self._steps[:0]
         left = self._left
         if self._since_cut <= MEMORY and left.signature is not None and alike(left.signature, now):
             self._shot, self._left, self._lost = left, _Shot(), self._since_cut
@@ -103,18 +110,28 @@ class Follower:
         self._shot, self._left, self._lost, self._since_cut = _Shot(), self._shot, 0, 0
         return Event.CUT
 
-    def _follow(self, frame: np.ndarray) -> Face | None:
-        """The face where it was in the frame before."""
-        if self._shot.last is None or self._lost:
-            return None
-        face = LandmarkTracker(self._shot.last)(frame)
-        if face is None or not _near(face, self._shot.last):
-            return None
-        return face if self._likeness(look(frame, face.points), self._shot.looks) > DIFFERENT else None
+    def _follow(self, frame: np.ndarray) -> tuple[Face | None, bool]:
+        """The face where it was in the frame before, and whether the person is suddenly elsewhere."""
+        last = self._shot.last
+        if last is None or self._lost:
+            return None, False
+        face = LandmarkTracker(last)(frame)
+        if face is None:
+            return None, False
+        likeness = self._likeness(look(frame, face.points), self._shot.looks)
+        if not _near(face, last):
+            return None, likeness >= SAME
+        if likeness <= DIFFERENT:
+            return None, False
+        step = np.linalg.norm(face.points - last.points, axis=1).mean() / max(last.eye_distance, 0.3 * last.size)
+        usual = np.median(self._steps) if len(self._steps) else 0.0
+        self._steps = np.append(self._steps, step)[-MEMORY:]
+        return face, bool(step > JUMP and step > JUMP_FACTOR * usual)
 
     def _search(self, frame: np.ndarray) -> Face | None:
         """The person in the whole frame."""
-        if self._lost > EAGER and self._lost % 3:
+        pause = next((pause for lost, pause in PATIENCE if self._lost > lost), 1)
+        if self._lost % pause:
             return None
         faces = detect_faces(frame)
         if not faces:
@@ -142,11 +159,6 @@ class Follower:
         if known and self._likeness(picture, self.gallery) < FAMILIAR:
             self.gallery = np.concatenate([self.gallery, picture[None]])[:GALLERY]
 
-    def _jumps(self, face: Face) -> bool:
-        assert self._shot.last is not None
-        step = np.linalg.norm(face.points - self._shot.last.points, axis=1).mean()
-        return bool(step > JUMP * max(self._shot.last.eye_distance, 0.3 * self._shot.last.size))
-
     @staticmethod
     def _likeness(picture: np.ndarray, gallery: np.ndarray) -> float:
         """Correlation with the most similar picture; -1 where there is none."""
@@ -155,14 +167,14 @@ class Follower:
     def state(self) -> dict[str, np.ndarray]:
         """All that the next frame depends on, as arrays."""
         counts = np.array([self._lost, self._since_cut])
-        own = {"gallery": self.gallery, "counts": counts, "changes": self._changes}
+        own = {"gallery": self.gallery, "counts": counts, "changes": self._changes, "steps": self._steps}
         return own | _packed("shot_", self._shot) | _packed("left_", self._left)
 
     @staticmethod
     def restored(state: dict[str, np.ndarray]) -> Follower:
         """The follower as it was."""
         follower = Follower()
-        follower.gallery, follower._changes = state["gallery"], state["changes"]
+        follower.gallery, follower._changes, follower._steps = state["gallery"], state["changes"], state["steps"]
         follower._lost, follower._since_cut = (int(count) for count in state["counts"])
         follower._shot, follower._left = _unpacked("shot_", state), _unpacked("left_", state)
         return follower

@@ -49,11 +49,11 @@ def test_the_person_is_known_again_elsewhere(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_long_losses_are_searched_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    actors: list[list[Actor]] = [[Actor(0, 40)]] * 2 + [[]] * 60 + [[Actor(0, 40)]] * 6
+    actors: list[list[Actor]] = [[Actor(0, 40)]] * 2 + [[]] * 93 + [[Actor(0, 40)]] * 12
     stage = Stage(monkeypatch, actors, [0] * len(actors))
     places, _ = run(stage)
-    assert stage.searches < 34
-    assert sum(place is not None for place in places[62:]) >= 4
+    assert stage.searches < 25
+    assert places[95 + 9 :] == pytest.approx([40] * 3, abs=0.1), "found again within ten frames"
 
 
 def test_a_cut_starts_anew_with_the_person_or_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +62,23 @@ def test_a_cut_starts_anew_with_the_person_or_the_largest(monkeypatch: pytest.Mo
     assert np.flatnonzero(np.array(events) == Event.CUT).tolist() == [20, 40]
     assert places[25] == pytest.approx(120, abs=0.1), "the person, though another face is larger"
     assert places[45] == pytest.approx(90, abs=0.1), "nobody else is there"
+
+
+def test_a_jump_cut_within_one_scene_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The background hardly changes; the face is suddenly larger and elsewhere."""
+    actors = [[Actor(0, 60 + 0.2 * t)] for t in range(12)] + [[Actor(0, 70, size=48)]] * 8
+    stage = Stage(monkeypatch, actors, [0] * 20)
+    plain = stage.frame
+    monkeypatch.setattr(stage, "frame", lambda t: plain(t) if t < 12 else _lighter(plain(t)))
+    places, events = run(stage)
+    assert np.flatnonzero(np.array(events) == Event.CUT).tolist() == [12]
+    assert places[12:] == pytest.approx([70] * 8, abs=0.1)
+
+
+def _lighter(frame: np.ndarray) -> np.ndarray:
+    light = np.clip(frame.astype(int) + 12, 0, 255).astype(np.uint8)
+    light[0, 0] = frame[0, 0]
+    return light
 
 
 def test_a_flash_is_no_cut(monkeypatch: pytest.MonkeyPatch) -> None:
