@@ -73,10 +73,6 @@ class Contacts:
             points = self._outside_eyeballs(points, gaze)
         return points
 
-    def at_rest(self, points: Tensor) -> Tensor:
-        """(V, 3) vertices without expression, looking ahead -> (V, 3) without collisions."""
-        return self.apply(points[None], points.new_zeros(1, 6), points.new_zeros(1, 3))[0]
-
     def _outside_eyeballs(self, points: Tensor, gaze: Tensor) -> Tensor:
         """Push the lids out of eyeballs that look along gaze (T, 2, 3)."""
         radius, rise, angle = self.ball

@@ -134,12 +134,11 @@ class HeadModel:
         shaped = self.template + torch.einsum("s,svc->vc", params.shape, self.shape_basis)
         if offsets and params.static_offset is not None:
             shaped = shaped + params.static_offset
+        moved = shaped.expand(params.num_frames, -1, -1)
         touching = self.contacts
-        if not expression:
-            moved = shaped if touching is None else touching.at_rest(shaped)
-            return moved.expand(params.num_frames, -1, -1)
-        weights = params.expr if touching is None else touching.limited(params.expr, params.jaw_pose)
-        moved = shaped + torch.einsum("te,evc->tvc", weights, self.expr_basis)
+        if expression:
+            weights = params.expr if touching is None else touching.limited(params.expr, params.jaw_pose)
+            moved = moved + torch.einsum("te,evc->tvc", weights, self.expr_basis)
         return moved if touching is None else touching.apply(moved, params.eyes_pose, params.jaw_pose)
 
     def joints(self, params: HeadParams) -> Tensor:
