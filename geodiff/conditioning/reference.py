@@ -19,6 +19,8 @@ from geodiff.types import Camera, HeadParams
 HAIR_MARGIN = 0.10
 NECK_MARGIN = 0.015
 CUT_SOFTNESS = 0.03
+#: Share of the side over which the matte's inner edge is taken to be mixed with the background.
+EDGE = 0.006
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,28 @@ def crop_reference(
         detail=detail,
         detail_mask=detail_mask,
     )
+
+
+def foreground_colors(reference: Reference) -> np.ndarray:
+    """(D, D, 3) the portrait at its finest, its colours continued beyond the matte's edge, where background shines
+    through, from the nearest ones that surely are the person's."""
+    photo = reference.image if reference.detail is None else reference.detail
+    matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+    size = photo.shape[0]
+    kernel = np.ones((3, 3), np.uint8)
+    inner = cv2.erode((matte > 0.98).astype(np.uint8), kernel, iterations=max(1, round(EDGE * size)))
+    known = (
+        cv2.GaussianBlur(inner.astype(np.float32), (0, 0), max(0.5, 0.5 * EDGE * size))[..., None] * inner[..., None]
+    )
+    colors, weight = photo * known, known
+    for width in (0.004, 0.012, 0.04, 0.12):
+        sigma = width * size
+        mass = cv2.GaussianBlur(known, (0, 0), sigma)[..., None]
+        spread = cv2.GaussianBlur(photo * known, (0, 0), sigma)
+        share = np.clip(1.0 - weight, 0.0, 1.0) * np.clip(20.0 * mass, 0.0, 1.0)
+        colors = colors + share * spread / np.maximum(mass, 1e-4)
+        weight = weight + share
+    return np.clip(colors + (1.0 - weight) * photo, 0.0, 1.0).astype(np.float32)
 
 
 def render_pose_map(head: HeadModel, params: HeadParams, camera: Camera) -> np.ndarray:

@@ -14,6 +14,8 @@ from geodiff.types import HeadParams
 AROUND, FOREHEAD = 0.03, 0.012
 #: Metres around an ear that are smoothed away with it.
 EAR_FOOT = 0.007
+#: Metres by which an ear stands out from the surface that its foot spans: the rest of the region is skull.
+EAR_OUT = 0.004
 #: Metres inside the scalp's front border over which hair rises, so that it does not end in a step like a cap's rim.
 FRINGE = 0.03
 #: Degrees from the front, about the vertical through the ears, from which the neck goes along.
@@ -26,7 +28,8 @@ class HairSurface:
     rest: (V, 3) metres. centre: (3,) middle of the skull. outward: (V, 3) unit directions, away from the centre above
     it and horizontal below it. free: (V,) 0..1 how freely a vertex moves. unseen: (V,) 0..1 where a frontal picture
     shows no outline, ahead: (V,) 0..1 the part of it that lies in front. area: (V,) metres squared. graph: (V, V) 1
-    between neighbours. ears: two (V,) masks, left and right; feet: the same with the skin close around them.
+    between neighbours. ears: two (V,) masks, left and right, of what stands out; feet: of the whole regions and the
+    skin close around them. flattened: (V, 3) offsets that smooth the ears away.
     """
 
     def __init__(self, head: HeadModel, params: HeadParams) -> None:
@@ -37,16 +40,19 @@ class HairSurface:
         regions = {name: mask.numpy() for name, mask in head.regions.items()}
         self.scalp, self.neck = regions["scalp"], regions["neck"]
         side = self.rest[:, 0] - np.median(self.rest[:, 0])
-        self.ears = [regions["ears"] & (side > 0), regions["ears"] & (side <= 0)]
+        around = [regions["ears"] & (side > 0), regions["ears"] & (side <= 0)]
         edges = self.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
         length = np.linalg.norm(self.rest[edges[:, 0]] - self.rest[edges[:, 1]], axis=1) + 1e-9
         inner = regions["eyeballs"] | regions["teeth"] | regions["mouth_interior"]
         outside = ~inner[edges].any(1)
         lengths = sparse.coo_matrix((length[outside], tuple(edges[outside].T)), (self.size, self.size)).tocsr()
-        self.feet = [_distance(lengths, np.flatnonzero(ear)) < EAR_FOOT for ear in self.ears]
+        self.feet = [_distance(lengths, np.flatnonzero(ear)) < EAR_FOOT for ear in around]
         self.centre = self._centre(regions)
         self.outward = self._outward()
         self.graph = _adjacency(edges, self.size)
+        self.flattened = self._flattened()
+        out = np.linalg.norm(self.flattened, axis=1) > EAR_OUT
+        self.ears = [ear & out for ear in around]
         self.area = self._area()
         self.free = self._free(regions, inner, lengths)
         depth = (self.rest - self.centre)[:, 2] / 0.05
@@ -103,17 +109,15 @@ class HairSurface:
         clear = _smooth(_distance(lengths, stops) / 0.04, 0.0, 1.0) if len(stops) else 1.0
         return below * _smooth(angle, NECK_FROM, NECK_FULL) * clear
 
-    def without_ears(self, covered: float) -> np.ndarray:
-        """Offsets (V, 3) that smooth the ears away by how much hair covers them: the surface that the rim of an ear's
-        foot spans (uniform weights, so no triangle folds: Tutte 1963)."""
+    def _flattened(self) -> np.ndarray:
+        """Offsets (V, 3) that smooth the ears away: the surface that the rim of an ear's foot spans (uniform weights,
+        so no triangle folds: Tutte 1963)."""
         offsets = np.zeros_like(self.rest)
         laplacian = (sparse.diags(np.asarray(self.graph.sum(1)).ravel()) - self.graph).tocsr()
         for ear in self.feet:
-            if covered <= 0 or not ear.any() or not (self.graph[ear][:, ~ear]).nnz:
-                continue
-            right = -(laplacian[ear][:, ~ear] @ self.rest[~ear])
-            flat = splu(laplacian[ear][:, ear].tocsc()).solve(right)
-            offsets[ear] = covered * (flat - self.rest[ear])
+            if ear.any() and (self.graph[ear][:, ~ear]).nnz:
+                right = -(laplacian[ear][:, ~ear] @ self.rest[~ear])
+                offsets[ear] = splu(laplacian[ear][:, ear].tocsc()).solve(right) - self.rest[ear]
         return offsets
 
     def tied(self) -> sparse.csr_matrix:
