@@ -194,10 +194,17 @@ class HeadModel:
     def _landmark_head(self) -> tuple[_ReducedHead, Tensor]:
         if self.landmarks is None:
             raise ValueError(f"the head model {self.name!r} has no landmark embedding")
-        corners = self.faces[self.landmarks.faces]
-        touching = corners[:0].flatten() if self.contacts is None else self.contacts.indices()
-        kept = torch.unique(torch.cat([corners.flatten(), touching]))
-        return _ReducedHead(self, kept), torch.searchsorted(kept, corners)
+        return self.reduced(self.faces[self.landmarks.faces])
+
+    def reduced(self, vertices: Tensor) -> tuple[_ReducedHead, Tensor]:
+        """A head of these vertices (any shape, int64) and those that its contacts need, and where these are in it.
+
+        It is posed as the full head is, whose joints it keeps, and in a fraction of the time; triangles, regions and
+        landmarks stay the full head's and mean nothing there.
+        """
+        touching = vertices[:0].flatten() if self.contacts is None else self.contacts.indices()
+        kept = torch.unique(torch.cat([vertices.flatten(), touching]))
+        return _ReducedHead(self, kept), torch.searchsorted(kept, vertices)
 
     def motion_params(self, motion: Motion, base: HeadParams) -> HeadParams:
         """A head-independent motion on this head: the identity of `base`, the motion's expressions, pose and gaze."""
