@@ -19,6 +19,14 @@ def evaluate(
     out: Annotated[Optional[Path], typer.Option("--out", help="Default: metrics.json in the subject.")] = None,  # noqa: UP045
     head: RecordedHead = None,
     every_frame: Annotated[bool, typer.Option(help="All frames, not only those held out.")] = False,
+    metric: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--metric", help="One of the metrics of docs/metrics.md; give it again for more. Default: all."),
+    ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--weights", help="Folder of the networks that some metrics need."),
+    ] = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
@@ -30,7 +38,10 @@ def evaluate(
     is random.
     """
     target = out or subject / "metrics.json"
-    described = {"subject": subject, "against": against, "out": target, "every_frame": every_frame, "head": head}
+    described = {
+        "subject": subject, "against": against, "out": target, "every_frame": every_frame, "head": head,
+        "metrics": metric, "weights": weights,
+    }  # fmt: skip
     if dry(dry_run, described):
         return
     spec = resolve(preset, seed, device, head or "").head
@@ -38,7 +49,8 @@ def evaluate(
     from recon.evaluate import evaluate as measure
 
     with StageProgress() as report:
-        result = measure(subject, against, target, load_head(spec) if spec else None, every_frame, report)
+        known = load_head(spec) if spec else None
+        result = measure(subject, against, target, known, every_frame, report, metric, weights)
     header, *rows = result.rows()
     table(header, rows)
     typer.echo(target)
