@@ -141,7 +141,8 @@ class _Sources:
             kind.append(group[certain])
             seen |= certain
         totals = np.bincount(group, minlength=len(GROUPS))
-        return _Sources(*(np.concatenate(parts) for parts in (places, colors, hairs, kind)), totals)
+        place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
+        return _Sources(place, color, likely, number, totals)
 
 
 def _fill_groups(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.reference import Reference
+from geodiff.conditioning.reference import Reference, wide_blur
 from geodiff.conditioning.surface import sample, unit, vertex_groups
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -93,9 +93,9 @@ class HairTexture:
         size = photo.shape[0]
         matte = reference.mask if reference.detail_mask is None else reference.detail_mask
         likely = cv2.resize(hair, (size, size), interpolation=cv2.INTER_LINEAR)
-        inside = ((likely > 0.5) & (matte > 0.98)).astype(np.uint8)
-        inside = cv2.morphologyEx(inside, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-        inside = inside * (matte > 0.9).astype(np.uint8)
+        sure = ((likely > 0.5) & (matte > 0.98)).astype(np.uint8)
+        closed = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+        inside = ((closed > 0) & (matte > 0.9)).astype(np.uint8)
         focal = float(reference.camera.K[0, 0]) * size / reference.size
         self.scale = focal / depth
         room = cv2.distanceTransform(cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 5)
@@ -147,8 +147,8 @@ class HairTexture:
 def _contrast(photo: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
     """(S, S, 3) log of the photo over its blur within a mask, 0 outside; the mean of what it multiplies by is 1."""
     logs = np.log(photo + 0.03)
-    weight = cv2.GaussianBlur(inside, (0, 0), sigma)[..., None]
-    smooth = cv2.GaussianBlur(logs * inside[..., None], (0, 0), sigma) / np.maximum(weight, 1e-3)
+    spread = wide_blur(np.concatenate([logs * inside[..., None], inside[..., None]], 2), sigma)
+    smooth = spread[..., :3] / np.maximum(spread[..., 3:], 1e-3)
     contrast = STRENGTH * np.clip(logs - smooth, -CONTRAST, CONTRAST) * inside[..., None]
     gain = (np.exp(contrast) * inside[..., None]).sum((0, 1)) / max(float(inside.sum()), 1.0)
     return (contrast - np.log(np.maximum(gain, 1e-3)) * inside[..., None]).astype(np.float32)
@@ -168,6 +168,6 @@ def _strands(photo: np.ndarray, centres: np.ndarray, sigma: float) -> np.ndarray
 def _scattered(points: np.ndarray, spacing: float, rng: np.random.Generator) -> np.ndarray:
     """Indices of points about `spacing` apart: one of each cell of a grid."""
     order = rng.permutation(len(points))
-    cells = np.floor(points[order] / spacing).astype(np.int64)
-    _, first = np.unique(cells, axis=0, return_index=True)
+    cells = np.floor((points[order] - points.min(0)) / spacing).astype(np.int64)
+    _, first = np.unique(cells @ np.array([1, 1 << 16, 1 << 32]), return_index=True)
     return order[first]

@@ -32,23 +32,25 @@ def bake(
     vertices = head.vertices(reference.params)[0]
     normals = vertex_normals(vertices, head.faces)
     visibility = Visibility(head, reference, vertices)
-    seen = mesh.rasterize(vertices, head.faces, reference.camera)
-    hair = hair_pixels(head, reference, seen)
+    front = mesh.rasterize(vertices, head.faces, reference.camera)
+    hair = hair_pixels(head, reference, front)
     groups = person_groups(head, reference, bool((hair > 0.5).mean() > 0.005))
     fill, matching = fill_vertices(
         head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, hair, groups
     )
     flip = head.mirror
-    scalp = groups["scalp"][:, None].astype(np.float32)
+    kinds = np.stack([groups["scalp"], groups["skin"] & head.regions["ears"].numpy()], 1).astype(np.float32)
     table = np.concatenate(
-        [vertices.numpy(), normals.numpy(), vertices[flip].numpy(), normals[flip].numpy(), fill, matching, scalp], 1
+        [vertices.numpy(), normals.numpy(), vertices[flip].numpy(), normals[flip].numpy(), fill, matching, kinds], 1
     )
     texel = mesh.interpolate(chart.fragments, head.faces, table)[0]
     here, there, color, match = texel[:, :6], texel[:, 6:12], texel[:, 12:15], texel[:, 15:18]
-    _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, seen), _depth(here, camera)))
+    _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, front), _depth(here, camera)))
     for points, gain in ((there, np.exp(match)), (here, None)):
         seen = visibility(points[:, :3], unit(points[:, 3:]))
         pixels = to_pixels(to_local(points[:, :3], camera), camera)
+        # An ear sits hardly ever where the fitted one does: hair beside it is not to be painted on it.
+        seen = seen * (1.0 - texel[:, 19] * sample(hair, pixels * np.float32(reference.size / camera.width)))
         shown = sample(photo, pixels)
         shown = shown if gain is None else np.clip(shown * gain, 0.0, 1.0)
         color = color + seen[:, None] * (shown - color)
