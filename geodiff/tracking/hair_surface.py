@@ -13,11 +13,13 @@ from geodiff.types import HeadParams
 #: Metres from scalp and ears over which the skin around them goes along; the forehead's skin hardly does.
 AROUND, FOREHEAD = 0.03, 0.012
 #: Metres around an ear that are smoothed away with it.
-EAR_FOOT = 0.007
+EAR_FOOT = 0.013
 #: Metres by which an ear stands out from the surface that its foot spans: the rest of the region is skull.
 EAR_OUT = 0.004
 #: Metres inside the scalp's front border over which hair rises, so that it does not end in a step like a cap's rim.
 FRINGE = 0.03
+#: Rounds in which that freedom is smoothed over neighbours.
+SMOOTHED = 4
 #: Degrees from the front, about the vertical through the ears, from which the neck goes along.
 NECK_FROM, NECK_FULL = 55.0, 85.0
 
@@ -92,7 +94,11 @@ class HairSurface:
         if len(face):
             risen = _smooth(_distance(lengths, face) / FRINGE, -0.3, 1.0)
             free = np.where(self.scalp, 1 - front * (1 - risen), free)
-        free[inner | regions["lips"] | regions["eyes"]] = 0.0
+        # Region borders zigzag; ridges would grow from them.
+        neighbours = sparse.diags(1.0 / np.maximum(np.asarray(self.graph.sum(1)).ravel(), 1.0)) @ self.graph
+        for _ in range(SMOOTHED):
+            free = 0.5 * free + 0.5 * (neighbours @ free)
+        free[(free < 1e-3) | inner | regions["lips"] | regions["eyes"]] = 0.0
         return free
 
     def _neck(self, angle: np.ndarray, lengths: sparse.csr_matrix) -> np.ndarray:
