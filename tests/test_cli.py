@@ -74,6 +74,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("track nowhere --convert builtin", "nowhere does not exist"),
         ("track sub --convert builtin", "a tracking result is one of"),
         ("track sub", "a tracking result is one of"),
+        ("track broken.npz", "broken.npz"),
+        ("track broken.npz --convert builtin", "broken.npz"),
         ("track sub --face 1", "--face chooses among the faces of an image"),
         ("track sub --convert bultin", "'bultin'"),
         ("track sub --convert builtin shape.round=2", "did you mean 'shape.rounds'"),
@@ -101,6 +103,7 @@ def test_wrong_input_is_one_sentence_and_code_2(
     arguments: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     write_image(tmp_path / "sub" / "x.png", np.zeros((80, 80, 3), np.uint8))
+    (tmp_path / "broken.npz").write_bytes(b"PK not much of an archive")
     words_given = [a.replace("x.png", "sub/x.png") for a in arguments.split()]
     assert run(*words_given) == 2
     told = capsys.readouterr().err

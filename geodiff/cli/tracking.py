@@ -55,7 +55,8 @@ def track(
     """
     from geodiff.imported import is_tracking
 
-    result = convert is not None or source.is_dir() or (source.exists() and is_tracking(source))
+    known = source.is_dir() or (source.exists() and (source.suffix == ".npz" or is_tracking(source)))
+    result = convert is not None or known
     if not result:
         _track_pixels(source, overrides, out, face, head or BUILTIN, preset, seed, device, dry_run)
         return
@@ -114,7 +115,7 @@ def _bring(source: Path, folder: Path, config: Any, options: Any, convert: str |
     from geodiff.imported import is_tracking
     from geodiff.runs import RunRecord
 
-    if convert is not None and source.is_file() and not is_tracking(source):
+    if convert is not None and source.is_file() and source.suffix != ".npz" and not is_tracking(source):
         raise InputError(
             f"--convert takes a tracking result, and {source} is none: track pixels with --head {convert} instead"
         )

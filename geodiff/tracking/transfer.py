@@ -79,6 +79,7 @@ class Transfer:
 
     def __init__(self, source: HeadModel, target: HeadModel, match: Match, config: TransferConfig) -> None:
         self.source, self.target, self.match, self.config = source, target, match, config
+        self.jaw_fixed = "jawOpen" in target.expression_names
         self.reduced, place = target.reduced(torch.from_numpy(match.vertices))
         self.place = place.numpy()
         self.shape = torch.as_tensor(match.shape, dtype=torch.float32)
@@ -154,8 +155,10 @@ class Transfer:
         """
         size, frames = len(self.basis), len(value)
         expr, jaw = value[:, :size], value[:, size:]
-        steps = [(self.target_motion(expr, jaw + step, eyes) - moved) / STEP for step in STEP * np.eye(3)]
-        by_jaw = np.stack(steps, 1).reshape(frames, 3, -1)
+        by_jaw = np.zeros((frames, 3, pull.shape[1]))
+        if not self.jaw_fixed:
+            steps = [(self.target_motion(expr, jaw + step, eyes) - moved) / STEP for step in STEP * np.eye(3)]
+            by_jaw = np.stack(steps, 1).reshape(frames, 3, -1)
         turn = axis_angle_to_matrix(torch.from_numpy(jaw)).numpy() - np.eye(3)
         force = pull.reshape(frames, -1, 3)
         back = (force + self.skin[:, None] * (force @ turn)).reshape(frames, -1)
@@ -175,7 +178,7 @@ class Transfer:
         arkit = np.array([is_arkit(name) for name in names], bool)
         lower = np.concatenate([np.where(arkit, 0.0, -c.bound), [low for low, _ in c.jaw_limits]])
         upper = np.concatenate([np.where(arkit, 1.0, c.bound), [high for _, high in c.jaw_limits]])
-        jaw_spread = 1e-4 if "jawOpen" in names else c.jaw_spread
+        jaw_spread = 1e-4 if self.jaw_fixed else c.jaw_spread
         spread = np.concatenate([np.where(arkit, c.spread, 1.0), np.full(3, jaw_spread)])
         free = np.concatenate([arkit, np.ones(3, bool)])
         # A source beyond its own limits is followed there.
