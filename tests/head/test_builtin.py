@@ -231,7 +231,7 @@ def test_lids_stay_outside_the_eyeballs_of_anyone(head, weights, gaze):
             camera = orbit_camera(0.0, 0.0, 1.0, centre, 5000.0, 240, 240)
             face = rasterize(vertices, head.faces, camera).face
             slit = (ball[face] & (face >= 0)).sum(0) / 5.0
-            assert np.percentile(slit, 95) <= 0.6, "millimetres"
+            assert np.percentile(slit, 95) <= 1.0, "millimetres"
 
 
 @pytest.mark.parametrize("names", [
