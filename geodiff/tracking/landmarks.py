@@ -44,6 +44,8 @@ SURE = 0.5
 MESH_WEIGHT, ACCEPTED, LEAST_SURE, MESH_LEAST = 0.3, 0.8, 0.68, 0.02
 #: Below this confidence on its upright crop a face may be standing on its head or lying on its side.
 UPRIGHT = 0.85
+#: What it must be after a quarter turn: profiles look like faces to the detector from any side.
+TURNED = 0.82
 #: What it must say of a face that is followed through a video.
 FOLLOWED = 0.3
 
@@ -246,7 +248,7 @@ def _verified(image: np.ndarray, region: Region) -> Face | None:
                 continue
             other = measure_face(image, turned, passes=4)
             again = _confidence(image, other.region)
-            if again > sure + 0.05 and other.score > 0.5 * face.score:
+            if again > max(sure + 0.05, TURNED) and other.score > max(0.5, 0.5 * face.score):
                 face, sure = other, again
     accepted = sure >= LEAST_SURE and face.score >= MESH_LEAST and sure + MESH_WEIGHT * face.score >= ACCEPTED
     return face if accepted else None
