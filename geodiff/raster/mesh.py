@@ -54,6 +54,15 @@ def _owns_border(dx: float, dy: float) -> bool:
     return dy < 0.0 or (dy == 0.0 and dx > 0.0)
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _crossing(ax: float, ay: float, bx: float, by: float, y: float, low: float, high: float) -> tuple[float, float]:
+    """The span low..high of a row, widened by where the edge from a to b crosses it."""
+    if (ay <= y) != (by <= y):
+        x = ax + (bx - ax) * (y - ay) / (by - ay)
+        return min(low, x), max(high, x)
+    return low, high
+
+
 @numba.njit(cache=True, nogil=True)
 def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse_depth):
     """Fill the maps in place. screen: (V, 2) pixels, inverse_z: (V,), 0 marks a vertex that is not in front.
@@ -84,7 +93,15 @@ def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse
         own_c = _owns_border(sign * (bx - ax), sign * (by - ay))
         for y in range(max(y0, 0), min(y1, height - 1) + 1):
             py = y + 0.5
-            for x in range(max(x0, 0), min(x1, width - 1) + 1):
+            first, last = max(x0, 0), min(x1, width - 1)
+            if last - first > 4:
+                # Long thin triangles cover little of their box: look only where the row crosses them, a pixel around.
+                low, high = _crossing(ax, ay, bx, by, py, np.inf, -np.inf)
+                low, high = _crossing(bx, by, cx, cy, py, low, high)
+                low, high = _crossing(cx, cy, ax, ay, py, low, high)
+                if low <= high:
+                    first, last = max(first, int(low) - 1), min(last, int(high) + 1)
+            for x in range(first, last + 1):
                 px = x + 0.5
                 ea = sign * _edge(bx, by, cx, cy, px, py)
                 eb = sign * _edge(cx, cy, ax, ay, px, py)

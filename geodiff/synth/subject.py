@@ -10,11 +10,13 @@ import torch
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
 from geodiff.conditioning.surface import sample
-from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.geometry import normals_to_map_axes
 from geodiff.head.model import HeadModel
-from geodiff.synth.appearance import Appearance, paint, paint_hair, random_appearance
-from geodiff.synth.hair import HairStyle, grow_hair, random_style, scalp_shell
+from geodiff.synth.appearance import Appearance, paint, random_appearance
+from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
+from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
+from geodiff.synth.wear import Wear, random_wear, under_hat, wear_layers
 from geodiff.types import Camera, HeadParams
 
 
@@ -52,50 +54,54 @@ class Subject:
         self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
         self.look: Appearance = random_appearance(rng, natural)
         self.style: HairStyle = random_style(rng)
+        self.wear: Wear = random_wear(rng)
         self.light: Lighting = random_lighting(rng)
         self._person = personal_head(head, self.params)
-        # Skin above, hair below: the shell's hair hides the head's own paint.
-        layers = [paint(head, self.look, texture_size), paint_hair(head, self.look, texture_size)]
-        self._texture = np.concatenate(layers) ** np.float32(2.2)
-        shaped = head.shaped(self.params, expression=False)[0]
-        hair = grow_hair(head, shaped, self.style, self.look)
-        self._hair = None if hair is None else torch.as_tensor(hair)
-        self._faces, self._corner_uvs, self._static = self._surface()
+        self._rest = self._person.template
+        self._stack = self._dressed(texture_size)
+        self._faces = torch.as_tensor(self._stack.faces)
+        self._texture = self._stack.texture ** np.float32(2.2)
 
-    def _surface(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Triangles of head and hair, their corners' places in the texture (0..1, from the top), and occlusion and
-        shininess of each vertex (N, 2)."""
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The head's own surface first, then hair, beard and what the person wears."""
+        return self._stack.layers
+
+    def _dressed(self, texture_size: int) -> Stack:
+        """The head's own surface and everything over it."""
         head = self.head
         shine = np.full(head.num_vertices, 0.06, np.float32)
         shine[head.regions["lips"].numpy()] = 0.25
         shine[head.regions["teeth"].numpy() | head.regions["mouth_interior"].numpy()] = 0.35
         shine[head.regions["eyeballs"].numpy()] = 1.0
-        static = np.stack([ambient_occlusion(head), shine], 1)
         uvs = head.uvs[head.faces_uv].numpy()
-        uvs = np.stack([uvs[..., 0], (1 - uvs[..., 1]) / 2], -1)
-        if self._hair is None:
-            return head.faces, uvs, static
-        shell = scalp_shell(head)
-        faces = torch.cat([head.faces, torch.as_tensor(shell.faces) + head.num_vertices])
-        hair_uvs = np.stack([shell.corner_uvs[..., 0], 0.5 + (1 - shell.corner_uvs[..., 1]) / 2], -1)
-        hair = np.tile(np.array([[0.85, 0.04]], np.float32), (len(self._hair), 1))
-        return faces, np.concatenate([uvs, hair_uvs]), np.concatenate([static, hair])
+        uvs = np.stack([uvs[..., 0], 1 - uvs[..., 1]], -1)
+        skin = Layer(self._rest.numpy(), head.faces.numpy(), uvs, paint(head, self.look, texture_size))
+        shaped = head.shaped(self.params, expression=False)[0]
+        free = under_hat(head, self.wear) < 0
+        layers = hair_layers(head, shaped, self.style, self.look, texture_size // 2, free)
+        if (beard := beard_layer(head, shaped, self.look)) is not None:
+            layers.append(beard)
+        layers += wear_layers(head, shaped, self.wear, self.look, 0.5 * self.style.volume)
+        return Stack.of(skin, np.stack([ambient_occlusion(head), shine], 1), layers)
 
     def pose(self, params: HeadParams) -> Posed:
         """The person in the expression of `params` (T = 1; the head itself stays at rest)."""
-        vertices = self._person.vertices(without_identity(params))[0]
-        if self._hair is not None:
-            vertices = torch.cat([vertices, self._hair])
-        normals = vertex_normals(vertices, self._faces)
+        head = self._person.vertices(without_identity(params))[0].numpy()
+        points, normals = self._stack.posed(head, head - self._rest.numpy())
+        vertices = torch.from_numpy(points)
         dark = self.light.color.max() < 0.02
         shadow = None if dark else ShadowMap.make(vertices, self._faces, self.light.direction)
-        return Posed(vertices, np.concatenate([vertices.numpy(), normals.numpy(), self._static], 1), shadow)
+        return Posed(vertices, np.concatenate([points, normals, self._stack.static], 1), shadow)
 
     def render(self, posed: Posed, camera: Camera, supersample: int = 2) -> Frame:
         """The frame of a posed person in a camera."""
         samples = CoveredSamples.of(posed.vertices, self._faces, camera, supersample)
         surface = samples.interpolate(self._faces, posed.table)
-        uv = samples.interpolate(self._faces, self._corner_uvs)
+        uv = samples.interpolate(self._faces, self._stack.uvs)
+        # Both sides of hair are seen: its normals face the camera.
+        towards = camera.center.numpy() - surface[:, :3]
+        surface[:, 3:6] *= np.where((surface[:, 3:6] * towards).sum(1, keepdims=True) < 0, -1, 1)
         albedo = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
         colors = shade(albedo, surface, camera.center.numpy(), self.light, posed.shadow)
         turned = normals_to_map_axes(torch.from_numpy(surface[:, 3:6]), camera).numpy()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from heads import ellipsoid_head
 
 from geodiff.conditioning import framed_camera, head_frame
-from geodiff.geometry import normals_to_map_axes
+from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.synth.appearance import paint, random_appearance, template_fields
-from geodiff.synth.hair import STYLES, HairStyle, grow_hair, random_style
+from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, random_style
+from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade, shadow_test
 from geodiff.synth.motion import NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Subject
+from geodiff.synth.wear import Wear, under_hat, wear_layers
 
 SIZE = 64
 
@@ -63,23 +68,85 @@ def test_frames_are_on_white_with_unit_normals_inside_the_mask(head: HeadModel, 
     assert ((frame.mask > 0) & (frame.mask < 1)).any(), "silhouettes must be smooth"
 
 
-def test_normals_of_a_bald_person_are_those_of_the_head(head: HeadModel) -> None:
-    seed = next(s for s in range(200) if Subject(head, s, texture_size=32).style.kind == "bald")
+def test_normals_of_a_bare_head_are_those_of_the_head(head: HeadModel) -> None:
+    def bare(seed: int) -> bool:
+        subject = Subject(head, seed, texture_size=32)
+        return len(subject.layers) == 1
+
+    seed = next(s for s in range(400) if bare(s))
     subject = Subject(head, seed, texture_size=32)
     vertices = head.vertices(subject.params)[0]
     frame = subject.render(subject.pose(subject.params), camera(head))
     assert np.allclose(frame.normals, mesh.render_normals(vertices, head.faces, camera(head), 2), atol=0.08)
 
 
-def test_hair_stands_off_the_skull_and_long_hair_hangs(head: HeadModel) -> None:
+@pytest.mark.parametrize("kind", STYLES)
+def test_hair_stands_off_the_skull_and_long_hair_hangs(head: HeadModel, kind: str) -> None:
     look = random_appearance(np.random.default_rng(0))
+    style = random_style(np.random.default_rng(5), kind)
+    shaped, everywhere = head.shaped(head.zeros())[0], np.ones(head.num_vertices, bool)
+    layers = hair_layers(head, shaped, style, look, 32, everywhere)
+    assert len(layers) == {"bald": 0, "buzz": 1, "bun": 3}.get(kind, 2)
+    again = hair_layers(head, shaped, style, look, 32, everywhere)
+    assert all(np.array_equal(a.vertices, b.vertices) for a, b in zip(layers, again, strict=True))
+    if kind in ("bald", "buzz"):
+        return
+    locks = layers[1].vertices
+    skin = outer_skin(head, shaped.numpy(), vertex_normals(shaped, head.faces).numpy())
+    gap, _ = skin.near(locks)
+    assert np.quantile(gap, 0.02) > -0.004, "no lock runs through the head"
+    assert np.isfinite(locks).all() and np.abs(np.linalg.norm(layers[1].normals, axis=1) - 1).max() < 1e-4
+    lowest = {"long": -0.10, "medium": -0.02}
+    if kind in lowest:
+        assert np.quantile(locks[:, 1], 0.05) < lowest[kind], "long hair falls below the chin"
+    none = hair_layers(head, shaped, style, look, 32, ~everywhere)
+    assert len(none) == 1, "no locks grow under a hat"
+
+
+def test_beards_go_with_the_jaw(head: HeadModel) -> None:
+    shaven = replace(random_appearance(np.random.default_rng(0)), beard_length=0.0)
     shaped = head.shaped(head.zeros())[0]
-    assert grow_hair(head, shaped, HairStyle("bald", 0, 0, 0, 0, 0, 0, 1), look) is None
-    short = grow_hair(head, shaped, HairStyle("short", 0.02, 0.0, 0.0, 0.0, 0.1, 0.0, 1), look)
-    long = grow_hair(head, shaped, HairStyle("long", 0.02, 0.0, 0.12, 0.0, 0.1, 0.0, 1), look)
-    assert short is not None and long is not None
-    assert short[:, 1].max() > float(shaped[:, 1].max()) + 0.008
-    assert long[:, 1].min() < short[:, 1].min() - 0.01
+    assert beard_layer(head, shaped, shaven) is None
+    bearded = replace(shaven, beard=0.9, moustache=0.8, beard_length=0.02)
+    layer = beard_layer(head, shaped, bearded)
+    assert layer is not None and layer.anchor is not None
+    move = np.zeros((head.num_vertices, 3), np.float32)
+    move[:, 1] = -0.01
+    assert np.allclose(layer.anchor.moved(layer.vertices, move) - layer.vertices, [0, -0.01, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("glasses", ["glasses", "sunglasses"])
+@pytest.mark.parametrize("hat", ["beanie", "cap"])
+def test_what_is_worn_stays_outside_the_head(glasses: str, hat: str) -> None:
+    head = load_head("builtin")
+    look, shaped = random_appearance(np.random.default_rng(0)), head.shaped(head.zeros())[0]
+    layers = wear_layers(head, shaped, Wear(glasses, hat, "crew", 3), look, 0.01)
+    assert len(layers) == 3 + (hat == "cap") + (glasses == "sunglasses")
+    for layer in layers:
+        assert np.isfinite(layer.vertices).all() and layer.faces.max() < len(layer.vertices)
+        assert layer.uvs.min() >= 0 and layer.uvs.max() <= 1
+        assert layer.texture.min() > 0 and layer.texture.max() <= 1
+    crown = layers[1].vertices
+    assert crown[:, 1].max() > float(shaped[:, 1].max()) + 0.01
+    inside = under_hat(head, Wear("none", hat, "none", 0))
+    assert (inside > 0).any() and not (inside > 0)[head.regions["neck"].numpy()].any()
+    assert (under_hat(head, Wear("none", "none", "none", 0)) < 0).all()
+
+
+def test_layers_share_one_texture_without_bleeding(head: HeadModel) -> None:
+    square = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    corners = np.array([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]], np.float32)
+
+    def layer(value: float, size: int) -> Layer:
+        return Layer(square, np.array([[0, 1, 2]]), corners, np.full((size, size, 3), value, np.float32))
+
+    stack = Stack.of(layer(0.2, 16), np.zeros((3, 2)), [layer(0.9, 8), layer(0.5, 32)])
+    height, width = stack.texture.shape[:2]
+    assert width == 16 and stack.faces.max() == 8 and stack.static.shape == (9, 2)
+    for number, value in enumerate((0.2, 0.9, 0.5)):
+        for u, v in stack.uvs[number]:
+            texel = stack.texture[min(int(v * height), height - 1), min(int(u * width), width - 1)]
+            assert texel == pytest.approx(value)
 
 
 def test_styles_and_looks_cover_their_kinds() -> None:
