@@ -10,8 +10,9 @@ import numpy as np
 
 from geodiff.clipset import ClipSet
 from geodiff.errors import InputError
+from geodiff.files import read_npz
 from geodiff.head.model import HeadModel
-from geodiff.tracking.importers import Tracking
+from geodiff.tracking.importers import Tracking, cap4d, pixel3dmm
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,23 @@ def read_vhap(path: Path) -> Tracking:
     """A VHAP export, a GaussianAvatars dataset or one of our own clip sets."""
     clips = ClipSet.open(path)
     times, views = range(clips.num_timesteps), range(clips.num_cameras)
+    notes = list(clips.notes)
+    if not clips.meta and "dynamic_offset" in read_npz(clips.params_file(0)):
+        notes.append("offsets that change from frame to frame (dynamic_offset) are left out")
     cells = [(t, c) if clips.has(t, c) else None for t in times for c in views]
     cameras = [clips.camera(c, t) if clips.has(t, c) else clips.camera(c) for t in times for c in views]
     return Tracking(
         params=clips.params,
         cameras=cameras,
         source="VHAP" if not clips.meta else "geodiff",
-        camera_ids=[f"{c:02d}" for c in views],
-        timesteps=np.arange(clips.num_timesteps),
+        camera_ids=clips.camera_ids,
+        timesteps=np.array(clips.timestep_numbers),
         fps=clips.fps if clips.meta else None,
         images=[None if cell is None else clips.image_file(*cell) for cell in cells],
         masks=[None if cell is None else clips.mask_file(*cell) for cell in cells],
         valid=np.array([cell is not None for cell in cells]).reshape(len(times), len(views)),
         head=clips.head_name,
-        notes=tuple(clips.notes),
+        notes=tuple(notes),
     )
 
 
@@ -49,6 +53,8 @@ FORMATS: dict[str, Format] = {
         lambda path: path.is_dir() and (any(path.glob("transforms*.json")) or (path / "clipset.json").exists()),
         read_vhap,
     ),
+    pixel3dmm.SOURCE: Format(pixel3dmm.matches, pixel3dmm.read_pixel3dmm),
+    cap4d.SOURCE: Format(cap4d.matches, cap4d.read_cap4d),
 }
 
 
@@ -62,7 +68,7 @@ def read_tracking(path: Path | str, head: HeadModel | None = None) -> Tracking:
 
     path: a VHAP export or GaussianAvatars dataset (folder), CAP4D's fit.npz, a tracking folder of Pixel3DMM.
     head: the head model that the parameters belong to; with it, they are completed to its widths and turn about its
-    root joint (see `Tracking.on`). Without it, `pivot` says what they turn about.
+    root joint (see `Tracking.on`). Without it they are as the tool has them; `Tracking.convention` says what they mean.
 
     Raises InputError or ClipSetError when the files cannot be used, HeadModelError when they are another head's.
     """

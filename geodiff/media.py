@@ -89,6 +89,16 @@ def open_image(
     return image
 
 
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Width and height of an image file, from its header alone. Raises InputError."""
+    file = require_file(path, "an image")
+    try:
+        with Image.open(file) as opened:
+            return opened.size
+    except Exception as error:  # PIL raises half a dozen kinds for one cause
+        raise InputError(f"{file} must be a readable image, and it is not ({error}): save it again as PNG") from error
+
+
 def require_file(path: Path | str, kind: str) -> Path:
     """The path, when it names an existing, non-empty file. Raises InputError."""
     file = Path(path)

@@ -15,13 +15,12 @@ from geodiff.clipset.layout import (
     EXPRESSION,
     META,
     SCHEMA_VERSION,
-    SPLITS,
     TRANSFORMS,
     Index,
     camera_from_json,
-    inside,
     read_params,
 )
+from geodiff.clipset.transforms import SPLIT_FILES, Listed, open_transforms
 from geodiff.errors import ClipSetError, HeadModelError, InputError
 from geodiff.files import read_json
 from geodiff.head import load_head
@@ -56,17 +55,6 @@ class ReferenceFiles:
     camera: Camera
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """Where a frame's files are."""
-
-    image: Path
-    mask: Path | None
-    normals: Path | None
-    params: Path
-    camera: Camera
-
-
 class ClipSet:
     """A valid clip set on disk.
 
@@ -74,13 +62,13 @@ class ClipSet:
     what is absent and therefore off. meta: what clipset.json says, or an empty dictionary for other tools' exports.
     """
 
-    def __init__(
-        self, folder: Path, entries: dict[Index, _Entry], splits: dict[str, list[Index]], meta: dict[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, listed: Listed, meta: dict[str, Any]) -> None:
         self.folder = folder
         self.meta = meta
-        self.splits = splits
-        self._entries = entries
+        self.splits = listed.splits
+        self._entries = entries = listed.entries
+        #: Their numbers and names on disk: (num_timesteps,) and (num_cameras,).
+        self.timestep_numbers, self.camera_ids = listed.timesteps, listed.cameras
         self.num_timesteps = 1 + max(t for t, _ in entries)
         self.num_cameras = 1 + max(c for _, c in entries)
         self.fps = float(meta.get("fps", 25.0))
@@ -96,8 +84,7 @@ class ClipSet:
         """
         folder = Path(path)
         meta = _open_meta(folder)
-        entries, splits = _open_transforms(folder)
-        clips = ClipSet(folder, entries, splits, meta)
+        clips = ClipSet(folder, open_transforms(folder, foreign=not meta), meta)
         widths = {(p.shape.shape[0], p.expr.shape[1]) for p in clips._all_params}
         if len(widths) > 1:
             raise ClipSetError(f"a clip set needs one head, and the files in {folder / 'flame_param'} differ in width")
@@ -178,6 +165,10 @@ class ClipSet:
     def mask_file(self, t: int, c: int) -> Path | None:
         """The file of a frame's foreground mask, where it has one."""
         return self._entries[t, c].mask
+
+    def params_file(self, t: int) -> Path:
+        """The file of a timestep's head parameters."""
+        return next(entry.params for (time, _), entry in sorted(self._entries.items()) if time == t)
 
     def camera(self, c: int, t: int | None = None) -> Camera:
         """The camera of view c at timestep t (without t: at the view's first frame)."""
@@ -292,8 +283,10 @@ class ClipSet:
         if not self.meta:
             notes.append(f"{self.folder.name} was exported by another tool; its parameters are taken as FLAME's")
         if not self.has_masks:
+            bare = sum(entry.mask is None for entry in self._entries.values())
+            some = "no foreground masks" if bare == len(self._entries) else f"{bare} frames have no foreground mask"
             notes.append(
-                "no foreground masks: the background is learned with the head, hair is not estimated from silhouettes, "
+                f"{some}: the background is learned with the head, hair is not estimated from silhouettes, "
                 "and losses that need masks are off"
             )
         if not self.has_normals:
@@ -313,7 +306,7 @@ def _open_meta(folder: Path) -> dict[str, Any]:
         what = "is a file" if folder.exists() else "does not exist"
         raise ClipSetError(f"a clip set is a folder, and {folder} {what}: check the path, or run `geodiff generate`")
     if not (folder / META).exists():
-        if not (folder / TRANSFORMS).exists():
+        if not any((folder / name).exists() for name in (TRANSFORMS, *SPLIT_FILES.values())):
             raise ClipSetError(
                 f"a clip set holds {TRANSFORMS}, and {folder} does not: "
                 "name a folder that `geodiff generate` or VHAP wrote"
@@ -337,64 +330,3 @@ def _open_meta(folder: Path) -> dict[str, Any]:
             "it goes on where it was"
         )
     return meta
-
-
-def _open_transforms(folder: Path) -> tuple[dict[Index, _Entry], dict[str, list[Index]]]:
-    content = _read_transforms(folder / TRANSFORMS)
-    numbered: dict[Index, _Entry] = {}
-    for i, values in enumerate(content["frames"]):
-        where = f"frame {i} of {folder / TRANSFORMS}"
-        index = _index(values, where)
-        if index in numbered:
-            raise ClipSetError(f"{where} must be the only one of its timestep and camera, and it is not: remove one")
-        numbered[index] = _entry(folder, {**content, **values}, where)
-    times = {t: i for i, t in enumerate(sorted({t for t, _ in numbered}))}
-    cameras = {c: i for i, c in enumerate(sorted({c for _, c in numbered}))}
-    entries = {(times[t], cameras[c]): entry for (t, c), entry in numbered.items()}
-    splits: dict[str, list[Index]] = {name: [] for name in SPLITS}
-    for name in SPLITS:
-        path = folder / f"transforms_{name}.json"
-        if path.exists():
-            listed = [_index(values, f"a frame of {path}") for values in _read_transforms(path, empty=True)["frames"]]
-            if unknown := [index for index in listed if index not in numbered]:
-                raise ClipSetError(f"{path} may only list frames of {TRANSFORMS}, and {unknown[0]} is not there")
-            splits[name] = [(times[t], cameras[c]) for t, c in listed]
-    if not splits["train"]:
-        held = {*splits["val"], *splits["test"]}
-        splits["train"] = [index for index in sorted(entries) if index not in held] or sorted(entries)
-    return entries, splits
-
-
-def _read_transforms(path: Path, empty: bool = False) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except InputError as error:
-        raise ClipSetError(f"the clip set is missing or damaged: {error}") from error
-    frames = content.get("frames") if isinstance(content, dict) else None
-    if not isinstance(frames, list) or not (frames or empty) or not all(isinstance(f, dict) for f in frames):
-        raise ClipSetError(f"{path} must list at least one frame, and it does not: generate or export it again")
-    return content
-
-
-def _index(values: dict[str, Any], where: str) -> Index:
-    try:
-        return int(values["timestep_index"]), int(values["camera_index"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClipSetError(f"{where} must give timestep_index and camera_index, and it does not") from error
-
-
-def _entry(folder: Path, values: dict[str, Any], where: str) -> _Entry:
-    def file(key: str, required: bool) -> Path | None:
-        if not required and not values.get(key):
-            return None
-        path = inside(folder, values.get(key), f"{key} in {where}")
-        if not path.is_file() or path.stat().st_size == 0:
-            state = "is empty" if path.is_file() else "is missing"
-            raise ClipSetError(f"a clip set must be whole, and {path} {state}: run its generation or export again")
-        return path
-
-    image, params = file("file_path", True), file("flame_param_path", True)
-    assert image is not None and params is not None
-    return _Entry(
-        image, file("fg_mask_path", False), file("normal_path", False), params, camera_from_json(values, where)
-    )

@@ -1,6 +1,6 @@
 """ICT-FaceKit's light face model (Li et al. 2020, MIT licence) as a `HeadModel`.
 
-The archive holds the toolkit's meshes as arrays: centimetres, y up, face towards +z. Overlay surfaces that are meant
+`ict_files.py` reads the toolkit's meshes as arrays: centimetres, y up, face towards +z. Overlay surfaces that are meant
 to be rendered with transparency (lashes, tear film, occlusion shells, the iris behind the cornea) are left out: the
 head is one opaque surface. Joints, skinning and regions are authored here from the toolkit's parts and its 68
 landmarks.
@@ -10,20 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from geodiff.errors import HeadModelError
 from geodiff.head.embedding import DATA, load_embedding
+from geodiff.head.ict_files import LIGHT, Layout, read_arrays
 from geodiff.head.model import HeadModel
-
-KEYS = (
-    "vertices", "faces", "uv", "faces_uv", "face_material", "material_names", "vertex_part", "part_names",
-    "identity", "expression", "expression_names", "landmarks68",
-)  # fmt: skip
 
 #: Parts that stay; the rest are transparent overlays.
 SOLID_PARTS = (
@@ -75,16 +69,16 @@ def arkit_name(name: str) -> str:
     return name[0].lower() + name[1:]
 
 
-def load_ict(path: str | Path) -> HeadModel:
-    """ICT-FaceKit from an archive of its arrays (.npz).
+def load_ict(path: str | Path, layout: Layout = LIGHT) -> HeadModel:
+    """ICT-FaceKit from a clone of its repository (its folder) or from an archive of its arrays (.npz).
 
     All expressions stay; names are Apple's, and shapes that Apple has once for both sides (`browInnerUp`, `cheekPuff`)
-    are given in `HeadModel.arkit` as the sum of the two sides.
+    are given in `HeadModel.arkit` as the sum of the two sides. layout: what a clone must hold, by release.
 
     Raises:
-        HeadModelError: the file is missing, is a clone of the toolkit, or lacks arrays.
+        HeadModelError: the files are missing, damaged or of another release.
     """
-    arrays = _read(Path(path))
+    arrays = read_arrays(Path(path).expanduser(), layout)
     parts, uvs, faces_uv, identity = _solid(arrays)
     centres = [_sphere_centre(parts.vertices[parts.of(f"eyeball_{side}")]) for side in ("left", "right")]
     shift = EYE_CENTRE * 100 - (centres[0] + centres[1]) / 2
@@ -109,27 +103,6 @@ def load_ict(path: str | Path) -> HeadModel:
         landmarks=load_embedding(DATA / "ict_mediapipe.npz", faces),
         arkit=_merged(names),
     )
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if path.is_dir():
-        raise HeadModelError(
-            f"an ICT-FaceKit head is read from one .npz of its arrays, but {path} is a folder: OBJ clones of the "
-            "toolkit are not read yet; convert it to an archive with the keys " + ", ".join(KEYS) + "."
-        )
-    if not path.is_file():
-        raise HeadModelError(f"an ICT-FaceKit head needs its .npz archive, but {path} does not exist; check the path.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key in KEYS}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise HeadModelError(
-            f"an ICT-FaceKit head is an .npz archive, but {path} cannot be read as one ({error})."
-        ) from error
-    missing = [key for key in KEYS if key not in arrays]
-    if missing:
-        raise HeadModelError(f"an ICT-FaceKit archive holds {', '.join(KEYS)}, but {path} lacks {', '.join(missing)}.")
-    return arrays
 
 
 def _solid(arrays: dict[str, np.ndarray]) -> tuple[_Parts, np.ndarray, np.ndarray, np.ndarray]:

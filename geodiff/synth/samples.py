@@ -165,7 +165,7 @@ class Session:
         for t in range(motion.num_frames):
             points = self._detect(true.frame(t), camera)
             fitter = LandmarkFitter(self.head, (512, 512), FitConfig())
-            start = FitState(math.log(float(camera.K[0, 0])), self._state.shape, [fitter.start_frame(points[0])])
+            start = FitState(math.log(float(camera.K[0, 0])), self._state.shape, fitter.start_frames(points))
             state = fitter.solve(points, start, shared=False, iterations=10)
             fits.append(fitter.result(state, points).params)
         found = HeadParams.concatenate(fits)

@@ -1,4 +1,5 @@
-"""A head model restricted to its landmarks, with the derivatives that the fit needs. NumPy, float64.
+"""A head model restricted to its landmarks, with the derivatives that the fit needs. NumPy, float64,
+many frames at once.
 
 With the neck at rest every landmark is rigid with the skull except those that the jaw and the eyeballs carry, so the
 model is linear in shape and expression up to three small rotations and the camera.
@@ -6,7 +7,8 @@ model is linear in shape and expression up to three small rotations and the came
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from geodiff.errors import HeadModelError
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import JOINTS, HeadModel
+from geodiff.tracking.kernels import frame_normals
 from geodiff.types import HeadParams
 
 #: Joints whose rotation the fit knows, after the skull: the jaw and both eyes.
@@ -23,37 +26,68 @@ MOVING = ("jaw", "left_eye", "right_eye")
 FLIP = np.array([1.0, -1.0, -1.0])
 
 
-@dataclass
-class FrameState:
-    """The unknowns of one frame.
+@dataclass(frozen=True)
+class FrameStates:
+    """The unknowns of T frames.
 
-    rotation: (3, 3) of the head. centre: (2,) pixels at which the model's origin is seen. log_scale: logarithm of
-    pixels per metre there. expr: (E,). gaze: (4,) yaw and pitch of the left, then of the right eye, radians. jaw:
-    radians.
+    rotation: (T, 3, 3) of the head. centre: (T, 2) pixels at which the model's origin is seen. log_scale: (T,)
+    logarithm of pixels per metre there. expr: (T, E). gaze: (T, 4) yaw and pitch of the left, then of the right eye,
+    radians. jaw: (T,) radians.
     """
 
     rotation: np.ndarray
     centre: np.ndarray
-    log_scale: float
+    log_scale: np.ndarray
     expr: np.ndarray
     gaze: np.ndarray
-    jaw: float
+    jaw: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def __getitem__(self, index: slice | np.ndarray | list[int]) -> FrameStates:
+        """Some of the frames, by a slice or an array."""
+        return FrameStates(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @staticmethod
+    def concatenate(parts: Sequence[FrameStates]) -> FrameStates:
+        """The frames of several, one after the other."""
+        return FrameStates(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FrameStates)})
+
+    def where(self, chosen: np.ndarray, other: FrameStates) -> FrameStates:
+        """The states of `other` in the frames `chosen` (T,) bool, one's own in the rest."""
+        picked = np.where(chosen, np.arange(len(self)) + len(self), np.arange(len(self)))
+        return FrameStates.concatenate([self, other])[picked]
 
     @property
     def vector(self) -> np.ndarray:
-        """(6 + E + 5,) all unknowns but the rotation, which is moved by its first three entries, zero here."""
-        return np.concatenate([np.zeros(3), self.centre, [self.log_scale], self.expr, self.gaze, [self.jaw]])
+        """(T, 6 + E + 5) all unknowns but the rotation, which is moved by its first three entries, zero here."""
+        columns = (np.zeros((len(self), 3)), self.centre, self.log_scale[:, None], self.expr, self.gaze)
+        return np.concatenate([*columns, self.jaw[:, None]], 1)
 
-    def moved(self, vector: np.ndarray) -> FrameState:
-        """The state with these values; the first three entries turn the rotation (axis-angle, from the left)."""
-        return FrameState(
-            rotation=Rotation.from_rotvec(vector[:3]).as_matrix() @ self.rotation,
-            centre=vector[3:5].copy(),
-            log_scale=float(vector[5]),
-            expr=vector[6:-5].copy(),
-            gaze=vector[-5:-1].copy(),
-            jaw=float(vector[-1]),
+    def moved(self, vector: np.ndarray) -> FrameStates:
+        """The states with these values; the first three entries turn the rotation (axis-angle, from the left)."""
+        return FrameStates(
+            rotation=Rotation.from_rotvec(vector[:, :3]).as_matrix() @ self.rotation,
+            centre=vector[:, 3:5].copy(),
+            log_scale=vector[:, 5].copy(),
+            expr=vector[:, 6:-5].copy(),
+            gaze=vector[:, -5:-1].copy(),
+            jaw=vector[:, -1].copy(),
         )
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What derivatives are made of: points (T, L, 3) before the head's pose, the same `seen` in camera space, and
+    derivatives (T, L, 2, 3) of the whitened pixels by the latter (lens), by the former (turned), and by the landmarks
+    before jaw and eyes turn (carried)."""
+
+    points: np.ndarray
+    seen: np.ndarray
+    lens: np.ndarray
+    turned: np.ndarray
+    carried: np.ndarray
 
 
 class FaceModel:
@@ -76,6 +110,9 @@ class FaceModel:
         skinning = np.einsum("lk,lkj->lj", weights, head.skinning.double().numpy()[corners])
         self.skinning = np.stack([skinning[:, JOINTS.index(name)] for name in MOVING], 1)
         self.moving = [np.flatnonzero(column) for column in self.skinning.T]
+        self.turning = np.flatnonzero(self.skinning.any(1))
+        self._expr_rows = np.ascontiguousarray(self.expr.transpose(1, 2, 0), np.float32)
+        self._flat_expr = np.ascontiguousarray(self.expr.transpose(2, 0, 1).reshape(self.expr.shape[2], -1))
         regressor = head.joint_regressor.double().numpy()
         self.joints = regressor @ head.template.double().numpy()
         shape = head.shape_basis.double().numpy()
@@ -83,7 +120,7 @@ class FaceModel:
         # FLAME's pose correctives of the jaw: nine of the thirty-six columns (neck, jaw, eyes).
         self.jaw_basis = None if head.pose_basis is None else _combined(head.pose_basis[9:18], corners, weights)
         if self.jaw_basis is not None:
-            self.moving[0] = np.arange(len(self.mean))
+            self.moving[0] = self.turning = np.arange(len(self.mean))
 
     @property
     def num_shape(self) -> int:
@@ -93,129 +130,204 @@ class FaceModel:
     def num_expr(self) -> int:
         return self.expr.shape[2]
 
-    def local(self, shape: np.ndarray, state: FrameState) -> tuple[np.ndarray, np.ndarray]:
-        """Landmarks (L, 3) before the head's pose, and their local rotations (L, 3, 3)."""
-        points = self._unposed(shape, state)
-        turns = moving_rotations(state)
-        blended = np.eye(3) + np.tensordot(self.skinning, turns - np.eye(3), 1)
+    def local(self, shape: np.ndarray, states: FrameStates) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks (T, L, 3) before the head's pose, and the local rotations (T, M, 3, 3) of those in `turning`."""
+        points = self._unposed(shape, states)
+        turns = moving_rotations(states)
+        blended = np.eye(3) + np.einsum("lj,tjab->tlab", self.skinning[self.turning], turns - np.eye(3))
         return self._posed(points, shape, turns), blended
 
-    def _unposed(self, shape: np.ndarray, state: FrameState) -> np.ndarray:
-        return self.mean + np.dot(self.shape, shape) + np.dot(self.expr, state.expr)
+    def _unposed(self, shape: np.ndarray, states: FrameStates) -> np.ndarray:
+        mean = self.mean + np.dot(self.shape, shape)
+        return mean + np.einsum("te,ec->tc", states.expr, self._flat_expr).reshape(len(states), *mean.shape)
 
-    def _posed(
-        self, points: np.ndarray, shape: np.ndarray, turns: np.ndarray, rows: slice | np.ndarray = slice(None)
-    ) -> np.ndarray:
-        """(L, 3) landmarks turned by the jaw and the eyes; turns: (3, 3, 3). `rows` picks landmarks."""
-        points = points[rows]
+    def _posed(self, points: np.ndarray, shape: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """(T, L, 3) landmarks turned by the jaw and the eyes; turns: (T, 3, 3, 3)."""
+        moved = points.copy()
+        moved[:, self.turning] = self._turned(points, shape, turns, self.turning)
+        return moved
+
+    def _turned(self, points: np.ndarray, shape: np.ndarray, turns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`_posed` of the landmarks `rows` (R,) alone: (T, R, 3)."""
+        bent, points = turns - np.eye(3), points[:, rows]
         if self.jaw_basis is not None:
-            points = points + np.tensordot((turns[0] - np.eye(3)).ravel(), self.jaw_basis[:, rows], 1)
+            points = points + np.tensordot(bent[:, 0].reshape(-1, 9), self.jaw_basis[:, rows], 1)
         joints = self.joints[2:] + np.tensordot(shape, self.joint_shape[:, 2:], 1)
-        shift = points.copy()
-        for joint, turn in enumerate(turns):
-            shift += self.skinning[rows, joint, None] * ((points - joints[joint]) @ (turn - np.eye(3)).T)
-        return shift
+        moved = points.copy()
+        for joint in range(len(MOVING)):
+            moved += self.skinning[rows, joint, None] * ((points - joints[joint]) @ bent[:, joint].transpose(0, 2, 1))
+        return moved
 
-    def project(self, log_focal: float, shape: np.ndarray, state: FrameState, middle: np.ndarray) -> np.ndarray:
-        """(L, 2) pixels; middle: (2,) the image's principal point."""
-        points = self.local(shape, state)[0]
-        return _pinhole(_camera(points, log_focal, state, middle), log_focal, middle)
+    def project(self, log_focal: float, shape: np.ndarray, states: FrameStates, middle: np.ndarray) -> np.ndarray:
+        """(T, L, 2) pixels; middle: (2,) the image's principal point."""
+        points = self.local(shape, states)[0]
+        return _pinhole(_camera(points, log_focal, states, middle), log_focal, middle)
 
     def jacobian(
-        self, log_focal: float, shape: np.ndarray, state: FrameState, middle: np.ndarray, shared: bool = True
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Pixels (L, 2), and their derivatives.
+        self,
+        log_focal: float,
+        shape: np.ndarray,
+        states: FrameStates,
+        middle: np.ndarray,
+        shared: bool = True,
+        whitening: np.ndarray | None = None,
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Derivatives of the pixels (T, L, 2), multiplied from the left by `whitening` (T, L, 2, 2) where it is given.
 
-        By log focal and shape: (L, 2, 1 + S), None unless `shared`. By the frame's vector: (L, 2, 11 + E).
+        By log focal and shape: (T, L, 2, 1 + S), None unless `shared`. By the frames' vectors: (T, L, 2, 11 + E).
         """
-        points, blended = self.local(shape, state)
-        seen = _camera(points, log_focal, state, middle)
-        focal, depth = np.exp(log_focal), seen[:, 2]
-        pixels = _pinhole(seen, log_focal, middle)
-        # d(pixels) / d(camera space), (L, 2, 3)
-        lens = np.zeros((len(points), 2, 3))
-        lens[:, 0, 0] = lens[:, 1, 1] = focal / depth
-        lens[:, :, 2] = -focal * seen[:, :2] / depth[:, None] ** 2
-        turned = (lens * FLIP) @ state.rotation  # d(pixels) / d(local points)
-        carried = turned @ blended
-        scale, away = np.exp(state.log_scale), np.exp(log_focal - state.log_scale)
+        sight = self._sight(log_focal, shape, states, middle, whitening)
+        frame = np.empty((*sight.points.shape[:2], 2, 11 + self.num_expr))
+        rigid = self._rigid_columns(sight, log_focal, shape, states, middle)
+        frame[..., :6], frame[..., -5:] = rigid[..., :6], rigid[..., 6:]
+        frame[..., 6:-5] = sight.carried @ self.expr
+        by_shared = self._shared_columns(sight, log_focal, shape, states, middle, whitening) if shared else None
+        return by_shared, frame
 
-        by_shared = None
+    def gauss_newton(
+        self,
+        log_focal: float,
+        shape: np.ndarray,
+        states: FrameStates,
+        middle: np.ndarray,
+        shared: bool,
+        whitening: np.ndarray,
+        residuals: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """J^T J (T, N, N) and J^T r (T, N) of the whitened derivatives by the frames' vectors and the shared unknowns.
+
+        residuals: (T, L, 2). N is 11 + E, and 1 + S more if `shared`. The same as by `jacobian`, quicker, to the
+        precision of float32.
+        """
+        sight = self._sight(log_focal, shape, states, middle, whitening)
+        columns = self._rigid_columns(sight, log_focal, shape, states, middle)
         if shared:
-            turns = np.eye(3) - moving_rotations(state)
-            pull = np.einsum("jab,sjb->jas", turns, self.joint_shape[:, 2:])
-            by_shared = np.zeros((len(points), 2, 1 + self.num_shape))
-            by_shared[:, :, 0] = pixels - middle + away * lens[:, :, 2]
-            by_shared[:, :, 1:] = carried @ self.shape + turned @ np.tensordot(self.skinning, pull, 1)
+            others = self._shared_columns(sight, log_focal, shape, states, middle, whitening)
+            columns = np.concatenate([columns, others], 3)
+        width = columns.shape[3] + self.num_expr
+        matrix, gradient = np.zeros((len(states), width, width)), np.zeros((len(states), width))
+        single = [
+            np.ascontiguousarray(array, np.float32)
+            for array in (
+                sight.carried.transpose(0, 2, 3, 1),
+                columns.transpose(0, 3, 2, 1),
+                residuals.transpose(0, 2, 1),
+            )
+        ]
+        frame_normals(single[0], self._expr_rows, single[1], single[2], 6, matrix, gradient)
+        return matrix, gradient
 
-        frame = np.zeros((len(points), 2, 11 + self.num_expr))
-        rotated = points @ state.rotation.T
-        frame[:, :, :3] = np.cross(rotated[:, None], lens * FLIP)
-        frame[:, :, 3:5] = lens[:, :, :2] / scale
-        frame[:, :, 5] = -(lens[:, :, :2] @ ((state.centre - middle) / scale)) - away * lens[:, :, 2]
-        frame[:, :, 6:-5] = carried @ self.expr
-        self._turn_columns(frame, turned, points, shape, state)
-        return pixels, by_shared, frame
+    def _sight(
+        self, log_focal: float, shape: np.ndarray, states: FrameStates, middle: np.ndarray, whitening: np.ndarray | None
+    ) -> _Sight:
+        points, blended = self.local(shape, states)
+        seen = _camera(points, log_focal, states, middle)
+        lens = _lens(seen, np.exp(log_focal), whitening)
+        turned = ((lens * FLIP).reshape(len(points), -1, 3) @ states.rotation).reshape(lens.shape)
+        carried = turned.copy()
+        carried[:, self.turning] = turned[:, self.turning] @ blended
+        return _Sight(points, seen, lens, turned, carried)
 
-    def _turn_columns(
-        self, frame: np.ndarray, turned: np.ndarray, points: np.ndarray, shape: np.ndarray, state: FrameState
-    ) -> None:
+    def _rigid_columns(
+        self, sight: _Sight, log_focal: float, shape: np.ndarray, states: FrameStates, middle: np.ndarray
+    ) -> np.ndarray:
+        """(T, L, 2, 11) derivatives by rotation, centre, log scale, gaze and jaw."""
+        lens, scale = sight.lens, np.exp(states.log_scale)[:, None, None]
+        columns = np.zeros((*lens.shape[:3], 11))
+        rotated = sight.points @ states.rotation.transpose(0, 2, 1)
+        columns[..., :3] = np.cross(rotated[:, :, None], lens * FLIP)
+        columns[..., 3:5] = lens[..., :2] / scale[..., None]
+        lateral = ((states.centre - middle) / scale[:, 0])[:, None, None]
+        columns[..., 5] = -(lens[..., :2] * lateral).sum(-1) - np.exp(log_focal) / scale * lens[..., 2]
+        self._turn_columns(columns, sight, shape, states)
+        return columns
+
+    def _shared_columns(
+        self,
+        sight: _Sight,
+        log_focal: float,
+        shape: np.ndarray,
+        states: FrameStates,
+        middle: np.ndarray,
+        whitening: np.ndarray | None,
+    ) -> np.ndarray:
+        """(T, L, 2, 1 + S) derivatives by log focal and shape."""
+        aside = _pinhole(sight.seen, log_focal, middle) - middle
+        if whitening is not None:
+            aside = (whitening @ aside[..., None])[..., 0]
+        columns = np.empty((*sight.lens.shape[:3], 1 + self.num_shape))
+        columns[..., 0] = aside + np.exp(log_focal - states.log_scale)[:, None, None] * sight.lens[..., 2]
+        columns[..., 1:] = sight.carried @ self.shape
+        # Joints move with the shape, and what turns about them as well.
+        turns, rows = np.eye(3) - moving_rotations(states), self.turning
+        pull = np.einsum("tjab,sjb->tjas", turns, self.joint_shape[:, 2:])
+        columns[:, rows, :, 1:] += sight.turned[:, rows] @ np.einsum("lj,tjas->tlas", self.skinning[rows], pull)
+        return columns
+
+    def _turn_columns(self, columns: np.ndarray, sight: _Sight, shape: np.ndarray, states: FrameStates) -> None:
         """Fill the columns of gaze and jaw by differences, on the landmarks that they move."""
-        unposed, vector, step = self._unposed(shape, state), state.vector, 1e-5
+        unposed, vector, step = self._unposed(shape, states), states.vector, 1e-5
         for column, joint in zip(range(-5, 0), (1, 1, 2, 2, 0), strict=True):
             rows = self.moving[joint]
             ahead = vector.copy()
-            ahead[column] += step
-            moved = self._posed(unposed, shape, moving_rotations(state.moved(ahead)), rows)
-            frame[rows, :, column] = (turned[rows] @ ((moved - points[rows]) / step)[..., None])[..., 0]
+            ahead[:, column] += step
+            moved = self._turned(unposed, shape, moving_rotations(states.moved(ahead)), rows)
+            change = (moved - sight.points[:, rows]) / step
+            columns[..., column][:, rows] = (sight.turned[:, rows] * change[:, :, None]).sum(-1)
 
-    def facing(self, state: FrameState) -> np.ndarray:
-        """(L,) cosine between a landmark's normal (of the mean face) and the direction to the camera."""
-        return (self.normals @ state.rotation.T)[:, 2]
+    def facing(self, states: FrameStates) -> np.ndarray:
+        """(T, L) cosine between a landmark's normal (of the mean face) and the camera's axis."""
+        return states.rotation[:, 2] @ self.normals.T
 
-    def params(self, log_focal: float, shape: np.ndarray, states: list[FrameState], middle: np.ndarray) -> HeadParams:
+    def params(self, log_focal: float, shape: np.ndarray, states: FrameStates, middle: np.ndarray) -> HeadParams:
         """`HeadParams` of the frames for a camera at the origin that looks along -z."""
         root = self.joints[0] + np.tensordot(shape, self.joint_shape[:, 0], 1)
-        rotations = np.stack([s.rotation for s in states])
-        origins = np.stack([_translation(log_focal, s, middle) for s in states])
         # The fit turns the head about the model's origin, the head model about its root joint.
-        translations = origins + rotations @ root - root
-        gaze = np.stack([s.gaze for s in states])
-        zero = np.zeros(len(states))
-        eyes = np.stack([-gaze[:, 1], gaze[:, 0], zero, -gaze[:, 3], gaze[:, 2], zero], 1)
-        jaw = np.stack([[s.jaw, 0.0, 0.0] for s in states])
+        translations = translation(log_focal, states, middle) + states.rotation @ root - root
+        gaze, zero = states.gaze, np.zeros(len(states))
         values = {
             "shape": shape,
-            "expr": np.stack([s.expr for s in states]),
-            "rotation": Rotation.from_matrix(rotations).as_rotvec(),
+            "expr": states.expr,
+            "rotation": Rotation.from_matrix(states.rotation).as_rotvec(),
             "translation": translations,
             "neck_pose": np.zeros((len(states), 3)),
-            "jaw_pose": jaw,
-            "eyes_pose": eyes,
+            "jaw_pose": np.stack([states.jaw, zero, zero], 1),
+            "eyes_pose": np.stack([-gaze[:, 1], gaze[:, 0], zero, -gaze[:, 3], gaze[:, 2], zero], 1),
         }
         return HeadParams(**{name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
 
 
-def moving_rotations(state: FrameState) -> np.ndarray:
-    """(3, 3, 3) rotations of the jaw, the left and the right eye."""
-    left, right = state.gaze[:2], state.gaze[2:]
-    vectors = np.array([[state.jaw, 0, 0], [-left[1], left[0], 0], [-right[1], right[0], 0]])
-    return Rotation.from_rotvec(vectors).as_matrix()
+def moving_rotations(states: FrameStates) -> np.ndarray:
+    """(T, 3, 3, 3) rotations of the jaw, the left and the right eye."""
+    vectors = np.zeros((len(states), 3, 3))
+    vectors[:, 0, 0] = states.jaw
+    vectors[:, 1:, 0] = -states.gaze[:, 1::2]
+    vectors[:, 1:, 1] = states.gaze[:, ::2]
+    return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(-1, 3, 3, 3)
 
 
-def _translation(log_focal: float, state: FrameState, middle: np.ndarray) -> np.ndarray:
-    """(3,) where the model's origin lies in the world."""
-    lateral = (state.centre - middle) / np.exp(state.log_scale)
-    return np.array([lateral[0], -lateral[1], -np.exp(log_focal - state.log_scale)])
+def translation(log_focal: float, states: FrameStates, middle: np.ndarray) -> np.ndarray:
+    """(T, 3) where the model's origin lies in the world."""
+    lateral = (states.centre - middle) / np.exp(states.log_scale)[:, None]
+    return np.stack([lateral[:, 0], -lateral[:, 1], -np.exp(log_focal - states.log_scale)], 1)
 
 
-def _camera(points: np.ndarray, log_focal: float, state: FrameState, middle: np.ndarray) -> np.ndarray:
-    """(L, 3) camera space, OpenCV axes."""
-    return (points @ state.rotation.T + _translation(log_focal, state, middle)) * FLIP
+def _camera(points: np.ndarray, log_focal: float, states: FrameStates, middle: np.ndarray) -> np.ndarray:
+    """(T, L, 3) camera space, OpenCV axes."""
+    turned = points @ states.rotation.transpose(0, 2, 1)
+    return (turned + translation(log_focal, states, middle)[:, None]) * FLIP
 
 
 def _pinhole(seen: np.ndarray, log_focal: float, middle: np.ndarray) -> np.ndarray:
-    return middle + np.exp(log_focal) * seen[:, :2] / seen[:, 2:]
+    return middle + np.exp(log_focal) * seen[..., :2] / seen[..., 2:]
+
+
+def _lens(seen: np.ndarray, focal: float, whitening: np.ndarray | None) -> np.ndarray:
+    """(T, L, 2, 3) derivatives of the pixels by the points (T, L, 3) in camera space, whitened."""
+    lens = np.zeros((*seen.shape[:2], 2, 3))
+    lens[..., 0, 0] = lens[..., 1, 1] = focal / seen[..., 2]
+    lens[..., 2] = -focal * seen[..., :2] / seen[..., 2:] ** 2
+    return lens if whitening is None else whitening @ lens
 
 
 def _combined(basis: torch.Tensor, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:

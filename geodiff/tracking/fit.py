@@ -1,25 +1,34 @@
 """Damped least squares of a head model on face landmarks: pose, focal length, identity, expression, gaze.
 
-Levenberg-Marquardt with Gaussian priors and box constraints. One solver for one or several frames of a person: the
-frames share focal length and identity, everything else is theirs.
+Levenberg-Marquardt with Gaussian priors and box constraints. One solver for one or many frames of a person: the
+frames share focal length and identity, everything else is theirs. All frames are evaluated at once.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from geodiff.head.model import HeadModel
-from geodiff.tracking.face_model import FaceModel, FrameState
+from geodiff.tracking.face_model import FaceModel, FrameStates
 from geodiff.tracking.groups import INNER_FACE, OVAL, landmark_weights
 from geodiff.tracking.landmarks import OUTER_EYE_CORNERS
+from geodiff.tracking.systems import Normals, Unknowns, bounded_step
 from geodiff.types import Camera, HeadParams
 
 #: Names that begin so belong to expressions with weights in 0..1, as ARKit's; others are in standard deviations.
 _WEIGHT_PREFIXES = ("brow", "cheek", "eye", "jaw", "mouth", "nose", "tongue", "pupil")
+
+#: Standard deviations of the difference between both eyes' yaw and pitch, radians.
+_VERGENCE = np.array([0.04, 0.02])
+#: Frames that are evaluated at once: enough for the vector units, few enough for the processor's cache.
+_PART = 16
 
 
 @dataclass(frozen=True)
@@ -62,13 +71,44 @@ class Fit:
         return float(self.errors.mean())
 
 
-@dataclass
+@dataclass(frozen=True)
 class FitState:
     """The solver's unknowns: shared logarithm of the focal length in pixels and shape (S,), and the frames' own."""
 
     log_focal: float
     shape: np.ndarray
-    frames: list[FrameState]
+    frames: FrameStates
+
+
+class Coupling(Protocol):
+    """What ties the frames of a video to one another; see `geodiff.tracking.smooth`."""
+
+    def energies(self, states: FrameStates) -> np.ndarray:
+        """(T,) energy by frame."""
+        ...
+
+    def add(self, states: FrameStates, normals: Normals) -> None:
+        """Adds the energy's gradient and matrix."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Landmarks of T frames as the fit sees them.
+
+    points: (T, L, 2) pixels, of the landmarks that the head model has. eyes: (T,) distance of the outer eye corners,
+    pixels. across: (T, M, 2, 2) projections across the face's contour at its M landmarks.
+    """
+
+    points: np.ndarray
+    eyes: np.ndarray
+    across: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, part: slice) -> Observed:
+        return Observed(self.points[part], self.eyes[part], self.across[part])
 
 
 def fit_landmarks(
@@ -93,6 +133,12 @@ class LandmarkFitter:
         self.image_size = image_size
         self.middle = np.array(image_size, np.float64) / 2
         self.weights = landmark_weights()[self.face.indices]
+        position = {int(mark): row for row, mark in enumerate(self.face.indices)}
+        self._on_contour = [i for i, mark in enumerate(OVAL) if mark in position]
+        self._contour_rows = np.array([position[OVAL[i]] for i in self._on_contour], int)
+        # Pseudo-inverse of the affine map from the mean face to an image, rows weighted.
+        roots = np.sqrt(self.weights)[:, None]
+        self._affine = np.linalg.pinv(roots * np.insert(self.face.mean, 3, 1.0, axis=1)) * roots.T
         self.lower, self.upper, self.spread = self._frame_priors(head)
 
     def _frame_priors(self, head: HeadModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,7 +149,7 @@ class LandmarkFitter:
         upper = np.where(arkit, 1.0, c.bound)
         spread = np.where(arkit, c.arkit_spread, 1.0) / c.expr_prior
         opens = "jawOpen" in head.expression_names
-        jaw = (0.0, 1e-9) if opens else (-0.02, 0.5)
+        jaw = (0.0, 0.0) if opens else (-0.02, 0.5)
         free = np.full(6, np.inf)
         return (
             np.concatenate([-free, lower, np.full(4, -0.7), [jaw[0]]]),
@@ -113,28 +159,23 @@ class LandmarkFitter:
 
     def start(self, frames: np.ndarray) -> FitState:
         """Neutral identity and expression; pose by aligning the mean face's front view. frames: (T, 478, 2)."""
-        longest = max(self.image_size)
-        log_focal = float(np.log(longest / 2 / np.tan(np.radians(self.config.field_of_view) / 2)))
-        states = [self.start_frame(points) for points in frames]
-        return FitState(log_focal, np.zeros(self.face.num_shape), states)
+        return FitState(self._usual_focal, np.zeros(self.face.num_shape), self.start_frames(frames))
 
-    def start_frame(self, points: np.ndarray) -> FrameState:
-        """Scaled orthographic pose (two rows of the affine fit, made orthonormal) of the mean face on points (478,
-        2)."""
-        observed = points[self.face.indices]
-        weights = np.sqrt(self.weights)[:, None]
-        system = np.concatenate([self.face.mean, np.ones((len(observed), 1))], 1)
-        affine = np.linalg.lstsq(weights * system, weights * observed, rcond=None)[0]
-        rows = affine[:3].T * np.array([[1.0], [-1.0]])
-        scale = float(np.linalg.norm(rows, axis=1).mean())
-        u, _, vt = np.linalg.svd(np.stack([*rows / scale, np.cross(*rows) / scale**2]))
-        return FrameState(
+    def start_frames(self, frames: np.ndarray) -> FrameStates:
+        """Scaled orthographic poses (two rows of the affine fit, made orthonormal) of the mean face on (T, 478, 2)."""
+        affine = self._affine @ frames[:, self.face.indices]
+        rows = affine[:, :3].transpose(0, 2, 1) * np.array([[1.0], [-1.0]])
+        scale = np.linalg.norm(rows, axis=2).mean(1)
+        rows = rows / scale[:, None, None]
+        u, _, vt = np.linalg.svd(np.concatenate([rows, np.cross(rows[:, 0], rows[:, 1])[:, None]], 1))
+        count = len(frames)
+        return FrameStates(
             rotation=u @ vt,
-            centre=affine[3].copy(),
-            log_scale=float(np.log(scale)),
-            expr=np.zeros(self.face.num_expr),
-            gaze=np.zeros(4),
-            jaw=0.0,
+            centre=affine[:, 3].copy(),
+            log_scale=np.log(scale),
+            expr=np.zeros((count, self.face.num_expr)),
+            gaze=np.zeros((count, 4)),
+            jaw=np.zeros(count),
         )
 
     def solve(
@@ -142,184 +183,196 @@ class LandmarkFitter:
         frames: np.ndarray,
         state: FitState,
         shared: bool = True,
-        anchors: list[FrameState] | None = None,
-        anchor_spread: np.ndarray | None = None,
         iterations: int | None = None,
+        coupling: Coupling | None = None,
+        held: int = 0,
     ) -> FitState:
         """Levenberg-Marquardt from `state`. frames: (T, 478, 2).
 
-        shared: also solve for focal length and shape. anchors: states that the frames are drawn to, with standard
-        deviations anchor_spread (11 + E,): the frame before, in a video.
+        shared: also solve for focal length and shape; otherwise each frame is solved on its own, or all together where
+        a coupling ties them. held: the first frames that stay as they are.
         """
-        damping = 1e-3
-        energy, hessian, gradient = self._normal_equations(frames, state, shared, anchors, anchor_spread)
+        seen = self.observe(frames)
+        alone = not shared and coupling is None
+        damping = np.full(len(frames), 1e-3)
+        energies, normals = self._energies(seen, state, coupling), None
         for _ in range(iterations or self.config.iterations):
-            step = self._bounded_step(state, hessian, gradient, damping, shared)
-            trial = self._moved(state, step, shared)
-            new = self._normal_equations(frames, trial, shared, anchors, anchor_spread)
-            if new[0] < energy:
-                done = energy - new[0] < 1e-4 * energy
-                state, (energy, hessian, gradient), damping = trial, new, max(damping / 5, 1e-7)
+            if normals is None:
+                normals = self._normals(seen, state, shared, coupling)
+            step = bounded_step(normals, *self._bounds(state, shared, held), damping)
+            trial = self._moved(state, step)
+            new = self._energies(seen, trial, coupling)
+            better = new < energies
+            lower = better[:-1] if alone else np.full(len(frames), new.sum() < energies.sum())
+            damping = np.where(lower, np.maximum(damping / 5, 1e-7), damping * np.where(better[:-1], 1.0, 8.0))
+            if lower.any():
+                gain = energies.sum() - np.where([*lower, True], new, energies).sum()
+                state = trial if lower.all() else replace(trial, frames=state.frames.where(lower, trial.frames))
+                done, energies = gain < 1e-4 * energies.sum(), np.where([*lower, True], new, energies)
+                normals = None
                 if done:
                     break
-            else:
-                damping *= 8
-                if damping > 1e6:
-                    break
+            elif damping.max() > 1e6:
+                break
         return state
 
-    def _normal_equations(
-        self,
-        frames: np.ndarray,
-        state: FitState,
-        shared: bool,
-        anchors: list[FrameState] | None,
-        anchor_spread: np.ndarray | None,
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Energy, Gauss-Newton matrix and gradient by (log focal, shape, frame 0, frame 1, ...)."""
-        head, local = 1 + self.face.num_shape, 11 + self.face.num_expr
-        size = head + local * len(frames)
-        hessian, gradient = np.zeros((size, size)), np.zeros(size)
-        energy = 0.0
-        for t, (points, frame) in enumerate(zip(frames, state.frames, strict=True)):
-            pixels, by_shared, by_frame = self.face.jacobian(
-                state.log_focal, state.shape, frame, self.middle, shared
-            )
-            residual, root = self._residuals(points, pixels, frame)
-            squared = (residual**2).sum(1)
-            # Geman and McClure's robust energy and its weights.
-            limit = self.config.outlier**2
-            energy += float((squared * limit / (squared + limit)).sum())
-            pull = (limit / (squared + limit))[:, None]
-            own = slice(head + t * local, head + (t + 1) * local)
-            where = np.r_[0:head, own] if by_shared is not None else np.r_[own]
-            jac = by_frame if by_shared is None else np.concatenate([by_shared, by_frame], 2)
-            jac = ((root * pull[..., None]) @ jac).reshape(-1, len(where))
-            residual = (residual * pull).ravel()
-            hessian[np.ix_(where, where)] += jac.T @ jac
-            gradient[where] += jac.T @ residual
-            vector = frame.vector
-            prior = vector / self.spread
-            energy += float((prior**2).sum()) + self._couple_eyes(hessian, gradient, own.stop, frame)
-            gradient[own] += prior / self.spread
-            hessian[own, own] += np.diag(self.spread**-2.0)
-            distance = (state.log_focal - frame.log_scale - np.log(self.config.distance)) / self.config.distance_spread
-            energy += distance**2
-            row = np.array([1, -1]) / self.config.distance_spread
-            self._add_row(hessian, gradient, [0, own.start + 5], row, distance)
-            if anchors is not None and anchor_spread is not None:
-                away = vector - anchors[t].vector
-                away[:3] = Rotation.from_matrix(frame.rotation @ anchors[t].rotation.T).as_rotvec()
-                energy += float(((away / anchor_spread) ** 2).sum())
-                gradient[own] += away / anchor_spread**2
-                hessian[own, own] += np.diag(anchor_spread**-2.0)
-        if shared:
-            energy += self._shared_priors(hessian, gradient, state)
-        return energy, hessian, gradient
+    def observe(self, frames: np.ndarray) -> Observed:
+        """What the fit takes from landmarks (T, 478, 2)."""
+        left, right = OUTER_EYE_CORNERS
+        # Landmarks of the contour hold across it only: along it they slide on the surface as the head turns.
+        contour = frames[:, OVAL]
+        tangents = (np.roll(contour, -1, 1) - np.roll(contour, 1, 1))[:, self._on_contour]
+        tangents = tangents / np.maximum(np.linalg.norm(tangents, axis=2, keepdims=True), 1e-9)
+        return Observed(
+            points=frames[:, self.face.indices],
+            eyes=np.linalg.norm(frames[:, left] - frames[:, right], axis=1),
+            across=np.eye(2) - 0.7 * tangents[..., None] * tangents[..., None, :],
+        )
 
-    def _residuals(self, points: np.ndarray, pixels: np.ndarray, frame: FrameState) -> tuple[np.ndarray, np.ndarray]:
-        """Whitened residuals (L, 2) and the (L, 2, 2) roots of the information that whiten them."""
-        observed = points[self.face.indices]
-        eyes = np.linalg.norm(points[OUTER_EYE_CORNERS[0]] - points[OUTER_EYE_CORNERS[1]])
+    def _whitening(self, seen: Observed, states: FrameStates) -> np.ndarray:
+        """(T, L, 2, 2) roots of the landmarks' information, inverse pixels."""
         # The pose foreshortens the eyes' distance; the head's scale does not change with it.
-        sigma = self.config.noise * max(eyes, 0.09 * np.exp(frame.log_scale))
+        sigma = self.config.noise * np.maximum(seen.eyes, 0.09 * np.exp(states.log_scale))
         # What turns away from the camera is guessed by the detector.
-        seen = np.clip((self.face.facing(frame) + 0.35) / 0.5, 0.02, 1.0)
-        root = np.sqrt(self.weights * seen) / sigma
-        matrices = root[:, None, None] * np.eye(2)
-        matrices = self._slide_contour(points, matrices)
-        return (matrices @ (pixels - observed)[..., None])[..., 0], matrices
+        visible = np.clip((self.face.facing(states) + 0.35) / 0.5, 0.02, 1.0)
+        roots = np.sqrt(self.weights * visible) / sigma[:, None]
+        whitening = roots[..., None, None] * np.eye(2)
+        whitening[:, self._contour_rows] = whitening[:, self._contour_rows] @ seen.across
+        return whitening
 
-    def _slide_contour(self, points: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-        """Landmarks of the face's contour hold across it only: along it they slide on the surface as the head turns."""
-        position = {int(mark): row for row, mark in enumerate(self.face.indices)}
-        marks = [i for i, mark in enumerate(OVAL) if mark in position]
-        rows = [position[OVAL[i]] for i in marks]
-        contour = points[list(OVAL)]
-        tangents = (np.roll(contour, -1, 0) - np.roll(contour, 1, 0))[marks]
-        tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-9)
-        matrices[rows] = matrices[rows] @ (np.eye(2) - 0.7 * tangents[:, :, None] * tangents[:, None])
-        return matrices
+    def _residuals(self, seen: Observed, state: FitState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Whitened residuals (T, L, 2), the whitening, and the squared lengths (T, L) of the residuals."""
+        pixels = self.face.project(state.log_focal, state.shape, state.frames, self.middle)
+        whitening = self._whitening(seen, state.frames)
+        residuals = (whitening @ (pixels - seen.points)[..., None])[..., 0]
+        return residuals, whitening, (residuals**2).sum(2)
 
-    def _couple_eyes(self, hessian: np.ndarray, gradient: np.ndarray, stop: int, frame: FrameState) -> float:
-        """Both eyes look the same way, up to a little vergence. Returns the energy."""
-        energy = 0.0
-        for axis, spread in ((0, 0.04), (1, 0.02)):
-            value = (frame.gaze[axis] - frame.gaze[axis + 2]) / spread
-            self._add_row(hessian, gradient, [stop - 5 + axis, stop - 3 + axis], np.array([1, -1]) / spread, value)
-            energy += float(value**2)
-        return energy
+    def _energies(self, seen: Observed, state: FitState, coupling: Coupling | None) -> np.ndarray:
+        """(T + 1,) energy by frame, and that of the common unknowns."""
+        c, limit = self.config, self.config.outlier**2
+        frames = np.zeros(len(seen))
 
-    def _shared_priors(self, hessian: np.ndarray, gradient: np.ndarray, state: FitState) -> float:
-        c = self.config
-        mean = np.log(max(self.image_size) / 2 / np.tan(np.radians(c.field_of_view) / 2))
-        focal = (state.log_focal - mean) / c.focal_spread
-        self._add_row(hessian, gradient, [0], np.array([1 / c.focal_spread]), focal)
-        shape = slice(1, 1 + self.face.num_shape)
-        gradient[shape] += state.shape * c.shape_prior**2
-        hessian[shape, shape] += np.eye(self.face.num_shape) * c.shape_prior**2
-        return float(focal**2 + (state.shape**2).sum() * c.shape_prior**2)
+        def fill(part: slice) -> None:
+            squared = self._residuals(seen[part], replace(state, frames=state.frames[part]))[2]
+            # Geman and McClure's robust energy.
+            frames[part] = (squared * limit / (squared + limit)).sum(1)
+
+        _each_part(fill, len(seen))
+        frames += ((state.frames.vector / self.spread) ** 2).sum(1)
+        frames += (self._squint(state.frames) ** 2).sum(1) + self._distances(state) ** 2
+        if coupling is not None:
+            frames += coupling.energies(state.frames)
+        focal = (state.log_focal - self._usual_focal) / c.focal_spread
+        return np.append(frames, focal**2 + (state.shape**2).sum() * c.shape_prior**2)
+
+    def _normals(self, seen: Observed, state: FitState, shared: bool, coupling: Coupling | None) -> Normals:
+        """Gauss-Newton matrix and gradient (half of the energy's) by (log focal, shape) and the frames' vectors."""
+        common, local, count = 1 + self.face.num_shape, 11 + self.face.num_expr, len(seen)
+        normals = Normals(
+            shared=np.zeros((common, common)),
+            cross=np.zeros((count, local, common)),
+            frames=np.zeros((count, local, local)),
+            gradient=Unknowns(np.zeros(common), np.zeros((count, local))),
+        )
+        parts = _each_part(lambda part: self._fill_part(normals, part, seen[part], state, shared), count)
+        for matrix, gradient in parts:
+            normals.shared += matrix
+            normals.gradient.shared += gradient
+        self._add_priors(normals, state, shared)
+        if coupling is not None:
+            coupling.add(state.frames, normals)
+        return normals
+
+    def _fill_part(
+        self, normals: Normals, part: slice, seen: Observed, state: FitState, shared: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What some frames' landmarks say: filled in for the frames, returned for the shared unknowns."""
+        some, limit = replace(state, frames=state.frames[part]), self.config.outlier**2
+        residuals, whitening, squared = self._residuals(seen, some)
+        # Geman and McClure's weights.
+        pull = (limit / (squared + limit))[..., None]
+        whitening, residuals = whitening * pull[..., None], residuals * pull
+        matrix, gradient = self.face.gauss_newton(
+            state.log_focal, state.shape, some.frames, self.middle, shared, whitening, residuals
+        )
+        local = normals.frames.shape[1]
+        normals.frames[part], normals.gradient.frames[part] = matrix[:, :local, :local], gradient[:, :local]
+        if not shared:
+            return np.zeros_like(normals.shared), np.zeros_like(normals.gradient.shared)
+        normals.cross[part] = matrix[:, :local, local:]
+        return matrix[:, local:, local:].sum(0), gradient[:, local:].sum(0)
+
+    def _add_priors(self, normals: Normals, state: FitState, shared: bool) -> None:
+        c, frames = self.config, state.frames
+        normals.gradient.frames += frames.vector / self.spread**2
+        diagonal = np.einsum("tdd->td", normals.frames)  # a view
+        diagonal += self.spread**-2.0
+        squint = self._squint(frames)
+        for axis, spread in enumerate(_VERGENCE):
+            left, right = axis - 5, axis - 3
+            normals.frames[:, [left, right, left, right], [left, right, right, left]] += (
+                np.array([1, 1, -1, -1]) / spread**2
+            )
+            normals.gradient.frames[:, left] += squint[:, axis] / spread
+            normals.gradient.frames[:, right] -= squint[:, axis] / spread
+        distance, inverse = self._distances(state), 1 / c.distance_spread
+        normals.frames[:, 5, 5] += inverse**2
+        normals.gradient.frames[:, 5] -= distance * inverse
+        if shared:
+            normals.cross[:, 5, 0] -= inverse**2
+            normals.shared[0, 0] += len(frames) * inverse**2 + c.focal_spread**-2.0
+            focal = (state.log_focal - self._usual_focal) / c.focal_spread
+            normals.gradient.shared[0] += distance.sum() * inverse + focal / c.focal_spread
+            shape = np.arange(1, len(normals.shared))
+            normals.shared[shape, shape] += c.shape_prior**2
+            normals.gradient.shared[1:] += state.shape * c.shape_prior**2
+
+    @property
+    def _usual_focal(self) -> float:
+        half = np.radians(self.config.field_of_view) / 2
+        return float(np.log(max(self.image_size) / 2 / np.tan(half)))
 
     @staticmethod
-    def _add_row(hessian: np.ndarray, gradient: np.ndarray, where: list[int], row: np.ndarray, value: float) -> None:
-        hessian[np.ix_(where, where)] += np.outer(row, row)
-        gradient[where] += row * value
+    def _squint(frames: FrameStates) -> np.ndarray:
+        """(T, 2) difference of both eyes' yaw and pitch, in standard deviations: they look the same way."""
+        return (frames.gaze[:, :2] - frames.gaze[:, 2:]) / _VERGENCE
 
-    def _bounded_step(
-        self, state: FitState, hessian: np.ndarray, gradient: np.ndarray, damping: float, shared: bool
-    ) -> np.ndarray:
-        """The damped Newton step of the unknowns that are not held at a bound; the rest stay."""
-        value, lower, upper = self._bounds(state)
-        free = np.ones(len(value), bool)
-        if not shared:
-            free[: 1 + self.face.num_shape] = False
-        free &= ~((value <= lower + 1e-12) & (gradient > 0)) & ~((value >= upper - 1e-12) & (gradient < 0))
-        step = np.zeros(len(value))
-        for _ in range(4):  # Unknowns that would leave their box are set on its wall and the others solved again.
-            chosen = np.flatnonzero(free)
-            matrix = hessian[np.ix_(chosen, chosen)]
-            matrix = matrix + np.diag(damping * np.maximum(np.diag(matrix), 1e-9))
-            fixed = np.flatnonzero(~free & (step != 0))
-            right = -gradient[chosen] - hessian[np.ix_(chosen, fixed)] @ step[fixed]
-            step[chosen] = np.linalg.solve(matrix, right)
-            out = free & ((value + step < lower) | (value + step > upper))
-            if not out.any():
-                break
-            step[out] = np.clip(value + step, lower, upper)[out] - value[out]
-            free &= ~out
-        return np.clip(value + step, lower, upper) - value
+    def _distances(self, state: FitState) -> np.ndarray:
+        """(T,) logarithm of the distance to the head from its usual value, in standard deviations."""
+        c = self.config
+        return (state.log_focal - state.frames.log_scale - np.log(c.distance)) / c.distance_spread
 
-    def _bounds(self, state: FitState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Values, lower and upper bounds of all unknowns."""
+    def _bounds(self, state: FitState, shared: bool, held: int) -> tuple[Unknowns, Unknowns, Unknowns, Unknowns]:
+        """Values, lower and upper bounds of all unknowns, and which of them are solved for."""
         longest = max(self.image_size) / 2
         bound = np.full(self.face.num_shape, self.config.bound)
-        count = len(state.frames)
-        value = np.concatenate([[state.log_focal], state.shape, *(f.vector for f in state.frames)])
+        value = Unknowns(np.array([state.log_focal, *state.shape]), state.frames.vector)
+        shape = value.frames.shape
         # Lenses between 8 and 75 degrees.
-        lower = np.concatenate([[np.log(longest / np.tan(np.radians(37.5)))], -bound, np.tile(self.lower, count)])
-        upper = np.concatenate([[np.log(longest / np.tan(np.radians(4)))], bound, np.tile(self.upper, count)])
-        return value, lower, upper
+        wide, narrow = (np.log(longest / np.tan(np.radians(half))) for half in (37.5, 4))
+        lower = Unknowns(np.array([wide, *-bound]), np.broadcast_to(self.lower, shape))
+        upper = Unknowns(np.array([narrow, *bound]), np.broadcast_to(self.upper, shape))
+        free = Unknowns(np.full(len(value.shared), shared), np.tile(self.lower < self.upper, (len(state.frames), 1)))
+        free.frames[:held] = False
+        return value, lower, upper, free
 
-    def _moved(self, state: FitState, step: np.ndarray, shared: bool) -> FitState:
-        head, local = 1 + self.face.num_shape, 11 + self.face.num_expr
-        frames = [
-            frame.moved(frame.vector + step[head + t * local : head + (t + 1) * local])
-            for t, frame in enumerate(state.frames)
-        ]
-        if not shared:
-            return replace(state, frames=frames)
-        return FitState(state.log_focal + float(step[0]), state.shape + step[1:head], frames)
+    @staticmethod
+    def _moved(state: FitState, step: Unknowns) -> FitState:
+        frames = state.frames.moved(state.frames.vector + step.frames)
+        return FitState(state.log_focal + float(step.shared[0]), state.shape + step.shared[1:], frames)
 
     def errors(self, frames: np.ndarray, state: FitState) -> np.ndarray:
         """(T,) mean distance of the inner face's landmarks / distance of the outer eye corners."""
         rows = np.flatnonzero(np.isin(self.face.indices, INNER_FACE))
-        errors = []
-        for points, frame in zip(frames, state.frames, strict=True):
-            pixels = self.face.project(state.log_focal, state.shape, frame, self.middle)
-            distance = np.linalg.norm(pixels[rows] - points[self.face.indices[rows]], axis=1).mean()
-            eyes = np.linalg.norm(points[OUTER_EYE_CORNERS[0]] - points[OUTER_EYE_CORNERS[1]])
-            errors.append(distance / max(eyes, 1e-9))
-        return np.array(errors)
+        seen = self.observe(frames)
+        distances = np.zeros(len(seen))
+
+        def fill(part: slice) -> None:
+            pixels = self.face.project(state.log_focal, state.shape, state.frames[part], self.middle)
+            distances[part] = np.linalg.norm((pixels - seen.points[part])[:, rows], axis=2).mean(1)
+
+        _each_part(fill, len(seen))
+        return distances / np.maximum(seen.eyes, 1e-9)
 
     def camera(self, state: FitState) -> Camera:
         width, height = self.image_size
@@ -330,3 +383,12 @@ class LandmarkFitter:
     def result(self, state: FitState, frames: np.ndarray) -> Fit:
         params = self.face.params(state.log_focal, state.shape, state.frames, self.middle)
         return Fit(params, self.camera(state), self.errors(frames, state))
+
+
+def _each_part(work: Callable[[slice], Any], count: int) -> list[Any]:
+    """What `work` returns for every few of `count` frames; some calls go side by side where there are enough."""
+    parts = [slice(first, min(first + _PART, count)) for first in range(0, count, _PART)]
+    if len(parts) < 3:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, parts))

@@ -13,11 +13,11 @@ from scipy.spatial.transform import Rotation, Slerp
 from geodiff.errors import FaceError
 from geodiff.head.model import HeadModel
 from geodiff.media import read_video
-from geodiff.tracking.face_model import FrameState
-from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
+from geodiff.tracking.fit import FitConfig, LandmarkFitter
 from geodiff.tracking.hair import HairConfig, fit_hair
 from geodiff.tracking.landmarks import Face, LandmarkTracker, detect_faces
 from geodiff.tracking.matte import portrait_matte
+from geodiff.tracking.smooth import SmoothConfig, smooth_shot, spreads
 from geodiff.types import Camera, HeadParams
 
 
@@ -25,14 +25,15 @@ from geodiff.types import Camera, HeadParams
 class TrackConfig:
     """fit, hair: how landmarks and hair are fitted. fit_hair: whether static offsets are fitted at all.
 
-    keyframes: frames of a video from which identity and focal length are estimated. steadiness: how strongly a frame is
-    drawn to the one before; 0 fits every frame on its own.
+    keyframes: frames of a video from which identity and focal length are estimated. smooth: how steady a video's
+    parameters are over time; steadiness: multiplies all of that, 0 fits every frame on its own.
     """
 
     fit: FitConfig = field(default_factory=FitConfig)
     hair: HairConfig = field(default_factory=HairConfig)
     fit_hair: bool = True
     keyframes: int = 6
+    smooth: SmoothConfig = field(default_factory=SmoothConfig)
     steadiness: float = 1.0
 
 
@@ -137,8 +138,11 @@ def track_video(
     seen = np.flatnonzero(found)
     points = np.stack([faces[t].points for t in seen]).astype(np.float64)
     fitter = LandmarkFitter(head, size, config.fit)
-    state = _sequence(fitter, points, _keyframes(fitter, points, config.keyframes), config)
-    fit = fitter.result(state, points)
+    keys = points[_keyframes(fitter, points, config.keyframes)]
+    shared = fitter.solve(keys, fitter.start(keys))
+    spread = spreads(config.smooth, head.expression_names, max(config.steadiness, 1e-6))
+    states = smooth_shot(fitter, points, seen * 30.0 / fps, shared, spread, config.smooth)
+    fit = fitter.result(replace(shared, frames=states), points)
     errors = np.full(len(faces), np.nan)
     errors[seen] = fit.errors
     boxes = np.stack([faces[t].box for t in seen])
@@ -148,7 +152,7 @@ def track_video(
 
 def _keyframes(fitter: LandmarkFitter, points: np.ndarray, count: int) -> np.ndarray:
     """Numbers of frames whose head poses differ most: farthest-point sampling, the most frontal frame first."""
-    vectors = np.stack([Rotation.from_matrix(fitter.start_frame(p).rotation).as_rotvec() for p in points])
+    vectors = Rotation.from_matrix(fitter.start_frames(points).rotation).as_rotvec()
     chosen = [int(np.argmin(np.abs(vectors[:, 1])))]
     away = np.full(len(points), np.inf)
     while len(chosen) < min(count, len(points)):
@@ -156,34 +160,6 @@ def _keyframes(fitter: LandmarkFitter, points: np.ndarray, count: int) -> np.nda
         away[chosen] = -1.0
         chosen.append(int(away.argmax()))
     return np.array(sorted(chosen))
-
-
-def _sequence(fitter: LandmarkFitter, points: np.ndarray, keys: np.ndarray, config: TrackConfig) -> FitState:
-    """Shared unknowns from the key frames, then every frame from the one before."""
-    shared = fitter.solve(points[keys], fitter.start(points[keys]))
-    # The first frame starts from the key frame nearest to it in time.
-    previous, frames = shared.frames[0], []
-    for number, observed in enumerate(points):
-        start = replace(shared, frames=[previous])
-        anchored = config.steadiness > 0 and number > 0
-        state = fitter.solve(
-            observed[None],
-            start,
-            shared=False,
-            anchors=[previous] if anchored else None,
-            anchor_spread=_steady(previous) / config.steadiness if anchored else None,
-            iterations=6 if number else 20,
-        )
-        previous = state.frames[0]
-        frames.append(previous)
-    return replace(shared, frames=frames)
-
-
-def _steady(frame: FrameState) -> np.ndarray:
-    """(11 + E,) how far a frame's unknowns may lie from those of the frame before: a standard deviation."""
-    size = np.exp(frame.log_scale)
-    pose = [0.06, 0.06, 0.06, 0.02 * size, 0.02 * size, 0.03]
-    return np.concatenate([pose, np.full(len(frame.expr), 0.15), np.full(4, 0.1), [0.1]])
 
 
 def _bridged(params: HeadParams, seen: np.ndarray, count: int) -> HeadParams:

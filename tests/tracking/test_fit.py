@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tracking.marked_head import marked_head
 from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.tracking.fit import FitConfig, LandmarkFitter, fit_landmarks
+from geodiff.tracking.systems import Unknowns
 from geodiff.types import Camera, HeadParams
 
 SIZE = (400, 300)
@@ -87,22 +90,48 @@ def test_every_step_lowers_the_energy() -> None:
     fitter = LandmarkFitter(head, SIZE, FitConfig())
     state, energies = fitter.start(frames), []
     for _ in range(6):
-        energies.append(fitter._normal_equations(frames, state, True, None, None)[0])
+        energies.append(fitter._energies(fitter.observe(frames), state, None).sum())
         state = fitter.solve(frames, state, iterations=1)
     assert all(b <= a for a, b in zip(energies, energies[1:], strict=False))
 
 
 def test_gradient_agrees_with_energy() -> None:
     head = marked_head()
-    _, _, points = scene(head)
+    _, _, points = scene(head, frames=2)
     frames = points.astype(np.float64)
     # Without robust weights the energy is a plain sum of squares, whose gradient is twice J^T r.
     fitter = LandmarkFitter(head, SIZE, FitConfig(outlier=1e6))
-    state = fitter.solve(frames, fitter.start(frames), iterations=2)
-    energy, _, gradient = fitter._normal_equations(frames, state, True, None, None)
-    for index in (0, 1, 1 + head.num_shape + 3, 1 + head.num_shape + 5, 1 + head.num_shape + 6):
-        step = np.zeros(len(gradient))
-        step[index] = 1e-5
-        ahead = fitter._normal_equations(frames, fitter._moved(state, step, True), True, None, None)[0]
-        behind = fitter._normal_equations(frames, fitter._moved(state, -step, True), True, None, None)[0]
-        assert (ahead - behind) / 2e-5 == pytest.approx(2 * gradient[index], rel=1e-2, abs=0.05 * (1 + energy))
+    seen, state = fitter.observe(frames), fitter.solve(frames, fitter.start(frames), iterations=2)
+    energy = fitter._energies(seen, state, None).sum()
+    gradient = fitter._normals(seen, state, True, None).gradient
+
+    def ahead(step: float, shared: int | None = None, frame: tuple[int, int] | None = None) -> float:
+        moved = Unknowns(np.zeros_like(gradient.shared), np.zeros_like(gradient.frames))
+        if shared is not None:
+            moved.shared[shared] = step
+        if frame is not None:
+            moved.frames[frame] = step
+        return fitter._energies(seen, fitter._moved(state, moved), None).sum()
+
+    for where, value in (
+        *(({"shared": i}, gradient.shared[i]) for i in (0, 1, 2)),
+        *(({"frame": (t, i)}, gradient.frames[t, i]) for t in (0, 1) for i in (0, 3, 5, 6, 8)),
+    ):
+        slope = (ahead(1e-5, **where) - ahead(-1e-5, **where)) / 2e-5
+        assert slope == pytest.approx(2 * value, rel=1e-2, abs=0.05 * (1 + energy))
+
+
+def test_frames_solved_together_are_those_solved_alone() -> None:
+    """Without what they share, frames know nothing of one another: order and company do not matter."""
+    head = marked_head()
+    _, _, points = scene(head, frames=40)
+    frames = points + np.random.default_rng(0).normal(0, 0.3, points.shape)
+    fitter = LandmarkFitter(head, SIZE, FitConfig())
+    shared = fitter.solve(frames[::10], fitter.start(frames[::10]))
+    together = fitter.solve(frames, replace(shared, frames=fitter.start_frames(frames)), shared=False)
+    for t in (0, 17, 39):
+        one = frames[t : t + 1]
+        alone = fitter.solve(one, replace(shared, frames=fitter.start_frames(one)), shared=False)
+        np.testing.assert_allclose(together.frames[[t]].expr, alone.frames.expr, atol=0.02)
+        np.testing.assert_allclose(together.frames[[t]].rotation, alone.frames.rotation, atol=2e-3)
+    assert together.log_focal == shared.log_focal

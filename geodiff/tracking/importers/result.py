@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geodiff.errors import HeadModelError
-from geodiff.geometry import axis_angle_to_matrix
+from geodiff.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from geodiff.head.model import HeadModel
 from geodiff.types import Camera, HeadParams
 
@@ -30,8 +31,8 @@ class Tracking:
     images, masks: T * C files, frame t of view c at t * C + c, None where a frame of a view is absent; or None where
     the tool keeps no pictures. valid: (T, C) bool, False where the tool found no face, or None.
     eyelids: (T, 2) coefficients of the lid shapes of the tool's own head, the person's left lid first, or None.
-    pivot: "root" where rotation turns about the root joint, as `HeadParams` has it; "origin" where the tool turns the
-    head about the world's origin and no head model was given yet to tell where the joint is: `on` makes it "root".
+    convention: "flame" where rotation, translation and neck_pose mean what `HeadParams` says; else the name of another
+    one of CONVENTIONS, which needs the head model's joints to be told in FLAME's terms: `on` does that.
     head: the family of models that the parameters belong to. notes: sentences about what a user should know.
     """
 
@@ -45,9 +46,9 @@ class Tracking:
     masks: list[Path | None] | None = None
     valid: np.ndarray | None = None
     eyelids: Tensor | None = None
-    pivot: str = "root"
+    convention: str = "flame"
     head: str = "flame"
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -93,9 +94,8 @@ class Tracking:
             params = params.replace(expr=expr)
         elif self.eyelids is not None and bool(self.eyelids.any()):
             notes = (*notes, f"{self.source} also fitted eyelids, which this FLAME head has no shapes for")
-        if self.pivot == "origin":
-            params = about_root(params, head)
-        return replace(self, params=params, pivot="root", notes=notes)
+        params = CONVENTIONS[self.convention](params, head)
+        return replace(self, params=params, convention="flame", notes=notes)
 
 
 def about_root(params: HeadParams, head: HeadModel) -> HeadParams:
@@ -116,6 +116,63 @@ def _lever(params: HeadParams, head: HeadModel) -> Tensor:
     joint = head.joints(params)[0].double()
     rotations = axis_angle_to_matrix(params.rotation.double())
     return (rotations @ joint - joint).to(params.translation.dtype)
+
+
+def trunk_to_neck(params: HeadParams, head: HeadModel) -> HeadParams:
+    """FLAME's pose of one that turns the trunk against the head, both without a chain of joints (CAP4D's skinning).
+
+    There the head follows R v + t and the trunk R (N (v - J) + J) + t, J being the root joint. In FLAME the trunk
+    leads: its rotation is R N and the neck's N^-1. The head stays exactly where it was; the trunk moves by at most
+    |N - 1| times the distance from the root joint to the neck's.
+    """
+    head_turn, trunk_turn = (axis_angle_to_matrix(v.double()) for v in (params.rotation, params.neck_pose))
+    neck = head.joints(params)[1].double()
+    kept = torch.einsum("tij,tj->ti", head_turn, neck - trunk_turn @ neck)
+    turned = params.replace(
+        rotation=_composed(params.rotation, params.neck_pose),
+        neck_pose=-params.neck_pose,
+        translation=(params.translation.double() + kept).to(params.translation.dtype),
+    )
+    bias = _cap4d_bias(head)
+    if bias is not None:
+        turned = turned.replace(static_offset=bias if params.static_offset is None else params.static_offset + bias)
+    return about_root(turned, head)
+
+
+def neck_to_trunk(params: HeadParams, head: HeadModel) -> HeadParams:
+    """The inverse of `trunk_to_neck`, without its static offsets."""
+    params = about_origin(params, head)
+    turned = params.replace(rotation=_composed(params.rotation, params.neck_pose), neck_pose=-params.neck_pose)
+    head_turn, trunk_turn = (axis_angle_to_matrix(v.double()) for v in (turned.rotation, turned.neck_pose))
+    neck = head.joints(params)[1].double()
+    kept = torch.einsum("tij,tj->ti", head_turn, neck - trunk_turn @ neck)
+    return turned.replace(translation=(params.translation.double() - kept).to(params.translation.dtype))
+
+
+def _composed(first: Tensor, second: Tensor) -> Tensor:
+    """(T, 3) axis-angle of the product of two rotations; `first` itself where the second is none."""
+    product = axis_angle_to_matrix(first.double()) @ axis_angle_to_matrix(second.double())
+    still = ~second.any(-1, keepdim=True)
+    return torch.where(still, first, matrix_to_axis_angle(product).to(first.dtype))
+
+
+def _cap4d_bias(head: HeadModel) -> Tensor | None:
+    """(V, 3) what CAP4D's skinning adds to the head at rest, or None for heads without pose correctives.
+
+    It takes the identity twice from the rotations of neck, jaw and eyes before the correctives are summed.
+    """
+    if head.pose_basis is None:
+        return None
+    identity = torch.eye(3, dtype=head.pose_basis.dtype, device=head.pose_basis.device).reshape(1, 9)
+    return -torch.einsum("p,pvc->vc", identity.repeat(4, 1).reshape(-1), head.pose_basis)
+
+
+#: What rotation, translation and neck_pose mean to a tool -> how to say it in FLAME's terms.
+CONVENTIONS: dict[str, Callable[[HeadParams, HeadModel], HeadParams]] = {
+    "flame": lambda params, head: params,
+    "origin": about_root,
+    "cap4d": trunk_to_neck,
+}
 
 
 def _widened(values: Tensor, width: int, name: str, source: str, head: HeadModel) -> Tensor:
