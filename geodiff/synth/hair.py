@@ -92,7 +92,7 @@ def random_style(rng: np.random.Generator, kind: str | None = None) -> HairStyle
         fringe=fringe,
         part=float(rng.choice([-1, 1]) * rng.uniform(0.0, 0.04)),
         curl=float(rng.uniform(0.003, 0.008)) if curly else float(rng.uniform(0, 0.001)),
-        turns=float(rng.uniform(2.0, 5.0)) if kind == "curly" else float(rng.uniform(0.8, 2.5)),
+        turns=float(rng.uniform(4.0, 8.0)) if kind == "curly" else float(rng.uniform(0.8, 2.5)),
         frizz=float(rng.uniform(0.0005, 0.004)),
         clump=float(rng.uniform(0.2, 0.9)),
         seed=int(rng.integers(1 << 30)),
@@ -137,7 +137,7 @@ def outer_skin(head: HeadModel, vertices: np.ndarray, normals: np.ndarray) -> Sk
 def _growth(style: HairStyle) -> Growth:
     loose = style.kind in ("medium", "long")
     return Growth(
-        segments={"crop": 5, "short": 6, "curly": 9, "medium": 10, "long": 14, "bun": 9}[style.kind],
+        segments={"crop": 5, "short": 6, "curly": 12, "medium": 10, "long": 14, "bun": 9}[style.kind],
         volume=style.volume,
         stiffness={"curly": 0.85, "bun": 0.5, "long": 0.75, "medium": 0.75}.get(style.kind, 0.6),
         combed={"curly": 0.12, "bun": 1.0, "long": 0.10, "medium": 0.09}.get(style.kind, 0.10),

@@ -45,7 +45,7 @@ class Posed:
 
 class Subject:
     """A random person on `head`, the same for the same seed. texture_size: side of the painted texture. natural: no
-    colours that no person has."""
+    colours that no person has, and nothing before the eyes but clear glasses."""
 
     def __init__(self, head: HeadModel, seed: int, texture_size: int = 768, natural: bool = False) -> None:
         rng = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ class Subject:
         self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
         self.look: Appearance = random_appearance(rng, natural)
         self.style: HairStyle = random_style(rng)
-        self.wear: Wear = random_wear(rng)
+        self.wear: Wear = random_wear(rng, eyes_free=natural)
         self.light: Lighting = random_lighting(rng)
         self._person = personal_head(head, self.params)
         self._rest = self._person.template

@@ -32,10 +32,12 @@ class Wear:
     seed: int
 
 
-def random_wear(rng: np.random.Generator) -> Wear:
-    """Glasses, hat and neckline at random."""
-    picks = [str(rng.choice(list(table), p=list(table.values()))) for table in (GLASSES, HATS, NECKLINES)]
-    return Wear(*picks, seed=int(rng.integers(1 << 30)))
+def random_wear(rng: np.random.Generator, eyes_free: bool = False) -> Wear:
+    """Glasses, hat and neckline at random. eyes_free: no sunglasses."""
+    glasses, hat, neckline = (str(rng.choice(list(t), p=list(t.values()))) for t in (GLASSES, HATS, NECKLINES))
+    if eyes_free and glasses == "sunglasses":
+        glasses = "glasses"
+    return Wear(glasses, hat, neckline, seed=int(rng.integers(1 << 30)))
 
 
 def wear_layers(head: HeadModel, shaped: torch.Tensor, wear: Wear, look: Appearance, hair: float) -> list[Layer]:
@@ -76,6 +78,8 @@ def _hat(rng: np.random.Generator, head: HeadModel, shaped: torch.Tensor, wear: 
     points = vertices + thickness[:, None] * normal
     for _ in range(6):
         points = smooth @ points
+    # Smoothing shrinks: what sank comes out again.
+    points += np.maximum(thickness - ((points - vertices) * normal).sum(1), 0)[:, None] * normal
     kept = (torch.as_tensor(inside) > 0)[head.faces].all(-1)
     used, faces = np.unique(head.faces[kept].numpy(), return_inverse=True)
     color = rng.uniform(0.04, 0.8, 3) if rng.random() < 0.5 else np.full(3, rng.uniform(0.03, 0.7))
