@@ -2,7 +2,8 @@
 
 Weights are named by text: "bundled:NAME" (in the package), "cache:NAME" (in the cache folder), a folder, or a hub id
 ("owner/name"). Bundled files are checked against the hashes in `data/weights/manifest.json`.
-The cache folder is `GEODIFF_CACHE`, or `geodiff` in the user's cache folder.
+The cache folder is `GEODIFF_CACHE`, or `geodiff` in the user's cache folder. A user's own head models are looked for in
+`GEODIFF_HEADS` (folders, separated as in PATH), or in `heads` in the cache folder.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from geodiff.files import read_json, write_json
 MANIFEST = "manifest.json"
 #: The only kinds of files that are fetched or loaded as weights: nothing in them can run code.
 WEIGHT_FILES = ("*.safetensors", "*.json")
+#: Names under which head models lie in a folder of them.
+HEAD_FILES = {
+    "flame": ("flame*.pkl", "FLAME*.pkl", "generic_model.*", "flame20*.npz", "flame20*.safetensors"),
+    "ict": ("ict*.npz",),
+}
+#: What lies beside FLAME's model files under similar names.
+NO_HEADS = ("embedding", "mask")
+ICT_CLONE = ("FaceXModel/generic_neutral_mesh.obj", "generic_neutral_mesh.obj")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
@@ -110,15 +119,28 @@ def sha256(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def heads_folders() -> list[Path]:
+    """Where a user's own head models are looked for: the folders that GEODIFF_HEADS names, or `heads` in the cache."""
+    if chosen := os.environ.get("GEODIFF_HEADS"):
+        return [Path(name).expanduser() for name in chosen.split(os.pathsep) if name]
+    return [cache_folder() / "heads"]
+
+
 def head_specs() -> list[str]:
-    """Head models that are there without naming a path: the bundled one, and files in the cache folder's `heads`.
+    """Head models that are there without naming a path: the bundled one, and files in `heads_folders` and in the
+    folders right inside them.
 
     FLAME's licence forbids passing its files on; a user puts `flame*.pkl` or `generic_model.pkl` there.
     """
     found = ["builtin"]
-    folder = cache_folder() / "heads"
-    for kind, patterns in (("flame", ("flame*.pkl", "generic_model.pkl")), ("ict", ("ict*.npz",))):
-        found += [f"{kind}:{path}" for pattern in patterns for path in sorted(folder.glob(pattern))]
+    for folder in heads_folders():
+        places = [folder, *sorted(p for p in folder.glob("*") if p.is_dir())]
+        for kind, patterns in HEAD_FILES.items():
+            for place in places:
+                files = [path for pattern in patterns for path in sorted(place.glob(pattern))]
+                found += [f"{kind}:{path}" for path in files if not any(word in path.stem for word in NO_HEADS)]
+        # A clone of ICT-FaceKit is named by its folder.
+        found += [f"ict:{place}" for place in places if any((place / name).is_file() for name in ICT_CLONE)]
     return found
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from geodiff.errors import HeadModelError, InputError
 from geodiff.files import make_folder, read_json, read_npz, write_json, write_npz
+from geodiff.head.identity import HASH_KEY, HeadRecord, absolute_spec, check_arrays, hash_array
 from geodiff.head.model import HeadModel
 from geodiff.raster.gaussians import rasterize
 from geodiff.types import POSE_WIDTHS, Camera, Drive, Gaussians, HeadParams
@@ -97,11 +98,11 @@ class Avatar(ABC):
         """Writes the avatar; avatar.json comes last."""
         target = make_folder(folder)
         own = self.write(target)
-        write_npz(target / "flame_param.npz", **params_to_arrays(self.params))
+        write_npz(target / "flame_param.npz", **params_to_arrays(self.params, self.head))
         record = {
             "schema": SCHEMA,
             "method": self.method,
-            "head": {"name": self.head.name, "hash": self.head.hash, "spec": self.info.head_spec},
+            "head": {"name": self.head.name, "hash": self.head.hash, "spec": absolute_spec(self.info.head_spec)},
             "config": self.info.config,
             "background": list(self.info.background),
             "encoder": self.info.encoder,
@@ -171,30 +172,31 @@ def info_of(record: dict[str, Any]) -> AvatarInfo:
     """The part of avatar.json that travels with the avatar."""
     return AvatarInfo(
         config=record.get("config", {}),
-        head_spec=record["head"].get("spec", "builtin"),
+        head_spec=str(record["head"].get("spec") or "builtin") if isinstance(record["head"], dict) else "builtin",
         background=tuple(record.get("background", (1.0, 1.0, 1.0))),
         encoder=record.get("encoder"),
         metrics=record.get("metrics", {}),
     )
 
 
-def check_head(record: dict[str, Any], head: HeadModel, folder: Path | str) -> None:
-    """Refuses a head model other than the one that the avatar was made with."""
-    expected = record["head"]
-    if head.hash != expected["hash"]:
-        raise HeadModelError(
-            f"the avatar {folder} was made with the head model {expected['name']} ({expected['hash']}), and "
-            f"{head.name} ({head.hash}) was given: use the head model that it was made with"
+def head_record(record: dict[str, Any], folder: Path | str) -> HeadRecord:
+    """What avatar.json says about the head model. Raises InputError where it says nothing."""
+    head = record["head"]
+    if not isinstance(head, dict) or not {"name", "hash"} <= head.keys():
+        raise InputError(
+            f"{Path(folder) / MANIFEST} must name its head model and its hash, and it does not: make it again"
         )
+    return HeadRecord(str(head["name"]), str(head["hash"]), head.get("spec"))
 
 
-def check_params(params: HeadParams, head: HeadModel, origin: Path | str) -> None:
-    """Refuses parameters of another head model, by their widths."""
-    found = (params.shape.shape[-1], params.expr.shape[-1])
-    if found[1] != head.num_expr:
+def check_params(arrays: dict[str, np.ndarray], params: HeadParams, head: HeadModel, origin: Path | str) -> None:
+    """Refuses parameters of another head model: by the hash that our files carry, else by their width."""
+    check_arrays(arrays, head, origin)
+    found = params.expr.shape[-1]
+    if found != head.num_expr:
         raise HeadModelError(
             f"parameters for the head model {head.name} must have {head.num_expr} expression coefficients, {origin} "
-            f"has {found[1]}: give parameters tracked with this head model"
+            f"has {found}: give parameters tracked with this head model, or convert theirs with geodiff track --convert"
         )
 
 
@@ -207,15 +209,16 @@ def check_encoder(avatar: Avatar, encoder: str | None, origin: Path | str) -> No
         )
 
 
-def params_to_arrays(params: HeadParams) -> dict[str, np.ndarray]:
-    """Head parameters as GaussianAvatars stores them beside its PLY: float32, offsets with a leading axis of 1."""
+def params_to_arrays(params: HeadParams, head: HeadModel) -> dict[str, np.ndarray]:
+    """Head parameters as GaussianAvatars stores them beside its PLY: float32, offsets with a leading axis of 1; and the
+    head's hash."""
     arrays = {name: getattr(params, name).detach().cpu().float().numpy() for name in ("shape", "expr", *POSE_WIDTHS)}
     if params.static_offset is not None:
         offset = params.static_offset.detach().cpu().float().numpy()[None]
         arrays["static_offset"] = offset
         # Its local viewer wants the key; a static avatar has nothing to say there.
         arrays["dynamic_offset"] = np.zeros_like(offset)
-    return arrays
+    return arrays | {HASH_KEY: hash_array(head)}
 
 
 def params_from_arrays(arrays: dict[str, np.ndarray], origin: Path | str) -> HeadParams:

@@ -15,6 +15,7 @@ from geodiff.conditioning import framed_camera, head_frame
 from geodiff.config import choose
 from geodiff.errors import InputError
 from geodiff.files import read_npz
+from geodiff.tracking.importers.cap4d import orbit_from_arrays
 from geodiff.types import Camera
 from recon.avatar import Avatar
 
@@ -60,7 +61,7 @@ def read_cameras(path: str | Path, center: Tensor) -> list[Camera]:
     arrays = read_npz(path)
     try:
         if "extr" in arrays:
-            return _moved(_cap4d(arrays), center)
+            return _moved(orbit_from_arrays(arrays, str(path)), center)
         width, height = (int(v) for v in arrays["size"].reshape(2))
         viewmats, Ks = arrays["viewmats"].reshape(-1, 4, 4), arrays["Ks"].reshape(-1, 3, 3)  # noqa: N806
         return [Camera(_tensor(v), _tensor(K), width, height) for v, K in zip(viewmats, Ks, strict=True)]
@@ -69,18 +70,6 @@ def read_cameras(path: str | Path, center: Tensor) -> list[Camera]:
             f"a camera path must hold viewmats, Ks and size, or CAP4D's extr, fx, fy, cx, cy and resolution, and "
             f"{path} does not ({error}): choose one of {', '.join(PATHS)} instead"
         ) from error
-
-
-def _cap4d(arrays: dict[str, np.ndarray]) -> list[Camera]:
-    height, width = (int(v) for v in arrays["resolution"].reshape(-1)[:2])
-    # Its vertices are turned into OpenCV's axes before the extrinsics apply.
-    flip = np.diag([1.0, -1.0, -1.0, 1.0])
-    cameras = []
-    for t, extrinsic in enumerate(arrays["extr"].reshape(-1, 4, 4)):
-        fx, fy, cx, cy = (float(arrays[k].reshape(-1)[min(t, arrays[k].size - 1)]) for k in ("fx", "fy", "cx", "cy"))
-        intrinsics = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-        cameras.append(Camera(_tensor(extrinsic @ flip), _tensor(intrinsics), width, height))
-    return cameras
 
 
 def _moved(cameras: list[Camera], center: Tensor) -> list[Camera]:

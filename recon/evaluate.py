@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from geodiff.clipset import ClipFrame, ClipSet
-from geodiff.errors import ClipSetError
-from geodiff.files import write_json
+from geodiff.errors import ClipSetError, UserError
+from geodiff.files import atomic_write, write_json
 from geodiff.head.model import HeadModel
-from geodiff.metrics.geometry import mask_iou, normal_angular_error
-from geodiff.metrics.image import evaluation_mask, psnr, ssim
+from geodiff.metrics.measurement import Measurement
+from geodiff.metrics.picture import Pair, Picture
+from geodiff.metrics.registry import Setup
+from geodiff.metrics.table import Table
+from geodiff.raster.mesh import Array
 from geodiff.types import Drive
 from recon.avatar import MANIFEST, check_encoder, render
 from recon.methods import load_avatar
-
-#: What is measured: key -> (heading, unit). `_full` is the whole frame, the others the true matte dilated by 2%.
-COLUMNS = {
-    "psnr": ("PSNR", "dB"), "ssim": ("SSIM", ""), "psnr_full": ("PSNR, frame", "dB"), "ssim_full": ("SSIM, frame", ""),
-    "normal_degrees": ("normals", "degrees"), "mask_iou": ("mask IoU", ""),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is measured in one frame: rgb (H, W, 3) 0..1, alpha (H, W) 0..1, normals (H, W, 3) -1..1 or None."""
-
-    rgb: np.ndarray
-    alpha: np.ndarray
-    normals: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """mean: key -> figure over all frames. views: camera number -> the same over its frames. frames: how many."""
-
-    mean: dict[str, float]
-    views: dict[int, dict[str, float]]
-    frames: int
-
-    def rows(self) -> list[list[str]]:
-        """A table with a heading, one row a view and the mean at the end."""
-        keys = [key for key in COLUMNS if key in self.mean]
-        titles = [f"{COLUMNS[k][0]} ({COLUMNS[k][1]})" if COLUMNS[k][1] else COLUMNS[k][0] for k in keys]
-        rows = [["view", *titles]]
-        for name, values in [*((str(c), v) for c, v in sorted(self.views.items())), ("mean", self.mean)]:
-            rows.append([name, *(f"{values[k]:.3f}" if k in values else "" for k in keys)])
-        return rows
 
 
 def evaluate(
@@ -62,81 +29,92 @@ def evaluate(
     head: HeadModel | None = None,
     every_frame: bool = False,
     progress: Callable[..., None] | None = None,
-) -> Evaluation:
+    metrics: Iterable[str] | None = None,
+    weights: Path | None = None,
+) -> Table:
     """Measures an avatar or a clip set against the true frames of another clip set.
 
     target: an avatar folder or a clip set. The held-out frames of `against` are used, all of them where it has none or
-    where `every_frame` is set. out: file that the figures are written to.
+    where `every_frame` is set. out: file that the figures are written to (docs/metrics.md), the same tables as Markdown
+    beside it. metrics: names of `geodiff.metrics.registry.METRICS`, all of them by default. weights: folder of the
+    networks that some metrics need. Raises ClipSetError, HeadModelError, ConfigError.
     """
     truth = ClipSet.open(against, head)
-    candidate = _avatar_source(target, truth) if (Path(target) / MANIFEST).exists() else _clip_source(target, truth)
-    chosen = truth.frames if every_frame or not truth.held_out() else truth.held_out()
-    figures: dict[int, list[dict[str, float]]] = defaultdict(list)
+    is_avatar = (Path(target) / MANIFEST).exists()
+    candidate = _avatar_source(target, truth) if is_avatar else _clip_source(target, truth)
+    measurement = Measurement(metrics, _setup(truth, None if is_avatar else target, weights))
+    chosen = sorted(truth.frames if every_frame or not truth.held_out() else truth.held_out())
+    measured = 0
     for number, (t, c) in enumerate(chosen, start=1):
         found = candidate(t, c)
         if found is not None:
-            figures[c].append(measure(found, truth.frame(t, c), truth.has_masks))
+            measurement.add(_pair(found, truth.frame(t, c), truth))
+            measured += 1
         if progress is not None:
             progress("evaluate", number / len(chosen))
-    if not figures:
+    if not measured:
         raise ClipSetError(f"{target} must share frames with {against}, and it has none of them: choose another")
-    views = {c: _mean(values) for c, values in figures.items()}
-    everything = [value for values in figures.values() for value in values]
-    result = Evaluation(_mean(everything), views, len(everything))
+    result = measurement.finish()
     if out is not None:
-        write_json(out, to_record(result, target, against))
+        write_json(out, {"target": str(target), "against": str(against), **result.record()})
+        atomic_write(out.with_suffix(".md"), lambda path: _write_text(path, result.markdown()))
     return result
 
 
-def to_record(result: Evaluation, target: Path, against: Path) -> dict[str, Any]:
-    """The contents of metrics.json."""
-    views = {str(c): values for c, values in result.views.items()}
-    return {
-        "target": str(target), "against": str(against), "frames": result.frames, "mean": result.mean, "views": views,
-    }  # fmt: skip
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
-def measure(candidate: Candidate, truth: ClipFrame, has_mask: bool = True) -> dict[str, float]:
-    """All figures of one frame; has_mask: whether the truth's matte is known, without it only the frame is measured."""
-    image, matte = truth.image.astype(np.float32) / 255, truth.mask.astype(np.float32) / 255
-    region = evaluation_mask(matte)
-    values = {"psnr_full": psnr(candidate.rgb, image), "ssim_full": ssim(candidate.rgb, image)}
-    if not has_mask:
-        return values
-    if region.any():
-        values["psnr"] = psnr(candidate.rgb, image, region)
-        values["ssim"] = ssim(candidate.rgb, image, region)
-    values["mask_iou"] = mask_iou(candidate.alpha, matte)
-    if candidate.normals is not None and truth.normal is not None:
-        normals = truth.normal.astype(np.float32) / 127.5 - 1
-        angle = normal_angular_error(candidate.normals, normals, matte > 0.5)
-        if np.isfinite(angle):
-            values["normal_degrees"] = angle
-    return values
+def _setup(truth: ClipSet, target: Path | None, weights: Path | None) -> Setup:
+    """What metrics have besides the frames: the true head's mesh, and the portrait, where they are known."""
+    mesh, why = None, ""
+    try:
+        head = truth.head
+    except UserError as error:
+        why = f"the head of the true frames cannot be posed ({error})"
+    else:
+        params = truth.params
+
+        def mesh_of(t: int) -> tuple[Array, Array]:
+            return head.vertices(params.frame(t))[0], head.faces
+
+        mesh = mesh_of
+    reference = (None if target is None else ClipSet.open(target).reference()) or truth.reference()
+    source = None if reference is None else Picture(reference.image.astype(np.float32) / 255)
+    return Setup(Path(weights) if weights else None, None, mesh, why, source, truth.fps)
 
 
-def _avatar_source(folder: Path, truth: ClipSet) -> Callable[[int, int], Candidate | None]:
+def _pair(result: Picture, frame: ClipFrame, truth: ClipSet) -> Pair:
+    """A picture beside the true frame."""
+    normals = None if frame.normal is None else frame.normal.astype(np.float32) / 127.5 - 1
+    alpha = frame.mask.astype(np.float32) / 255 if truth.has_masks else None
+    true = Picture(frame.image.astype(np.float32) / 255, alpha, normals)
+    return Pair(result, true, frame.t, frame.c, frame.camera)
+
+
+def _avatar_source(folder: Path, truth: ClipSet) -> Callable[[int, int], Picture | None]:
     avatar = load_avatar(folder, truth.__dict__.get("head"))
     truth.check_head(avatar.head)
+    truth.head = avatar.head
     latents = truth.expression if "expression_latent" in avatar.codes else None
     if latents is not None:
         check_encoder(avatar, truth.expression_encoder, truth.folder)
 
-    def candidate(t: int, c: int) -> Candidate:
+    def candidate(t: int, c: int) -> Picture:
         codes = {} if latents is None else {"expression_latent": latents[t : t + 1]}
         drive = Drive(avatar.own(truth.params.frame(t)), codes, truth.fps)
         with torch.no_grad():
             view = render(avatar, drive, truth.camera(c, t), normals=True)
         assert view.normals is not None
-        return Candidate(view.rgb.numpy(), view.alpha[..., 0].numpy(), view.normals.numpy())
+        return Picture(view.rgb.numpy(), view.alpha[..., 0].numpy(), view.normals.numpy())
 
     return candidate
 
 
-def _clip_source(folder: Path, truth: ClipSet) -> Callable[[int, int], Candidate | None]:
+def _clip_source(folder: Path, truth: ClipSet) -> Callable[[int, int], Picture | None]:
     clips = ClipSet.open(folder)
 
-    def candidate(t: int, c: int) -> Candidate | None:
+    def candidate(t: int, c: int) -> Picture | None:
         if not clips.has(t, c):
             return None
         frame = clips.frame(t, c)
@@ -145,11 +123,7 @@ def _clip_source(folder: Path, truth: ClipSet) -> Callable[[int, int], Candidate
                 f"clip sets to be compared must have frames of one size, and {folder} has another: resize"
             )
         normals = None if frame.normal is None else frame.normal.astype(np.float32) / 127.5 - 1
-        return Candidate(frame.image.astype(np.float32) / 255, frame.mask.astype(np.float32) / 255, normals)
+        alpha = frame.mask.astype(np.float32) / 255 if clips.has_masks else None
+        return Picture(frame.image.astype(np.float32) / 255, alpha, normals)
 
     return candidate
-
-
-def _mean(values: list[dict[str, float]]) -> dict[str, float]:
-    keys = {key for value in values for key in value}
-    return {key: float(np.mean([v[key] for v in values if key in v])) for key in COLUMNS if key in keys}

@@ -29,7 +29,7 @@ def export_rigged(avatar: Avatar, out: Path) -> Path:
     """GaussianAvatars' layout: triangle-local values with `binding_0`, and flame_param.npz beside the file."""
     if not isinstance(avatar, GeoDiff4DAvatar):
         raise ConfigError(f"--format ply needs Gaussians bound to triangles, and {avatar.method} has none: use splats")
-    write_npz(out.parent / "flame_param.npz", **params_to_arrays(avatar.params))
+    write_npz(out.parent / "flame_param.npz", **params_to_arrays(avatar.params, avatar.head))
     return write_ply(out, avatar.splats)
 
 

@@ -59,18 +59,20 @@ def reconstruct(
     *,
     job: Job | None = None,
     head: HeadModel | None = None,
+    head_spec: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Avatar:
     """Makes the avatar of a clip set in the folder `out` and returns it.
 
     config: the method's configuration dataclass, by default its own defaults. progress: called with (stage, part done,
-    words). head: the head model of the clip set, by default the recorded one. say: takes sentences for the user.
+    words). head: the head model of the clip set, by default the recorded one; head_spec:
+    where it is from, for the record. say: takes sentences for the user.
     Raises ClipSetError, HeadModelError or ConfigError when the input cannot be used.
     """
     job, report = job or Job(), progress or (lambda *_: None)
     chosen = find_method(method)
     config = chosen.config() if config is None else config
-    source = ClipSet.open(Path(clips), head)
+    source = ClipSet.open(Path(clips), head, head_spec)
     device = resolve_device(job.device)
     identity = fingerprint(source, method, config)
     with RunRecord(

@@ -12,6 +12,8 @@ import torch
 from geodiff.errors import ClipSetError
 from geodiff.files import read_npz, write_npz
 from geodiff.geometry import cv_to_gl, gl_to_cv
+from geodiff.head.identity import HASH_KEY, hash_array
+from geodiff.head.model import HeadModel
 from geodiff.types import POSE_WIDTHS, Camera, HeadParams
 
 #: Raised when a reader of the old version would misread the new one.
@@ -91,18 +93,18 @@ def camera_from_json(values: dict[str, Any], where: str) -> Camera:
     return Camera(gl_to_cv(transform).float(), K, width, height)
 
 
-def write_params(path: Path, params: HeadParams, num_vertices: int) -> None:
-    """One timestep's parameters (T = 1) under VHAP's names and with its shapes."""
-    write_npz(path, **_params_to_arrays(params, num_vertices))
+def write_params(path: Path, params: HeadParams, num_vertices: int, head: HeadModel | None = None) -> None:
+    """One timestep's parameters (T = 1) under VHAP's names and with its shapes; with its hash where `head` is given."""
+    known = {} if head is None else {HASH_KEY: hash_array(head)}
+    write_npz(path, **_params_to_arrays(params, num_vertices), **known)
 
 
-def write_canonical(path: Path, params: HeadParams, num_vertices: int) -> None:
+def write_canonical(path: Path, params: HeadParams, num_vertices: int, head: HeadModel | None = None) -> None:
     """VHAP's canonical pose: everything zero but shape, offsets and a slightly open jaw."""
     still = HeadParams.zeros(params.shape.shape[0], params.expr.shape[1])
     jaw = torch.tensor([[0.3, 0.0, 0.0]])
-    write_params(
-        path, still.replace(shape=params.shape, static_offset=params.static_offset, jaw_pose=jaw), num_vertices
-    )
+    own = still.replace(shape=params.shape, static_offset=params.static_offset, jaw_pose=jaw)
+    write_params(path, own, num_vertices, head)
 
 
 def _params_to_arrays(params: HeadParams, num_vertices: int) -> dict[str, np.ndarray]:

@@ -22,8 +22,8 @@ from geodiff.clipset.layout import (
 )
 from geodiff.clipset.transforms import SPLIT_FILES, Listed, open_transforms
 from geodiff.errors import ClipSetError, HeadModelError, InputError
-from geodiff.files import read_json
-from geodiff.head import load_head
+from geodiff.files import read_json, read_npz
+from geodiff.head.identity import HeadRecord, hash_of
 from geodiff.head.model import HeadModel
 from geodiff.media import read_gray, read_image
 from geodiff.types import Camera, Clip, HeadParams
@@ -60,11 +60,14 @@ class ClipSet:
 
     Timesteps t and cameras c count from 0 without gaps, in the order of the numbers on disk. notes: sentences about
     what is absent and therefore off. meta: what clipset.json says, or an empty dictionary for other tools' exports.
+    foreign: whether another tool made it, so that its images may have a background and its lists gaps.
     """
 
     def __init__(self, folder: Path, listed: Listed, meta: dict[str, Any]) -> None:
         self.folder = folder
         self.meta = meta
+        self.foreign = is_foreign(meta)
+        self._head_spec: str | None = None
         self.splits = listed.splits
         self._entries = entries = listed.entries
         #: Their numbers and names on disk: (num_timesteps,) and (num_cameras,).
@@ -76,21 +79,22 @@ class ClipSet:
         self.notes: list[str] = self._notes()
 
     @staticmethod
-    def open(path: Path | str, head: HeadModel | None = None) -> ClipSet:
+    def open(path: Path | str, head: HeadModel | None = None, head_spec: str | None = None) -> ClipSet:
         """Opens a clip set and checks that it is whole: every file that it names is there.
 
-        head: the head model of its parameters; by default the recorded one is loaded when it is asked for.
+        head: the head model of its parameters, and where it is from; by default the recorded one is loaded when it is
+        asked for.
         Raises ClipSetError, one sentence, when it is missing, half-written or inconsistent.
         """
         folder = Path(path)
         meta = _open_meta(folder)
-        clips = ClipSet(folder, open_transforms(folder, foreign=not meta), meta)
+        clips = ClipSet(folder, open_transforms(folder, foreign=is_foreign(meta)), meta)
         widths = {(p.shape.shape[0], p.expr.shape[1]) for p in clips._all_params}
         if len(widths) > 1:
             raise ClipSetError(f"a clip set needs one head, and the files in {folder / 'flame_param'} differ in width")
         if head is not None:
             clips.check_head(head)
-            clips.head = head
+            clips.head, clips._head_spec = head, head_spec
         return clips
 
     @property
@@ -110,21 +114,26 @@ class ClipSet:
     @property
     def head_name(self) -> str:
         """The head model whose parameters these are; other tools' exports are FLAME's."""
-        return str(self.meta.get("head", {}).get("name", "flame"))
+        return self.head_record.name or "flame"
 
     @property
     def head_spec(self) -> str:
         """What `geodiff.head.load_head` takes to load the recorded head; "flame" where only its family is known."""
-        return str(self.meta.get("head_spec", "flame"))
+        return self._head_spec or str(self.meta.get("head_spec", "flame"))
+
+    @cached_property
+    def head_record(self) -> HeadRecord:
+        """What the clip set says about its head: in clipset.json, or in its parameter files."""
+        recorded = self.meta.get("head")
+        recorded = recorded if isinstance(recorded, dict) else {}
+        digest = recorded.get("hash") or hash_of(read_npz(self.params_file(0)))
+        name = str(recorded.get("name", "" if digest else "flame"))
+        return HeadRecord(name, digest, self.meta.get("head_spec"))
 
     @cached_property
     def head(self) -> HeadModel:
         """The head model of the parameters. Raises HeadModelError when it cannot be found or is another one."""
-        if ":" not in self.head_spec and self.head_spec != "builtin":
-            raise HeadModelError(
-                f"{self.folder} holds parameters of the FLAME head, which must be named: give it as --head flame:PATH"
-            )
-        head = load_head(self.head_spec)
+        head, self._head_spec = self.head_record.find(self.folder)
         self.check_head(head)
         return head
 
@@ -192,7 +201,7 @@ class ClipSet:
                     f"the {name} of timestep {t}, camera {c} in {self.folder} must be {size[1]}x{size[0]} pixels as "
                     f"its camera says, not {array.shape[1]}x{array.shape[0]}: generate it again"
                 )
-        if not self.meta:
+        if self.foreign:
             image = _over_white(image, mask)
         return ClipFrame(t, c, image, mask, normal, entry.camera)
 
@@ -249,12 +258,7 @@ class ClipSet:
 
     def check_head(self, head: HeadModel) -> None:
         """Raises HeadModelError unless `head` is the one whose parameters the clip set holds."""
-        recorded = self.meta.get("head", {}).get("hash")
-        if recorded is not None and recorded != head.hash:
-            raise HeadModelError(
-                f"{self.folder} was made with the head model {self.head_name!r} ({recorded}), and {head.name!r} "
-                f"({head.hash}) was given: use the recorded one or generate the clips again"
-            )
+        self.head_record.check(head, self.folder)
         offset = self.params.static_offset
         if offset is not None and len(offset) != head.num_vertices:
             raise HeadModelError(
@@ -280,8 +284,9 @@ class ClipSet:
 
     def _notes(self) -> list[str]:
         notes = []
-        if not self.meta:
-            notes.append(f"{self.folder.name} was exported by another tool; its parameters are taken as FLAME's")
+        if self.foreign:
+            own = f"are those of {self.head_name!r}" if self.meta else "are taken as FLAME's"
+            notes.append(f"{self.folder.name} was exported by another tool; its parameters {own}")
         if not self.has_masks:
             bare = sum(entry.mask is None for entry in self._entries.values())
             some = "no foreground masks" if bare == len(self._entries) else f"{bare} frames have no foreground mask"
@@ -294,6 +299,11 @@ class ClipSet:
         if not (self.folder / EXPRESSION).exists():
             notes.append("no expression latents: methods that are driven by them cannot use this set")
         return notes
+
+
+def is_foreign(meta: dict[str, Any]) -> bool:
+    """Whether another tool made the images and lists of a clip set; its clipset.json, if any, tells the head alone."""
+    return not meta or bool(meta.get("imported"))
 
 
 def _over_white(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

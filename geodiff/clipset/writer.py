@@ -31,8 +31,9 @@ from geodiff.clipset.layout import (
     write_canonical,
     write_params,
 )
-from geodiff.errors import ClipSetError, InputError
+from geodiff.errors import ClipSetError, HeadModelError, InputError
 from geodiff.files import make_folder, read_json, save_tensors, write_json
+from geodiff.head.identity import absolute_spec
 from geodiff.head.model import HeadModel
 from geodiff.media import write_image, write_video
 from geodiff.types import Camera, Clip, HeadParams
@@ -121,10 +122,10 @@ class ClipSetWriter:
                 write_image(self.folder / "normals" / name, clip.normals[i])
             path = self.folder / "flame_param" / f"{t:05d}.npz"
             if not path.exists():
-                write_params(path, clip.params.frame(i), self.head.num_vertices)
+                write_params(path, clip.params.frame(i), self.head.num_vertices, self.head)
         write_video(self.folder / "videos" / f"view_{c:02d}.mp4", clip.images, self.spec.fps)
         if not (self.folder / CANONICAL).exists():
-            write_canonical(self.folder / CANONICAL, clip.params, self.head.num_vertices)
+            write_canonical(self.folder / CANONICAL, clip.params, self.head.num_vertices, self.head)
         self._meta["views"][str(c)] = camera_to_json(clip.camera)
         self._save()
 
@@ -134,7 +135,7 @@ class ClipSetWriter:
         write_image(folder / "image.png", np.asarray(reference.image))
         write_image(folder / "mask.png", np.asarray(reference.mask))
         write_image(folder / "normals.png", (np.asarray(reference.normals) + 1.0) / 2.0)
-        write_params(folder / "params.npz", reference.params, self.head.num_vertices)
+        write_params(folder / "params.npz", reference.params, self.head.num_vertices, self.head)
         write_json(folder / "camera.json", camera_to_json(reference.camera))
 
     def write_expression(self, latents: torch.Tensor) -> None:
@@ -210,6 +211,7 @@ class ClipSetWriter:
                 "num_vertices": self.head.num_vertices,
             },
             **dataclasses.asdict(self.spec),
+            "head_spec": absolute_spec(self.spec.head_spec),
             "domains": list(self.spec.domains),
             "num_timesteps": self.spec.num_timesteps,
             "views": {},
@@ -222,6 +224,13 @@ class ClipSetWriter:
                 )
             write_json(self.folder / META, fresh)
             return fresh
+        recorded = found.get("head")
+        if isinstance(recorded, dict) and recorded.get("hash") not in (None, self.head.hash):
+            raise HeadModelError(
+                f"the output folder must be new or hold a run with the same head model, and {self.folder} holds a clip "
+                f"set made with {recorded.get('name')!r} ({recorded['hash']}), not {self.head.name!r} "
+                f"({self.head.hash}): choose another --out, or give the head model that it was made with"
+            )
         told = (
             "schema",
             "head",

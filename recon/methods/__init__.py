@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from geodiff.errors import ConfigError
-from geodiff.head import load_head
 from geodiff.head.model import HeadModel
-from recon.avatar import Avatar, check_head, info_of, read_manifest, read_params
+from recon.avatar import Avatar, head_record, info_of, read_manifest, read_params
 from recon.methods import geodiff4d
 
 
@@ -49,16 +48,18 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def load_avatar(folder: Path | str, head: HeadModel | None = None) -> Avatar:
+def load_avatar(folder: Path | str, head: HeadModel | None = None, head_spec: str | None = None) -> Avatar:
     """Reads an avatar of any method.
 
-    head: its head model; by default the one recorded is loaded. Raises InputError where the folder is no avatar,
-    HeadModelError where the head model is another one.
+    head: its head model; by default the one recorded is loaded, from head_spec where its file has moved. Raises
+    InputError where the folder is no avatar, HeadModelError where the head model is another one or is not found.
     """
     target = Path(folder)
     record = read_manifest(target)
-    info = info_of(record)
-    head = load_head(info.head_spec) if head is None else head
-    check_head(record, head, target)
+    info, known = info_of(record), head_record(record, target)
+    if head is None:
+        head, found = known.find(target, head_spec)
+        info = replace(info, head_spec=found)
+    known.check(head, target)
     params = read_params(target / "flame_param.npz")
     return find_method(record["method"]).avatar.read(target, head, params, info)

@@ -43,7 +43,7 @@ def test_folder_follows_gaussian_avatars(tmp_path: Path, avatar: GeoDiff4DAvatar
     assert {k: v.shape for k, v in arrays.items()} == {
         "shape": (head.num_shape,), "expr": (frames, head.num_expr), "rotation": (frames, 3), "neck_pose": (frames, 3),
         "jaw_pose": (frames, 3), "eyes_pose": (frames, 6), "translation": (frames, 3),
-        "static_offset": (1, head.num_vertices, 3), "dynamic_offset": (1, head.num_vertices, 3),
+        "static_offset": (1, head.num_vertices, 3), "dynamic_offset": (1, head.num_vertices, 3), "head_hash": (8,),
     }  # fmt: skip
     assert all(v.dtype == np.float32 for v in arrays.values())
     bound, world = read_ply(folder / "point_cloud.ply"), read_ply(folder / "splats.ply")
@@ -70,7 +70,7 @@ def test_background_shows_where_the_avatar_is_not(avatar: GeoDiff4DAvatar, frame
 
 
 def test_another_head_is_refused(tmp_path: Path, avatar: GeoDiff4DAvatar) -> None:
-    with pytest.raises(HeadModelError, match="use the head model that it was made with"):
+    with pytest.raises(HeadModelError, match="give the one that it was made with"):
         load_avatar(avatar.save(tmp_path), ellipsoid_head(10, 12))
 
 

@@ -43,7 +43,7 @@ def matches(path: Path) -> bool:
             names = set(arrays.files)
     except Exception:  # a damaged archive: its reader says so, if no other format takes it
         return path.name == "fit.npz"
-    return len(KEYS & names) >= 3 and "extr" in names | {"tra"}
+    return len(KEYS & names) >= 3
 
 
 def read_cap4d(path: Path) -> Tracking:

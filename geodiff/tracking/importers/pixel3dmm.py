@@ -8,6 +8,7 @@ pixels has the focal length 256 fl and the principal point 128.5 (pp + 1).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,20 +120,21 @@ def load_frame(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"a frame of {SOURCE} has at most {MAX_BYTES >> 20} MiB, and {file} is larger")
-        with torch.serialization.safe_globals(_ADMITTED):
+        with torch.serialization.safe_globals(_ADMITTED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except Exception as error:  # a damaged or hostile file can fail in any way
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        asks = re.search(r"class ([\w.]+)|`([\w.]+)`", str(error)) if "Unsupported" in str(error) else None
-        if named or asks:
-            name = named[1] if named else next(g for g in asks.groups() if g) if asks else ""
+        if named:
             raise InputError(
-                f"a frame of {SOURCE} holds arrays alone, and {file} asks for `{name}`, which could run code: it was "
-                "not loaded; use files that the tracker wrote"
+                f"a frame of {SOURCE} holds arrays alone, and {file} asks for `{named[1]}`, which could run code: "
+                "it was not loaded; use files that the tracker wrote"
             ) from error
-        reason = str(error).partition("\n")[0].partition(". ")[0][:120] or type(error).__name__
+        told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = (told[1] if told else str(error).partition("\n")[0].partition(". ")[0])[:120].strip()
+        reason = reason or type(error).__name__
         raise InputError(
             f"{file} must be a frame that {SOURCE} saved, and it cannot be read ({reason}): track it again"
         ) from error
