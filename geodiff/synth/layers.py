@@ -29,7 +29,7 @@ class Layer:
     """A mesh of N vertices and M triangles around the unposed head.
 
     vertices: (N, 3) metres. faces: (M, 3). uvs: (M, 3, 2) places of the corners in the layer's own texture, 0..1 from
-    the top left. texture: (h, w, 3) float32 sRGB in 0..1. normals: (N, 3), or None for those of the mesh. occlusion,
+    the top left. texture: (h, w, 3) float32 sRGB in 0..1, or (h, w, 4) with the depth of wrinkles. normals: (N, 3), or None for those of the mesh. occlusion,
     shine: of the whole layer, 0..1. anchor: None for what is rigid with the skull.
     """
 
@@ -47,7 +47,7 @@ class Layer:
 class Stack:
     """Layers joined into one mesh with one texture; the first is the head's own surface.
 
-    faces: (M, 3). uvs: (M, 3, 2) into `texture` (H, W, 3). static: (N, 2) occlusion and shine of each vertex.
+    faces: (M, 3). uvs: (M, 3, 2) into `texture` (H, W, 4). static: (N, 2) occlusion and shine of each vertex.
     """
 
     layers: tuple[Layer, ...]
@@ -62,7 +62,7 @@ class Stack:
         """base: the head. base_static: (V, 2) its occlusion and shine."""
         everything = (base, *layers)
         width = base.texture.shape[1]
-        textures = [_of_width(layer.texture, width) for layer in everything]
+        textures = [_of_width(_with_wrinkles(layer.texture), width) for layer in everything]
         heights = [len(texture) for texture in textures]
         tops = np.cumsum([0, *heights[:-1]]) / sum(heights)
         starts = np.cumsum([0, *(len(layer.vertices) for layer in everything)])
@@ -90,6 +90,10 @@ class Stack:
             points.append(moved)
             normals.append(_normals(moved, layer.faces) if layer.normals is None else layer.normals)
         return np.concatenate(points).astype(np.float32), np.concatenate(normals).astype(np.float32)
+
+
+def _with_wrinkles(texture: np.ndarray) -> np.ndarray:
+    return texture if texture.shape[-1] == 4 else np.pad(texture, ((0, 0), (0, 0), (0, 1)))
 
 
 def _of_width(texture: np.ndarray, width: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
 from geodiff.conditioning.surface import sample
 from geodiff.geometry import normals_to_map_axes
 from geodiff.head.model import HeadModel
-from geodiff.synth.appearance import Appearance, paint, random_appearance
+from geodiff.synth.appearance import Appearance, paint, random_appearance, wrinkles
 from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
 from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
@@ -34,7 +34,7 @@ class Frame:
 class Posed:
     """One expression of a person, to be seen from any number of views.
 
-    vertices: (N, 3) of head and hair. table: (N, 8) their places, normals, occlusion and shininess. shadow: the shadow
+    vertices: (N, 3) of head and hair. table: (N, 9) their places, normals, occlusion, shininess and folding. shadow: the shadow
     map, None where there is no directional light.
     """
 
@@ -60,7 +60,9 @@ class Subject:
         self._rest = self._person.template
         self._stack = self._dressed(texture_size)
         self._faces = torch.as_tensor(self._stack.faces)
-        self._texture = self._stack.texture ** np.float32(2.2)
+        self._texture = self._stack.texture
+        self._texture[..., :3] **= np.float32(2.2)
+        self._areas = _areas(self._rest.numpy(), head.faces.numpy())
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -76,7 +78,8 @@ class Subject:
         shine[head.regions["eyeballs"].numpy()] = 1.0
         uvs = head.uvs[head.faces_uv].numpy()
         uvs = np.stack([uvs[..., 0], 1 - uvs[..., 1]], -1)
-        skin = Layer(self._rest.numpy(), head.faces.numpy(), uvs, paint(head, self.look, texture_size))
+        painted = [paint(head, self.look, texture_size), wrinkles(head, self.look, texture_size)[..., None]]
+        skin = Layer(self._rest.numpy(), head.faces.numpy(), uvs, np.concatenate(painted, -1))
         shaped = head.shaped(self.params, expression=False)[0]
         free = under_hat(head, self.wear) < 0
         layers = hair_layers(head, shaped, self.style, self.look, texture_size // 2, free)
@@ -92,7 +95,15 @@ class Subject:
         vertices = torch.from_numpy(points)
         dark = self.light.color.max() < 0.02
         shadow = None if dark else ShadowMap.make(vertices, self._faces, self.light.direction)
-        return Posed(vertices, np.concatenate([points, normals, self._stack.static], 1), shadow)
+        folded = np.zeros((len(points), 1), np.float32)
+        folded[: len(head), 0] = self._folding(head)
+        return Posed(vertices, np.concatenate([points, normals, self._stack.static, folded], 1), shadow)
+
+    def _folding(self, vertices: np.ndarray) -> np.ndarray:
+        """(V,) how dark wrinkles are: those of age, and more where the expression presses the skin together."""
+        areas = _areas(vertices, self.head.faces.numpy())
+        pressed = np.clip(self._areas / np.maximum(areas, 1e-12) - 1.0, 0, 0.6)
+        return (0.12 + 0.5 * self.look.age) * (0.25 * self.look.age + 1.6 * pressed).astype(np.float32)
 
     def render(self, posed: Posed, camera: Camera, supersample: int = 2) -> Frame:
         """The frame of a posed person in a camera."""
@@ -102,7 +113,8 @@ class Subject:
         # Both sides of hair are seen: its normals face the camera.
         towards = camera.center.numpy() - surface[:, :3]
         surface[:, 3:6] *= np.where((surface[:, 3:6] * towards).sum(1, keepdims=True) < 0, -1, 1)
-        albedo = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
+        painted = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
+        albedo = painted[:, :3] * (1 - np.clip(surface[:, 8:] * painted[:, 3:], 0, 0.6))
         colors = shade(albedo, surface, camera.center.numpy(), self.light, posed.shadow)
         turned = normals_to_map_axes(torch.from_numpy(surface[:, 3:6]), camera).numpy()
         layers, mask = samples.resolve(np.concatenate([colors, turned], 1))
@@ -111,3 +123,10 @@ class Subject:
             mask=mask,
             normals=scaled_normals(layers[..., 3:6], mask),
         )
+
+
+def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V,) area of the triangles around each vertex."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    return sum(np.bincount(faces[:, k], area, len(vertices)) for k in range(3))

@@ -14,7 +14,7 @@ from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.synth.appearance import paint, random_appearance, template_fields
+from geodiff.synth.appearance import paint, random_appearance, template_fields, wrinkles
 from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, random_style
 from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade, shadow_test
@@ -22,6 +22,7 @@ from geodiff.synth.motion import NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Subject
 from geodiff.synth.wear import Wear, under_hat, wear_layers
+from geodiff.types import Motion
 
 SIZE = 64
 
@@ -164,6 +165,23 @@ def test_paint_puts_eyes_and_lips_where_they_are(head: HeadModel) -> None:
     fields = template_fields(head)
     assert fields.eye_angle[head.regions["eyeballs"].numpy()].min() < 0.3
     assert fields.hairline[head.regions["face"].numpy()].mean() < fields.hairline[head.regions["scalp"].numpy()].mean()
+
+
+def test_wrinkles_deepen_where_the_face_is_pressed_together() -> None:
+    subject = Subject(load_head("builtin"), 3, texture_size=64)
+    rest, head = subject.pose(subject.params), subject.head
+    brow = head.motion_params(
+        Motion({"browInnerUp": np.ones(1, np.float32)}, np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32)),
+        subject.params,
+    )
+    pressed = subject.pose(brow).table[: head.num_vertices, 8] - rest.table[: head.num_vertices, 8]
+    marks = head.landmarks.points(head.template, head.faces).numpy()
+    place = head.template.numpy()
+    forehead = np.linalg.norm(place - (marks[9] + [0, 0.025, 0]), axis=1) < 0.015
+    chin = np.linalg.norm(place - marks[152], axis=1) < 0.015
+    assert pressed[forehead].mean() > 0.02 and np.abs(pressed[chin]).max() < 1e-3
+    depth = wrinkles(head, subject.look, 64)
+    assert depth.shape == (64, 64) and depth.min() >= 0 and 0.2 < depth.max() <= 1
 
 
 def test_painting_needs_landmarks() -> None:
