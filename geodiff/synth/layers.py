@@ -29,8 +29,9 @@ class Layer:
     """A mesh of N vertices and M triangles around the unposed head.
 
     vertices: (N, 3) metres. faces: (M, 3). uvs: (M, 3, 2) places of the corners in the layer's own texture, 0..1 from
-    the top left. texture: (h, w, 3) float32 sRGB in 0..1, or (h, w, 4) with the depth of wrinkles. normals: (N, 3), or None for those of the mesh. occlusion,
-    shine: of the whole layer, 0..1. anchor: None for what is rigid with the skull.
+    the top left. texture: (h, w, 3) float32 sRGB in 0..1, or (h, w, 4) with the depth of wrinkles. normals: (N, 3), or
+    None for those of the mesh. occlusion, shine: of the whole layer, 0..1. anchor: None for what is rigid with the
+    skull.
     """
 
     vertices: np.ndarray

@@ -34,8 +34,8 @@ class Frame:
 class Posed:
     """One expression of a person, to be seen from any number of views.
 
-    vertices: (N, 3) of head and hair. table: (N, 9) their places, normals, occlusion, shininess and folding. shadow: the shadow
-    map, None where there is no directional light.
+    vertices: (N, 3) of head and hair. table: (N, 9) their places, normals, occlusion, shininess and folding. shadow:
+    the shadow map, None where there is no directional light.
     """
 
     vertices: torch.Tensor
