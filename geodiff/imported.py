@@ -28,7 +28,7 @@ from geodiff.files import atomic_write, make_folder, read_npz, write_json
 from geodiff.head.model import HeadModel
 from geodiff.media import read_gray, read_image, write_image
 from geodiff.tracking.importers import Tracking, cap4d, pixel3dmm
-from geodiff.tracking.importers.result import VHAP_VERTICES
+from geodiff.tracking.importers.result import VHAP_VERTICES, still
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_vhap(path: Path) -> Tracking:
     cameras = [clips.camera(c, t) if clips.has(t, c) else clips.camera(c) for t in times for c in views]
     return Tracking(
         params=clips.params,
-        cameras=cameras,
+        cameras=still(cameras, len(views)),
         source="VHAP" if not clips.meta else "geodiff",
         camera_ids=clips.camera_ids,
         timesteps=np.array(clips.timestep_numbers),
@@ -59,6 +59,7 @@ def read_vhap(path: Path) -> Tracking:
         masks=[None if cell is None else clips.mask_file(*cell) for cell in cells],
         valid=np.array([cell is not None for cell in cells]).reshape(len(times), len(views)),
         head=clips.head_name,
+        head_hash=clips.meta.get("head", {}).get("hash"),
         notes=tuple(notes),
     )
 

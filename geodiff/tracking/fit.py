@@ -25,6 +25,8 @@ from geodiff.types import Camera, HeadParams
 #: Names that begin so belong to expressions with weights in 0..1, as ARKit's; others are in standard deviations.
 _WEIGHT_PREFIXES = ("brow", "cheek", "eye", "jaw", "mouth", "nose", "tongue", "pupil")
 
+#: Expressions that are often seen at full strength.
+_WIDE = ("eyeBlinkLeft", "eyeBlinkRight", "jawOpen")
 #: Standard deviations of the difference between both eyes' yaw and pitch, radians.
 _VERGENCE = np.array([0.04, 0.02])
 #: Frames that are evaluated at once: enough for the vector units, few enough for the processor's cache.
@@ -39,7 +41,8 @@ class FitConfig:
     this many standard deviations lose their pull. field_of_view: prior mean of the horizontal angle of the image's
     longer side, degrees, with focal_spread the standard deviation of the logarithm of the focal length. distance:
     prior mean of the distance to the head in metres, with distance_spread in logarithms. shape_prior, expr_prior:
-    strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1. bound: coefficients stay
+    strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1, wide_spread: of those that
+    close the lids and open the jaw (_WIDE), which use their whole range every few seconds. bound: coefficients stay
     within this many standard deviations. gaze_spread: radians. iterations: at most so many steps.
     """
 
@@ -52,6 +55,7 @@ class FitConfig:
     shape_prior: float = 1.5
     expr_prior: float = 1.5
     arkit_spread: float = 0.35
+    wide_spread: float = 1.2
     bound: float = 3.0
     gaze_spread: float = 0.25
     iterations: int = 30
@@ -147,7 +151,8 @@ class LandmarkFitter:
         arkit = np.array([name.startswith(_WEIGHT_PREFIXES) for name in head.expression_names])
         lower = np.where(arkit, 0.0, -c.bound)
         upper = np.where(arkit, 1.0, c.bound)
-        spread = np.where(arkit, c.arkit_spread, 1.0) / c.expr_prior
+        wide = np.isin(head.expression_names, _WIDE)
+        spread = np.select([wide, arkit], [c.wide_spread, c.arkit_spread], 1.0) / c.expr_prior
         opens = "jawOpen" in head.expression_names
         jaw = (0.0, 0.0) if opens else (-0.02, 0.5)
         free = np.full(6, np.inf)

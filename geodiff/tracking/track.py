@@ -1,40 +1,22 @@
-"""From an image or a video to head parameters and a camera."""
+"""From an image to head parameters and a camera; videos are in `geodiff.tracking.video`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.spatial.transform import Rotation, Slerp
 
 from geodiff.errors import FaceError
 from geodiff.head.model import HeadModel
-from geodiff.media import read_video
-from geodiff.tracking.fit import FitConfig, LandmarkFitter
-from geodiff.tracking.hair import HairConfig, fit_hair
-from geodiff.tracking.landmarks import Face, LandmarkTracker, detect_faces
+from geodiff.tracking.fit import LandmarkFitter
+from geodiff.tracking.hair import fit_hair
+from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
-from geodiff.tracking.smooth import SmoothConfig, smooth_shot, spreads
+from geodiff.tracking.settings import TrackConfig
+from geodiff.tracking.video import VideoTrack, track_video
 from geodiff.types import Camera, HeadParams
 
-
-@dataclass(frozen=True)
-class TrackConfig:
-    """fit, hair: how landmarks and hair are fitted. fit_hair: whether static offsets are fitted at all.
-
-    keyframes: frames of a video from which identity and focal length are estimated. smooth: how steady a video's
-    parameters are over time; steadiness: multiplies all of that, 0 fits every frame on its own.
-    """
-
-    fit: FitConfig = field(default_factory=FitConfig)
-    hair: HairConfig = field(default_factory=HairConfig)
-    fit_hair: bool = True
-    keyframes: int = 6
-    smooth: SmoothConfig = field(default_factory=SmoothConfig)
-    steadiness: float = 1.0
+__all__ = ["Track", "TrackConfig", "VideoTrack", "choose_face", "track_image", "track_video"]
 
 
 @dataclass(frozen=True)
@@ -52,23 +34,6 @@ class Track:
     matte: np.ndarray
     error: float
     num_faces: int
-
-
-@dataclass(frozen=True)
-class VideoTrack:
-    """A tracked video of T frames.
-
-    params: HeadParams (T). camera: of every frame. errors: (T,), nan where the face was lost. found: (T,) bool; lost
-    frames hold parameters bridged between their neighbours. boxes: (T, 4) of the landmarks, x0, y0, x1, y1. fps:
-    frames per second.
-    """
-
-    params: HeadParams
-    camera: Camera
-    errors: np.ndarray
-    found: np.ndarray
-    boxes: np.ndarray
-    fps: float
 
 
 def track_image(
@@ -108,72 +73,3 @@ def choose_face(faces: list[Face], face_index: int | None) -> Face:
             f"{len(faces)}; use {numbers}."
         )
     return faces[index]
-
-
-def track_video(
-    video: str | Path | Iterable[np.ndarray], head: HeadModel, config: TrackConfig | None = None, fps: float = 25.0
-) -> VideoTrack:
-    """Track the largest face of a video: one identity and focal length, pose and expression of every frame.
-
-    video: a file, or frames (H, W, 3) uint8 RGB of one size with `fps`.
-
-    Raises:
-        FaceError: no frame shows a face.
-        InputError: the file cannot be read.
-    """
-    config = config or TrackConfig()
-    if isinstance(video, (str, Path)):
-        opened = read_video(video)
-        video, fps = opened, opened.fps
-    tracker, faces, size = LandmarkTracker(), [], (1, 1)
-    for frame in video:
-        size = (frame.shape[1], frame.shape[0])
-        faces.append(tracker(frame))
-    found = np.array([face is not None for face in faces], bool)
-    if not found.any():
-        raise FaceError(
-            f"a driving video must show a face, but none was found in its {len(faces)} frames; use one in which the "
-            "face is visible from the front or from half a side."
-        )
-    seen = np.flatnonzero(found)
-    points = np.stack([faces[t].points for t in seen]).astype(np.float64)
-    fitter = LandmarkFitter(head, size, config.fit)
-    keys = points[_keyframes(fitter, points, config.keyframes)]
-    shared = fitter.solve(keys, fitter.start(keys))
-    spread = spreads(config.smooth, head.expression_names, max(config.steadiness, 1e-6))
-    states = smooth_shot(fitter, points, seen * 30.0 / fps, shared, spread, config.smooth)
-    fit = fitter.result(replace(shared, frames=states), points)
-    errors = np.full(len(faces), np.nan)
-    errors[seen] = fit.errors
-    boxes = np.stack([faces[t].box for t in seen])
-    boxes = np.stack([np.interp(np.arange(len(faces)), seen, boxes[:, k]) for k in range(4)], 1)
-    return VideoTrack(_bridged(fit.params, seen, len(faces)), fit.camera, errors, found, boxes.astype(np.float32), fps)
-
-
-def _keyframes(fitter: LandmarkFitter, points: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of frames whose head poses differ most: farthest-point sampling, the most frontal frame first."""
-    vectors = Rotation.from_matrix(fitter.start_frames(points).rotation).as_rotvec()
-    chosen = [int(np.argmin(np.abs(vectors[:, 1])))]
-    away = np.full(len(points), np.inf)
-    while len(chosen) < min(count, len(points)):
-        away = np.minimum(away, np.linalg.norm(vectors - vectors[chosen[-1]], axis=1))
-        away[chosen] = -1.0
-        chosen.append(int(away.argmax()))
-    return np.array(sorted(chosen))
-
-
-def _bridged(params: HeadParams, seen: np.ndarray, count: int) -> HeadParams:
-    """Parameters of the frames `seen`, interpolated (held at the ends) to all `count` frames."""
-    if len(seen) == count:
-        return params
-    times = np.arange(count)
-    values = {}
-    for name in ("expr", "translation", "neck_pose", "jaw_pose", "eyes_pose"):
-        array = getattr(params, name).numpy()
-        values[name] = np.stack([np.interp(times, seen, column) for column in array.T], 1)
-    turns = params.rotation.numpy()
-    if len(seen) == 1:
-        values["rotation"] = np.repeat(turns, count, 0)
-    else:
-        values["rotation"] = Slerp(seen, Rotation.from_rotvec(turns))(np.clip(times, seen[0], seen[-1])).as_rotvec()
-    return params.replace(**{name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})

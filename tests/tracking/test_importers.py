@@ -29,6 +29,7 @@ from other_trackers import (
     write_pixel3dmm,
     write_vhap_export,
 )
+from PIL import Image
 
 from geodiff.clipset import ClipSet
 from geodiff.errors import ClipSetError, HeadModelError, InputError, UserError
@@ -184,7 +185,8 @@ def test_flame_parameters_as_cap4d_and_back(tmp_path: Path, head: HeadModel) -> 
     params = some_params(plain)
     params = params.replace(eyes_pose=params.eyes_pose[:, :3].repeat(1, 2))
     told = Tracking(params, some_cameras(2), "VHAP", ["a", "b"], np.arange(3))
-    assert write_cap4d(tmp_path / "fit.npz", told, plain) == ()
+    lost = write_cap4d(tmp_path / "fit.npz", told, plain)
+    assert len(lost) == 1 and "jaw's rotation" in lost[0]
     back = read_tracking(tmp_path / "fit.npz", plain)
     for name in FIELDS:
         torch.testing.assert_close(getattr(back.params, name), getattr(params, name), atol=2e-6, rtol=0)
@@ -193,6 +195,32 @@ def test_flame_parameters_as_cap4d_and_back(tmp_path: Path, head: HeadModel) -> 
     assert "shape coefficients beyond 150" in lost and "difference between the eyes" in lost
     with pytest.raises(InputError, match="name the FLAME model as --head"):
         write_cap4d(tmp_path / "none.npz", told)
+
+
+def test_cap4d_through_flame_and_back(tmp_path: Path, head: HeadModel) -> None:
+    fit = {**cap4d_fit(), "neck_rot": np.full((3, 3), 0.1, np.float32)}
+    np.savez(tmp_path / "fit.npz", **fit)
+    assert write_cap4d(tmp_path / "again.npz", read_tracking(tmp_path / "fit.npz", head), head) == ()
+    with np.load(tmp_path / "again.npz", allow_pickle=False) as again:
+        assert set(again.files) == set(fit)
+        for name, value in fit.items():
+            if value.dtype.kind == "f":
+                np.testing.assert_allclose(again[name], value, atol=5e-7, err_msg=name)
+
+
+def test_vhap_as_cap4d(tmp_path: Path, head: HeadModel) -> None:
+    """Rendered: an export's picture is the one that CAP4D would draw of the file written from it."""
+    plain = replace(head, pose_basis=torch.zeros(36, head.num_vertices, 3))
+    params = some_params(plain).replace(jaw_pose=torch.zeros(3, 3), neck_pose=torch.zeros(3, 3))
+    params = params.replace(eyes_pose=params.eyes_pose[:, :3].repeat(1, 2))
+    write_vhap_export(tmp_path / "export", params, some_cameras(2))
+    tracking = read_tracking(tmp_path / "export", plain)
+    assert len(tracking.cameras) == 2 and write_cap4d(tmp_path / "fit.npz", tracking, plain) == ()
+    with np.load(tmp_path / "fit.npz", allow_pickle=False) as arrays:
+        fit = dict(arrays)
+    flipped = torch.from_numpy((cap4d_vertices(plain, fit, 2) @ FLIP[:3, :3]).astype(np.float32))
+    camera = replace(tracking.camera(2, 1), viewmat=torch.from_numpy(fit["extr"][1]))
+    assert_same_picture(tracking, plain, 2, 1, picture(flipped, plain, camera))
 
 
 def test_orbit_round_trip_is_exact(tmp_path: Path) -> None:
@@ -271,17 +299,18 @@ def test_widths_are_completed_for_a_larger_flame(tmp_path: Path, head: HeadModel
     tracking = read_tracking(tmp_path / "fit.npz", head)
     assert tracking.params.shape.shape == (300,) and tracking.params.expr.shape == (3, 100)
     assert not tracking.params.shape[150:].any() and not tracking.params.expr[:, 64:].any()
-    assert any("eyelids" in note for note in tracking.notes)
+    assert any("also fitted blink, which FLAME has no shape for" in note for note in tracking.notes)
 
 
 def test_lids_go_to_heads_that_have_them(tmp_path: Path, head: HeadModel) -> None:
     lids = torch.zeros(2, head.num_vertices, 3)
-    names = (*head.expression_names, "eyelidLeft", "eyelidRight")
+    names = (*head.expression_names, "eyeBlinkLeft", "eyeBlinkRight")
     larger = replace(head, expr_basis=torch.cat([head.expr_basis, lids]), expression_names=names)
-    np.savez(tmp_path / "fit.npz", **cap4d_fit())
-    tracking = read_tracking(tmp_path / "fit.npz", larger)
-    torch.testing.assert_close(tracking.params.expr[:, 100:], torch.full((3, 2), 0.3))
-    assert not any("eyelids" in note for note in tracking.notes)
+    frame = pixel3dmm_frame(some_params(head), 0, np.eye(3), np.zeros(3))
+    folder = write_pixel3dmm(tmp_path / "run", [frame])
+    tracking = read_tracking(folder, larger)
+    torch.testing.assert_close(tracking.params.expr[:, 100:], torch.tensor([[0.1, 0.2]]))
+    assert not tracking.notes and "l_eyelid.npy" in read_tracking(folder, head).notes[0]
 
 
 def test_other_heads_are_told_to_convert(tmp_path: Path, head: HeadModel) -> None:
@@ -289,14 +318,11 @@ def test_other_heads_are_told_to_convert(tmp_path: Path, head: HeadModel) -> Non
     with pytest.raises(HeadModelError, match="--head flame:PATH --convert builtin"):
         read_tracking(tmp_path / "fit.npz", replace(head, name="builtin"))
     with pytest.raises(HeadModelError, match="as many shape coefficients as CAP4D fitted, 150, and 'flame' has 2"):
-        read_tracking(tmp_path / "fit.npz", flame_like(num_shape=2 + 1, num_expr=100).__class__(
-            **{**vars_of(head), "shape_basis": head.shape_basis[:2]}))  # fmt: skip
-
-
-def vars_of(head: HeadModel) -> dict:
-    from dataclasses import fields
-
-    return {f.name: getattr(head, f.name) for f in fields(head)}
+        read_tracking(tmp_path / "fit.npz", replace(head, shape_basis=head.shape_basis[:2]))
+    write_vhap_export(tmp_path / "export", some_params(head), some_cameras(1))
+    ours = replace(read_tracking(tmp_path / "export"), head_hash="another")
+    with pytest.raises(HeadModelError, match="belong to the head model another, and 'flame'"):
+        ours.on(head)
 
 
 def test_offsets_with_and_without_teeth(tmp_path: Path) -> None:
@@ -484,6 +510,47 @@ def test_cap4d_folders_bring_their_pictures(tmp_path: Path, head: HeadModel) -> 
     assert again.image(2, 1).read_text() == "cam1 2" and torch.equal(again.params.expr, tracking.params.expr)
 
 
+def write_crops(folder: Path, head: HeadModel, **changes: object) -> tuple[dict, Camera]:
+    """What CAP4D's avatar fitter reads: pictures cut to a box and scaled, with the fit of the whole picture."""
+    fit = cap4d_fit(1, some_cameras(1))
+    for name in ("images", "flame"):
+        (folder / name).mkdir(parents=True)
+    for t in range(2):
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "images" / f"{t:05d}.png")
+        values = {**fit, "crop_box": np.array([10, 5, 74 + t, 69 + t]), **changes}
+        np.savez(folder / "flame" / f"{t:05d}.npz", **{k: v for k, v in values.items() if v is not None})
+    return fit, some_cameras(1)[0]
+
+
+def test_cap4d_crops_have_their_own_cameras(tmp_path: Path, head: HeadModel) -> None:
+    _, whole = write_crops(tmp_path, head)
+    tracking = read_tracking(tmp_path, head)
+    assert tracking.num_frames == 2 and tracking.num_cameras == 1 and tracking.image(1).name == "00001.png"
+    vertices = head.vertices(tracking.params.frame(1))[0]
+    expected = (project(vertices, whole)[0] - torch.tensor([10.0, 5.0])) * (64 / 65)
+    torch.testing.assert_close(project(vertices, tracking.camera(1))[0], expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"crop_box": None}, "must hold crop_box"),
+        ({"crop_box": np.array([5, 5, 5, 9])}, "x0, y0, x1, y1 with an area"),
+        (
+            {"rot": np.zeros((2, 3)), "expr": np.zeros((2, 65)), "tra": np.zeros((2, 3)), "eye_rot": None},
+            "one frame of",
+        ),
+    ],
+)
+def test_bad_crops_of_cap4d(tmp_path: Path, head: HeadModel, changes: dict, words: str) -> None:
+    write_crops(tmp_path, head, **changes)
+    with pytest.raises(InputError, match=words):
+        read_tracking(tmp_path)
+    (tmp_path / "images" / "00001.png").unlink()
+    with pytest.raises(InputError, match="one picture for each of 2 fits, not 1"):
+        read_tracking(tmp_path)
+
+
 # --- the published samples
 
 
@@ -519,7 +586,8 @@ def test_driving_sample(shared_data: Path) -> None:
     assert tracking.num_frames == 384 and tracking.fps == 24 and tracking.params.expr.shape == (384, 64)
     assert any("its shape is the mean" in note for note in tracking.notes)
     # The last coefficient moves the lids alone: it never crosses zero, as expressions do.
-    assert float(tracking.eyelids.max()) < 0 and float(tracking.eyelids.min()) < -0.4
+    blink = tracking.codes["blink"]
+    assert blink.shape == (384, 1) and float(blink.max()) < 0 and float(blink.min()) < -0.4
 
 
 def test_orbit_sample_circles_an_upright_head(shared_data: Path) -> None:

@@ -8,6 +8,7 @@ coefficient is none of FLAME's but moves both lids. `neck_rot` turns the trunk a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import torch
 from geodiff.errors import InputError
 from geodiff.files import read_npz, write_npz
 from geodiff.head.model import HeadModel
+from geodiff.media import image_size
 from geodiff.tracking.importers.arrays import camera, floats, numbers, rigid
-from geodiff.tracking.importers.result import Tracking, neck_to_trunk
+from geodiff.tracking.importers.result import Tracking, neck_to_trunk, offsets_beside_cap4d
 from geodiff.types import Camera, HeadParams
 
 SOURCE = "CAP4D"
 #: Widths of its shape and expression vectors; the last expression is the lids'.
 NUM_SHAPE, NUM_EXPR = 150, 65
+#: Name of the last expression coefficient, whose shape moves the lids and comes with CAP4D.
+BLINK = "blink"
 INTRINSICS = ("fx", "fy", "cx", "cy")
 #: Keys that tell its file from others.
 KEYS = frozenset({"extr", "fx", "expr", "rot", "tra"})
@@ -33,9 +37,9 @@ _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
 def matches(path: Path) -> bool:
-    """Whether a path is a fit file of CAP4D, or a folder that holds one as fit.npz. It may still be damaged."""
+    """Whether a path is a fit file of CAP4D or a folder of one of its two kinds (`read_cap4d`). It may be damaged."""
     if path.is_dir():
-        return (path / "fit.npz").is_file()
+        return (path / "fit.npz").is_file() or ((path / "images").is_dir() and any((path / "flame").glob("*.npz")))
     if path.suffix != ".npz" or not path.is_file():
         return False
     try:
@@ -49,11 +53,58 @@ def matches(path: Path) -> bool:
 def read_cap4d(path: Path) -> Tracking:
     """CAP4D's fit of T frames from C cameras: a fit.npz, or the folder with it and its images/CAMERA, bg/CAMERA.
 
+    A folder without fit.npz is what its avatar fitter reads: images/ and flame/, one cropped picture and one fit each.
     Driving files have no shape: it is zero. The parameters follow CAP4D's convention; `Tracking.on` tells them in
     FLAME's terms. Raises InputError.
     """
     file = path / "fit.npz" if path.is_dir() else path
-    arrays = read_npz(file)
+    if path.is_dir() and not file.is_file():
+        return _read_crops(path)
+    tracking = _from_arrays(read_npz(file), file)
+    images, masks = (
+        _files(file.parent / folder, tracking.camera_ids, tracking.num_frames) for folder in ("images", "bg")
+    )
+    return replace(tracking, images=images, masks=masks)
+
+
+def _read_crops(folder: Path) -> Tracking:
+    """The frames of an avatar fitter's folder: every one has a camera of its own, cut to its picture."""
+    files = sorted((folder / "flame").glob("*.npz"))
+    pictures = sorted(p for p in (folder / "images").iterdir() if p.suffix.lower() in _PICTURES)
+    if len(files) != len(pictures):
+        raise InputError(f"{folder} must hold one picture for each of {len(files)} fits, not {len(pictures)}")
+    parts, cameras = [], []
+    for file, picture in zip(files, pictures, strict=True):
+        arrays, where = read_npz(file), str(file)
+        part = _from_arrays(arrays, file)
+        if part.num_frames != 1 or part.num_cameras != 1:
+            raise InputError(f"{where} must hold one frame of one camera, not {part.num_frames}: export it again")
+        left, top, right, bottom = numbers(arrays, "crop_box", (4,), where)
+        width, height = image_size(picture)
+        if right <= left or bottom <= top:
+            raise InputError(f"{where} must hold crop_box as x0, y0, x1, y1 with an area: export it again")
+        across, down = width / (right - left), height / (bottom - top)
+        K = part.cameras[0].K.double().numpy()
+        cut = (across * K[0, 0], down * K[1, 1], across * (K[0, 2] - left), down * (K[1, 2] - top))
+        cameras.append(camera(part.cameras[0].viewmat.numpy(), cut, width, height, where))
+        parts.append(part)
+    first = parts[0]
+    if any(
+        len(p.params.shape) != len(first.params.shape) or p.params.expr.shape != first.params.expr.shape for p in parts
+    ):
+        raise InputError(f"{folder / 'flame'} must hold fits of one head, and their widths differ: export them again")
+    return replace(
+        first,
+        params=HeadParams.concatenate([part.params for part in parts]),
+        cameras=cameras,
+        timesteps=np.arange(len(parts)),
+        images=list(pictures),
+        valid=None,
+        codes={BLINK: torch.cat([part.codes[BLINK] for part in parts])},
+    )
+
+
+def _from_arrays(arrays: Mapping[str, Any], file: Path) -> Tracking:
     where = str(file)
     expr = numbers(arrays, "expr", (None, None), where)
     frames = len(expr)
@@ -75,7 +126,6 @@ def read_cap4d(path: Path) -> Tracking:
         eyes_pose=floats(np.concatenate([pose["eye_rot"], pose["eye_rot"]], 1)),
     )
     notes = [] if "shape" in arrays else [f"{file.name} moves a head without saying whose: its shape is the mean"]
-    images, masks = (_files(file.parent / folder, names, frames) for folder in ("images", "bg"))
     return Tracking(
         params=params,
         cameras=cameras,
@@ -83,10 +133,8 @@ def read_cap4d(path: Path) -> Tracking:
         camera_ids=names,
         timesteps=np.arange(frames),
         fps=_rate(arrays, where),
-        images=images,
-        masks=masks,
         valid=_valid(arrays, frames, len(cameras)),
-        eyelids=floats(np.repeat(expr[:, -1:], 2, 1)),
+        codes={BLINK: floats(expr[:, -1:])},
         convention="cap4d",
         notes=tuple(notes),
     )
@@ -138,19 +186,18 @@ def write_cap4d(path: Path, tracking: Tracking, head: HeadModel | None = None) -
         if tracking.convention != "flame":
             params = tracking.on(head).params
         params = neck_to_trunk(params, head)
-        if params.static_offset is not None:
-            lost.append("static offsets")
+        if (left := offsets_beside_cap4d(params, head)) > 1e-6:
+            lost.append(f"offsets of the head's surface, {1e3 * left:.2f} mm on average")
     if len(tracking.cameras) != tracking.num_cameras:
         raise InputError("CAP4D's cameras stand still, and these move: write their path with write_orbit beside a fit")
     eyes = params.eyes_pose.reshape(-1, 2, 3)
     if not torch.equal(eyes[:, 0], eyes[:, 1]):
         lost.append("the difference between the eyes")
-    lids = tracking.eyelids
-    blink = (
-        torch.zeros(params.num_frames, 1) if lids is None or tracking.source != SOURCE else lids.mean(1, keepdim=True)
-    )
-    if lids is not None and tracking.source != SOURCE and bool(lids.any()):
+    blink = tracking.codes.get(BLINK, torch.zeros(params.num_frames, 1))
+    if tracking.eyelids is not None and bool(tracking.eyelids.any()):
         lost.append("the eyelids")
+    if bool(params.jaw_pose.any()):
+        lost.append("the jaw's rotation in its own model, which has no jaw joint; it is written as jaw_rot")
     for name, values, width in (("shape", params.shape, NUM_SHAPE), ("expr", params.expr, NUM_EXPR - 1)):
         if bool(values[..., width:].any()):
             lost.append(f"{name} coefficients beyond {width}")

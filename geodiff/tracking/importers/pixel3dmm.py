@@ -19,8 +19,8 @@ import torch
 from geodiff.errors import InputError
 from geodiff.geometry import matrix_to_axis_angle
 from geodiff.tracking.importers.arrays import camera, floats, numbers, rigid
-from geodiff.tracking.importers.result import Tracking
-from geodiff.types import Camera, HeadParams
+from geodiff.tracking.importers.result import Tracking, still
+from geodiff.types import HeadParams
 
 SOURCE = "Pixel3DMM"
 #: Pixels of the side of the picture that its intrinsics are told for.
@@ -76,7 +76,7 @@ def read_pixel3dmm(path: Path) -> Tracking:
         notes.append(f"the frames of {path.name} differ in shape; the first one's is taken")
     return Tracking(
         params=params,
-        cameras=_cameras(frames),
+        cameras=still([frame.camera for frame in frames], 1),
         source=SOURCE,
         camera_ids=["0"],
         timesteps=np.array([_number(file, i) for i, file in enumerate(files)]),
@@ -183,14 +183,6 @@ def _turns(values: list[np.ndarray], by_rows: bool) -> np.ndarray:
     """(T, 3) axis-angle of T rotations of six numbers."""
     matrices = torch.from_numpy(rotations_from_6d(np.stack(values), by_rows))
     return matrix_to_axis_angle(matrices).numpy()
-
-
-def _cameras(frames: list[_Frame]) -> list[Camera]:
-    """One camera where it stands still, else one a frame."""
-    cameras = [frame.camera for frame in frames]
-    first = cameras[0]
-    still = all(torch.equal(c.viewmat, first.viewmat) and torch.equal(c.K, first.K) for c in cameras)
-    return [first] if still else cameras
 
 
 def _number(file: Path, default: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from geodiff.types import Camera, HeadParams
 
 #: Vertices of FLAME, and of FLAME with VHAP's teeth, which come after FLAME's own.
 FLAME_VERTICES, VHAP_VERTICES = 5023, 5143
-#: Names of the two lid expressions on heads that have them beside FLAME's own hundred.
-EYELIDS = ("eyelidLeft", "eyelidRight")
+#: The lids' expressions on FLAME heads that were loaded with `l_eyelid.npy` and `r_eyelid.npy`, Pixel3DMM's shapes.
+EYELIDS = ("eyeBlinkLeft", "eyeBlinkRight")
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class Tracking:
     timesteps: (T,) the tool's own numbers of the frames. fps: frames per second, None where the tool does not say.
     images, masks: T * C files, frame t of view c at t * C + c, None where a frame of a view is absent; or None where
     the tool keeps no pictures. valid: (T, C) bool, False where the tool found no face, or None.
-    eyelids: (T, 2) coefficients of the lid shapes of the tool's own head, the person's left lid first, or None.
+    eyelids: (T, 2) weights of the lid shapes `l_eyelid.npy` and `r_eyelid.npy`, which are no part of FLAME, or None.
+    codes: coefficients of shapes that only the tool's own head has, by the tool's name for them, (T, n) each.
     convention: "flame" where rotation, translation and neck_pose mean what `HeadParams` says; else the name of another
     one of CONVENTIONS, which needs the head model's joints to be told in FLAME's terms: `on` does that.
-    head: the family of models that the parameters belong to. notes: sentences about what a user should know.
+    head, head_hash: the family of models that the parameters belong to, and which one where that is recorded.
+    notes: sentences about what a user should know.
     """
 
     params: HeadParams
@@ -47,7 +49,9 @@ class Tracking:
     valid: np.ndarray | None = None
     eyelids: Tensor | None = None
     convention: str = "flame"
+    codes: dict[str, Tensor] = field(default_factory=dict)
     head: str = "flame"
+    head_hash: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,6 +86,11 @@ class Tracking:
                 f"given: name theirs and convert, as in `geodiff track RESULT --head {self.head}:PATH --convert "
                 f"{head.name}`"
             )
+        if self.head_hash not in (None, head.hash):
+            raise HeadModelError(
+                f"parameters from {self.source} belong to the head model {self.head_hash}, and {head.name!r} "
+                f"({head.hash}) was given: use the recorded one"
+            )
         notes = self.notes
         params = self.params.replace(
             shape=_widened(self.params.shape, head.num_shape, "shape", self.source, head),
@@ -93,7 +102,12 @@ class Tracking:
             expr[:, [head.expression_names.index(name) for name in EYELIDS]] = self.eyelids
             params = params.replace(expr=expr)
         elif self.eyelids is not None and bool(self.eyelids.any()):
-            notes = (*notes, f"{self.source} also fitted eyelids, which this FLAME head has no shapes for")
+            notes = (
+                *notes,
+                f"{self.source} also fitted eyelids: put l_eyelid.npy and r_eyelid.npy beside the FLAME file",
+            )
+        if any(bool(code.any()) for code in self.codes.values()):
+            notes = (*notes, f"{self.source} also fitted {', '.join(self.codes)}, which FLAME has no shape for")
         params = CONVENTIONS[self.convention](params, head)
         return replace(self, params=params, convention="flame", notes=notes)
 
@@ -165,6 +179,25 @@ def _cap4d_bias(head: HeadModel) -> Tensor | None:
         return None
     identity = torch.eye(3, dtype=head.pose_basis.dtype, device=head.pose_basis.device).reshape(1, 9)
     return -torch.einsum("p,pvc->vc", identity.repeat(4, 1).reshape(-1), head.pose_basis)
+
+
+def offsets_beside_cap4d(params: HeadParams, head: HeadModel) -> float:
+    """Mean length in metres of the static offsets that CAP4D's skinning does not add by itself."""
+    none = torch.zeros_like(head.template)
+    bias = _cap4d_bias(head)
+    own = none if params.static_offset is None else params.static_offset
+    return float(torch.linalg.vector_norm(own - (none if bias is None else bias), dim=-1).mean())
+
+
+def still(cameras: list[Camera], views: int) -> list[Camera]:
+    """One camera a view where none of the T * C moves, else all of them."""
+    moves = any(
+        not (torch.equal(c.viewmat, first.viewmat) and torch.equal(c.K, first.K))
+        or (c.width, c.height) != (first.width, first.height)
+        for v in range(views)
+        for first, c in ((cameras[v], c) for c in cameras[v::views])
+    )
+    return cameras if moves else cameras[:views]
 
 
 #: What rotation, translation and neck_pose mean to a tool -> how to say it in FLAME's terms.

@@ -1,0 +1,152 @@
+"""A film's landmarks, found frame by frame while it is decoded, and kept on disk so that a killed run goes on.
+
+No picture is held: what stays of a frame are its landmarks. Every few frames a chunk with the follower's whole state is
+written; a later run reads the chunks, skips their frames and follows on exactly as if it had not been interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geodiff.errors import InputError
+from geodiff.files import read_npz, write_npz
+from geodiff.tracking.follow import Follower
+from geodiff.tracking.landmarks import NUM_LANDMARKS
+
+#: Frames in a chunk on disk.
+CHUNK = 64
+#: Raised whenever landmarks come out differently, so that older chunks are not continued.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What a film shows.
+
+    points: (T, 478, 2) float32 landmarks of the person followed, nan where it was lost. shot: (T,) int64 number of the
+    shot, counted from 0. size: (width, height) in pixels. looks: small pictures of the person in each shot, (K, 1024)
+    each, see `follow.look`.
+    """
+
+    points: np.ndarray
+    shot: np.ndarray
+    size: tuple[int, int]
+    looks: list[np.ndarray]
+
+    @property
+    def found(self) -> np.ndarray:
+        """(T,) bool."""
+        return np.isfinite(self.points[:, 0, 0])
+
+
+def watch(
+    frames: Iterable[np.ndarray],
+    cache: Path | None = None,
+    key: str = "",
+    report: Callable[[int], None] = lambda frame: None,
+) -> Footage:
+    """Follows a person through frames (H, W, 3) uint8 RGB of one size. The frames are iterated over once.
+
+    cache: a folder for the landmarks, continued where a run with the same `key` left it. report: called with the number
+    of frames that are done.
+
+    Raises:
+        InputError: a frame has another size than the first.
+        StorageError: the cache cannot be written.
+    """
+    log = _Log(cache, hashlib.sha256(f"{SCHEMA} {key}".encode()).hexdigest()[:16])
+    follower = log.follower()
+    for number, frame in enumerate(frames):
+        log.check_size(frame)
+        if number >= len(log):
+            sighting = follower(frame)
+            log.append(None if sighting.face is None else sighting.face.points, sighting.cut, follower)
+        report(number + 1)
+    log.flush(follower)
+    return log.footage()
+
+
+class _Log:
+    """The landmarks so far, in memory and on disk."""
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.points: list[np.ndarray] = []
+        self.cuts: list[bool] = []
+        self.looks: list[np.ndarray] = []
+        self.size: tuple[int, int] | None = None
+        self._state: dict[str, np.ndarray] | None = None
+        self._kept = 0
+        while folder is not None and self._read(folder / f"{self._kept:06d}.npz"):
+            pass
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def _read(self, path: Path) -> bool:
+        """Takes over a chunk; False where there is none of this film that can be continued."""
+        try:
+            arrays = read_npz(path) if path.exists() else {}
+        except InputError:  # cut off by a full disk, or not ours: measured again
+            return False
+        if str(arrays.get("key", "")) != self.key or int(arrays["first"]) != self._kept:
+            return False
+        self.points.extend(arrays["points"])
+        self.cuts.extend(arrays["cuts"].tolist())
+        # The first of the chunk's shots may go on from the chunk before.
+        self.looks[int(arrays["look_first"]) :] = np.split(arrays["looks"], np.cumsum(arrays["look_counts"])[:-1])
+        self.size = (int(arrays["size"][0]), int(arrays["size"][1]))
+        prefix = "state_"
+        self._state = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
+        self._kept = len(self.points)
+        return True
+
+    def follower(self) -> Follower:
+        return Follower() if self._state is None else Follower.restored(self._state)
+
+    def check_size(self, frame: np.ndarray) -> None:
+        size = (frame.shape[1], frame.shape[0])
+        self.size = self.size or size
+        if size != self.size:
+            raise InputError(
+                f"the frames of a video must have one size, and frames of {self.size} and of {size} pixels were found; "
+                "scale or cut them alike"
+            )
+
+    def append(self, points: np.ndarray | None, cut: bool, follower: Follower) -> None:
+        if cut or not self.points:
+            self.looks.append(follower.shot)
+        self.looks[-1] = follower.shot
+        self.points.append(np.full((NUM_LANDMARKS, 2), np.nan, np.float32) if points is None else points)
+        self.cuts.append(cut)
+        if len(self.points) - self._kept >= CHUNK:
+            self.flush(follower)
+
+    def flush(self, follower: Follower) -> None:
+        """Writes what is not yet on disk as the next chunk."""
+        if self.folder is None or len(self.points) == self._kept or self.size is None:
+            return
+        first = int(np.sum(self.cuts[: self._kept]))
+        fresh = self.looks[first:]
+        write_npz(
+            self.folder / f"{self._kept:06d}.npz",
+            key=np.array(self.key),
+            first=np.array(self._kept),
+            size=np.array(self.size),
+            points=np.stack(self.points[self._kept :]),
+            cuts=np.array(self.cuts[self._kept :], bool),
+            look_first=np.array(first),
+            looks=np.concatenate(fresh),
+            look_counts=np.array([len(look) for look in fresh]),
+            **{f"state_{name}": value for name, value in follower.state().items()},
+        )
+        self._kept = len(self.points)
+
+    def footage(self) -> Footage:
+        points = np.stack(self.points) if self.points else np.zeros((0, NUM_LANDMARKS, 2), np.float32)
+        return Footage(points, np.cumsum(self.cuts, dtype=np.int64), self.size or (1, 1), self.looks)
