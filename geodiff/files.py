@@ -158,7 +158,8 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
     """Reads all arrays of an npz file without ever running code from it; a broken one is an InputError."""
     file = Path(path)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here, because NumPy leaves a damaged archive open.
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError as error:
         raise InputError(f"{file} must exist, and it does not: check the path") from error

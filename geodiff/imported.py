@@ -44,14 +44,14 @@ def read_vhap(path: Path) -> Tracking:
     clips = ClipSet.open(path)
     times, views = range(clips.num_timesteps), range(clips.num_cameras)
     notes = list(clips.notes)
-    if not clips.meta and "dynamic_offset" in read_npz(clips.params_file(0)):
+    if clips.foreign and "dynamic_offset" in read_npz(clips.params_file(0)):
         notes.append("offsets that change from frame to frame (dynamic_offset) are left out")
     cells = [(t, c) if clips.has(t, c) else None for t in times for c in views]
     cameras = [clips.camera(c, t) if clips.has(t, c) else clips.camera(c) for t in times for c in views]
     return Tracking(
         params=clips.params,
         cameras=still(cameras, len(views)),
-        source="VHAP" if not clips.meta else "geodiff",
+        source="VHAP" if clips.foreign else "geodiff",
         camera_ids=clips.camera_ids,
         timesteps=np.array(clips.timestep_numbers),
         fps=clips.fps if clips.meta else None,
@@ -59,7 +59,7 @@ def read_vhap(path: Path) -> Tracking:
         masks=[None if cell is None else clips.mask_file(*cell) for cell in cells],
         valid=np.array([cell is not None for cell in cells]).reshape(len(times), len(views)),
         head=clips.head_name,
-        head_hash=clips.meta.get("head", {}).get("hash"),
+        head_hash=clips.head_record.digest,
         notes=tuple(notes),
     )
 
@@ -73,6 +73,10 @@ FORMATS: dict[str, Format] = {
     pixel3dmm.SOURCE: Format(pixel3dmm.matches, pixel3dmm.read_pixel3dmm),
     cap4d.SOURCE: Format(cap4d.matches, cap4d.read_cap4d),
 }
+
+
+#: What VHAP's tracker itself writes, before its export.
+_VHAP_RUN = "tracked_flame_params*.npz"
 
 
 def is_tracking(path: Path | str) -> bool:
@@ -94,7 +98,12 @@ def read_tracking(path: Path | str, head: HeadModel | None = None) -> Tracking:
         if known.matches(file):
             found = known.read(file)
             return found if head is None else found.on(head)
-    what = "does not exist" if not file.exists() else "is neither"
+    if file.is_dir() and (any(file.glob(_VHAP_RUN)) or any(file.glob(f"*/{_VHAP_RUN}"))):
+        raise InputError(
+            f"VHAP's results are read from its export, and {file} is its tracking folder: run its "
+            "`vhap/export_as_nerf_dataset.py` and name what that wrote"
+        )
+    what = "does not exist" if not file.exists() else "is none of them"
     raise InputError(
         f"a tracking result is one of {', '.join(FORMATS)}, and {file} {what}: name the folder or file that the "
         "tracker wrote"

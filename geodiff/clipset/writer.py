@@ -35,7 +35,7 @@ from geodiff.errors import ClipSetError, HeadModelError, InputError
 from geodiff.files import make_folder, read_json, save_tensors, write_json
 from geodiff.head.identity import absolute_spec
 from geodiff.head.model import HeadModel
-from geodiff.media import write_image, write_video
+from geodiff.media import read_image, write_image, write_video
 from geodiff.types import Camera, Clip, HeadParams
 
 
@@ -115,18 +115,49 @@ class ClipSetWriter:
         self._check(clip)
         c = clip.camera_index
         for i, t in enumerate(self.spec.timesteps(c)):
-            name = frame_name(int(t), c)
-            write_image(self.folder / "images" / name, clip.images[i])
-            write_image(self.folder / "fg_masks" / name, clip.masks[i])
-            if clip.normals is not None:
-                write_image(self.folder / "normals" / name, clip.normals[i])
-            path = self.folder / "flame_param" / f"{t:05d}.npz"
-            if not path.exists():
-                write_params(path, clip.params.frame(i), self.head.num_vertices, self.head)
-        write_video(self.folder / "videos" / f"view_{c:02d}.mp4", clip.images, self.spec.fps)
+            normals = None if clip.normals is None else clip.normals[i]
+            self.write_frame(int(t), c, clip.images[i], clip.masks[i], clip.params.frame(i), normals)
+        self.finish_view(c, clip.camera, clip.params, clip.images)
+
+    def has_frame(self, t: int, c: int) -> bool:
+        """Whether all files of a frame are there; files appear whole or not at all."""
+        return all(path.is_file() and path.stat().st_size for path in self._frame_files(t, c))
+
+    def write_frame(
+        self, t: int, c: int, image: np.ndarray, mask: np.ndarray, params: HeadParams, normals: np.ndarray | None = None
+    ) -> None:
+        """Writes one frame of a view that is too long to be held whole; `finish_view` ends the view.
+
+        image: (H, W, 3) uint8. mask: (H, W) uint8. params: T = 1, kept as they are where the timestep has some already.
+        """
+        name = frame_name(t, c)
+        write_image(self.folder / "images" / name, image)
+        write_image(self.folder / "fg_masks" / name, mask)
+        if normals is not None:
+            write_image(self.folder / "normals" / name, normals)
+        path = self.folder / "flame_param" / f"{t:05d}.npz"
+        if not path.exists():
+            write_params(path, params, self.head.num_vertices, self.head)
+
+    def finish_view(
+        self, c: int, camera: Camera, params: HeadParams, images: Iterable[np.ndarray] | None = None
+    ) -> None:
+        """Marks a view whose frames are all written as finished, and makes its video.
+
+        images: its frames, for those who still have them; otherwise they are read again one by one. Raises
+        ClipSetError if a frame is missing.
+        """
+        for t in self.spec.timesteps(c):
+            if not self.has_frame(int(t), c):
+                raise ClipSetError(
+                    f"a view needs all of its frames, and frame {t} of view {c} of {self.folder} is missing"
+                )
+        names = (self.folder / "images" / frame_name(int(t), c) for t in self.spec.timesteps(c))
+        frames = (read_image(name, min_side=1) for name in names) if images is None else images
+        write_video(self.folder / "videos" / f"view_{c:02d}.mp4", frames, self.spec.fps)
         if not (self.folder / CANONICAL).exists():
-            write_canonical(self.folder / CANONICAL, clip.params, self.head.num_vertices, self.head)
-        self._meta["views"][str(c)] = camera_to_json(clip.camera)
+            write_canonical(self.folder / CANONICAL, params, self.head.num_vertices, self.head)
+        self._meta["views"][str(c)] = camera_to_json(camera)
         self._save()
 
     def write_reference(self, reference: ReferenceLike) -> None:
@@ -262,11 +293,12 @@ class ClipSetWriter:
         return found if isinstance(found, dict) else {}
 
     def _has_files(self, c: int) -> bool:
+        return all(self.has_frame(int(t), c) for t in self.spec.timesteps(c))
+
+    def _frame_files(self, t: int, c: int) -> list[Path]:
         folders = ["images", "fg_masks"] + (["normals"] if "normal" in self.spec.domains else [])
-        names = [frame_name(int(t), c) for t in self.spec.timesteps(c)]
-        files = [self.folder / folder / name for folder in folders for name in names]
-        files += [self.folder / "flame_param" / f"{t:05d}.npz" for t in self.spec.timesteps(c)]
-        return all(path.is_file() and path.stat().st_size for path in files)
+        files = [self.folder / folder / frame_name(t, c) for folder in folders]
+        return [*files, self.folder / "flame_param" / f"{t:05d}.npz"]
 
     def _save(self) -> None:
         write_json(self.folder / META, self._meta)

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 def load_head(spec: str) -> HeadModel:
-    """The head model that `spec` names: "builtin", "ict:PATH" or "flame:PATH".
+    """The head model that `spec` names: "builtin", "ict:PATH", "flame:PATH", or "flame+teeth:PATH" (FLAME with VHAP's
+    teeth).
 
     Raises:
         HeadModelError: the source is unknown or its file cannot be used.
@@ -25,10 +26,10 @@ def load_head(spec: str) -> HeadModel:
         from geodiff.head.ict import load_ict
 
         return load_ict(path)
-    if source == "flame" and path:
+    if source in ("flame", "flame+teeth") and path:
         from geodiff.head.flame import load_flame
 
-        return load_flame(path)
+        return load_flame(path, teeth=source == "flame+teeth")
     raise HeadModelError(
         f"a head model is `builtin`, `ict:PATH` or `flame:PATH`, but {spec!r} was given; use one of those."
     )

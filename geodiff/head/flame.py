@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,146 +10,158 @@ import torch
 from scipy.spatial import cKDTree
 
 from geodiff.errors import HeadModelError
-from geodiff.head.embedding import load_embedding
-from geodiff.head.flame_pickle import KEYS, read_flame
-from geodiff.head.model import PARENTS, HeadModel, LandmarkEmbedding
+from geodiff.geometry import vertex_normals
+from geodiff.head import flame_extras as extras
+from geodiff.head.flame_arkit import arkit_coefficients
+from geodiff.head.flame_files import FlameArrays, find_flame, read_flame
+from geodiff.head.flame_teeth import add_teeth, texture
+from geodiff.head.model import HeadModel, LandmarkEmbedding
+from geodiff.head.registration import register_landmarks
 
-#: Where the shape basis ends and the expression basis begins.
-NUM_SHAPE = 300
+#: Jaw rotation of ARKit's `jawOpen` where nothing better is known, radians.
+JAW_OPEN = 0.35
 
 
-def load_flame(path: str | Path) -> HeadModel:
-    """FLAME 2020 or 2023 from its pickle, or from a folder that holds one.
+def load_flame(path: str | Path, teeth: bool = False) -> HeadModel:
+    """FLAME 2020 or 2023 from its model file, or from a folder that holds one.
 
-    UVs are read from `head_template_mesh.obj` and landmarks from `mediapipe_landmark_embedding.npz` where they lie
-    beside the model; without the former the UVs are a cylindrical unwrapping, without the latter there are no
-    landmarks.
+    Taken where they lie in the same folder: texture coordinates (`head_template_mesh.obj`; else a cylindrical
+    unwrapping), regions (`FLAME_masks.pkl`; else estimates), eyelids (`l_eyelid.npy`, `r_eyelid.npy`), landmarks
+    (`flame_mediapipe.npz`, `mediapipe_landmark_embedding.npz` or `landmark_embedding_with_eyes.npy`). Landmarks that no
+    file names are found by fitting the bundled head to the template, if that comes near.
+
+    Eyelids become two more expressions, `eyeBlinkLeft` and `eyeBlinkRight`, after FLAME's own: 0 is as modelled, 1 is
+    shut. Their sources add them after skinning, to a head that does not turn; here they are added before it, so that
+    lids turn with the head. At rest, and with the jaw and the eyes alone moved, both are the same.
+
+    The joints are FLAME's five. In a model without jaw joint the jaw is there and moves nothing, and the mouth opens by
+    expressions. `HeadModel.arkit` and `arkit_jaw` say what ARKit's names are in FLAME's own expressions and jaw,
+    found by comparing landmarks with the bundled head's.
+
+    teeth: append 120 vertices of teeth with VHAP's counts (`flame_teeth`).
 
     Raises:
-        HeadModelError: the file is missing, not FLAME, or holds anything but arrays.
+        HeadModelError: a file is missing, not FLAME, damaged, or holds anything but arrays.
     """
-    file = _find(Path(path))
-    arrays = read_flame(file)
-    _check(file, arrays)
-    template = arrays["v_template"].astype(np.float32)
-    faces = torch.as_tensor(arrays["f"].astype(np.int64))
-    basis = np.transpose(arrays["shapedirs"], (2, 0, 1)).astype(np.float32)
-    split = NUM_SHAPE if basis.shape[0] > NUM_SHAPE else max(basis.shape[0] - 100, 0)
-    names = tuple(f"expression{i:03d}" for i in range(basis.shape[0] - split))
-    skinning = arrays["weights"].astype(np.float32)
-    uvs, faces_uv = _uvs(file.parent / "head_template_mesh.obj", template, arrays["f"])
-    mirror = cKDTree(template).query(template * [-1.0, 1.0, 1.0])[1]
+    flame = read_flame(find_flame(Path(path).expanduser()))
+    folder = flame.file.parent
+    masks = extras.read_masks(folder, len(flame.template))
+    uv = extras.read_uvs(folder, flame.faces)
+    uvs, faces_uv = uv if uv else (extras.cylinder_uvs(flame.template), flame.faces)
+    lids = extras.read_eyelids(folder, len(flame.template))
+    regions = extras.regions(flame, masks)
+    named = extras.read_landmarks(folder, flame.faces)
+    names = tuple(f"expression{i:03d}" for i in range(len(flame.expression)))
+    if lids is not None:
+        names += extras.EYELID_NAMES
+        flame = replace(flame, expression=np.concatenate([flame.expression, lids]))
+    if teeth:
+        bare = len(flame.template)
+        flame = add_teeth(flame, regions["lips"])
+        more = len(flame.template) - bare
+        regions = {name: np.concatenate([mask, np.full(more, name == "teeth")]) for name, mask in regions.items()}
+        faces_uv = np.concatenate([faces_uv, flame.faces[len(faces_uv) :] - bare + len(uvs)])
+        uvs = np.concatenate([uvs, texture()])
+    return _with_landmarks(_assemble(flame, names, regions, uvs, faces_uv), named, flame.jaw)
+
+
+def _assemble(
+    flame: FlameArrays, names: tuple[str, ...], regions: dict[str, np.ndarray], uvs: np.ndarray, faces_uv: np.ndarray
+) -> HeadModel:
+    template, faces = torch.as_tensor(flame.template), torch.as_tensor(flame.faces)
     return HeadModel(
         name="flame",
-        template=torch.as_tensor(template),
+        template=template,
         faces=faces,
-        shape_basis=torch.as_tensor(basis[:split].copy()),
-        expr_basis=torch.as_tensor(basis[split:].copy()),
-        joint_regressor=torch.as_tensor(arrays["J_regressor"].astype(np.float32)),
-        skinning=torch.as_tensor(skinning),
+        shape_basis=torch.as_tensor(flame.shape),
+        expr_basis=torch.as_tensor(flame.expression),
+        joint_regressor=torch.as_tensor(flame.regressor),
+        skinning=torch.as_tensor(flame.weights),
         uvs=torch.as_tensor(uvs, dtype=torch.float32),
         faces_uv=torch.as_tensor(faces_uv, dtype=torch.int64),
-        regions={k: torch.as_tensor(v) for k, v in _regions(template, arrays["f"], skinning).items()},
-        mirror=torch.as_tensor(mirror, dtype=torch.int64),
+        regions={name: torch.as_tensor(mask) for name, mask in regions.items()},
+        mirror=_mirror(template, faces),
         expression_names=names,
-        landmarks=_landmarks(file.parent, faces),
-        pose_basis=torch.as_tensor(np.transpose(arrays["posedirs"], (2, 0, 1)).astype(np.float32).copy()),
-        arkit_jaw={"jawOpen": torch.tensor([0.35, 0.0, 0.0])},
+        pose_basis=torch.as_tensor(flame.pose),
     )
 
 
-def _find(path: Path) -> Path:
-    if path.is_dir():
-        for name in ("generic_model.pkl", "flame2023.pkl", "flame2023_no_jaw.pkl"):
-            if (path / name).is_file():
-                return path / name
-        raise HeadModelError(f"a FLAME folder holds generic_model.pkl or flame2023.pkl, but {path} has neither.")
-    if not path.is_file():
-        raise HeadModelError(
-            f"a FLAME head needs its model file, but {path} does not exist; download it from the FLAME website."
-        )
-    return path
+def _mirror(template: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """(V,) the vertex on the other side: the nearest that faces the mirrored way, since the lips' two sides touch."""
+    flip = np.array([-1.0, 1.0, 1.0])
+    points, normals = template.numpy(), vertex_normals(template, faces).numpy()
+    own = np.concatenate([points, 5e-3 * normals], 1)
+    other = np.concatenate([points * flip, 5e-3 * normals * flip], 1)
+    return torch.as_tensor(cKDTree(own).query(other)[1], dtype=torch.int64)
 
 
-def _check(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    missing = [key for key in KEYS if key not in arrays]
-    if missing:
-        raise HeadModelError(f"a FLAME model holds {', '.join(KEYS)}, but {file} lacks {', '.join(missing)}.")
-    count = arrays["v_template"].shape[0]
-    expected = {
-        "v_template": (count, 3), "f": (None, 3), "shapedirs": (count, 3, None), "posedirs": (count, 3, 36),
-        "J_regressor": (5, count), "weights": (count, 5),
-    }  # fmt: skip
-    for key, shape in expected.items():
-        found = arrays[key].shape
-        if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
-            raise HeadModelError(f"FLAME's {key} has the shape {shape}, but in {file} it is {found}; use another file.")
-    parents = arrays["kintree_table"][0].astype(np.int64)
-    # The root's parent is stored as 2^32 - 1.
-    if tuple(parents[1:].tolist()) != PARENTS[1:]:
-        raise HeadModelError(f"FLAME's joints have the parents {PARENTS}, but in {file} they are {parents.tolist()}.")
-    if arrays["f"].min() < 0 or arrays["f"].max() >= count:
-        raise HeadModelError(
-            f"FLAME's triangles join its {count} vertices, but in {file} some point beyond them; use another file."
-        )
+def _with_landmarks(head: HeadModel, named: LandmarkEmbedding | None, jaw: bool) -> HeadModel:
+    """The head with all of MediaPipe's landmarks, and with ARKit's names. `named`: those that a file gives."""
+    from geodiff.head.builtin import load_builtin
+
+    source = load_builtin()
+    turn = {"jawOpen": torch.tensor([JAW_OPEN, 0.0, 0.0])} if jaw else {}
+    if source.landmarks is None or not bool(head.regions["eyeballs"].any()):
+        return replace(head, landmarks=named, arkit_jaw=turn)
+    full = named is not None and bool(torch.isin(source.landmarks.indices, named.indices).all())
+    marks = named if full else register_landmarks(head, source, named)
+    if marks is None:
+        return replace(head, landmarks=named, arkit_jaw=turn)
+    head = replace(head, landmarks=marks)
+    arkit, arkit_jaw = arkit_coefficients(head, source, jaw)
+    return replace(head, arkit=arkit, arkit_jaw={**turn, **arkit_jaw})
 
 
-def _regions(template: np.ndarray, faces: np.ndarray, skinning: np.ndarray) -> dict[str, np.ndarray]:
-    """Region masks (V,). FLAME names none; these follow from its joints' weights and its canonical proportions."""
-    x, y, z = template.T
-    balls = skinning[:, 3:].sum(1) > 0.99
-    eye = template[balls].mean(0) if balls.any() else np.array([0.0, 0.03, 0.03])
-    skin = ~balls
-    lips = skin & (np.abs(y - (eye[1] - 0.062)) < 0.011) & (np.abs(x) < 0.026) & (z > eye[2])
-    around = np.zeros(len(template), bool)
-    for side in (skinning[:, 3] > 0.99, skinning[:, 4] > 0.99):
-        if side.any():
-            centre = template[side].mean(0)
-            around |= skin & (np.linalg.norm(template - centre, axis=1) < 0.024) & (z > centre[2])
-    neck = skin & (y < eye[1] - 0.115 - 0.45 * (eye[2] + 0.02 - z).clip(0, 0.06))
-    ears = skin & (np.abs(x) > 0.066) & (np.abs(y - eye[1] + 0.015) < 0.042) & (z < eye[2] - 0.03) & (z > eye[2] - 0.11)
-    hairline = np.interp(z - eye[2], [-0.2, -0.1, -0.03, 0.03], [-0.05, 0.0, 0.03, 0.065]) + eye[1]
-    scalp = skin & ~ears & ~neck & (y > hairline)
-    none = np.zeros(len(template), bool)
-    return {
-        "face": skin & ~neck & ~ears & ~scalp, "lips": lips, "eyes": around, "eyeballs": balls, "teeth": none,
-        "mouth_interior": none.copy(), "scalp": scalp, "ears": ears, "neck": neck,
-    }  # fmt: skip
+@dataclass(frozen=True)
+class FlameParts:
+    """What a FLAME model and the files beside it offer, for a report.
+
+    optional: file name -> what it gives and whether it is there. problems: sentences about files that cannot be used.
+    """
+
+    file: Path
+    vertices: int
+    shapes: int
+    expressions: int
+    jaw: bool
+    optional: dict[str, tuple[str, bool]]
+    problems: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        there = [name for name, (_, found) in self.optional.items() if found]
+        jaw = "jaw joint" if self.jaw else "no jaw joint, the mouth opens by expressions"
+        beside = f"; beside it {', '.join(there)}" if there else "; nothing beside it"
+        return f"{self.vertices} vertices, {self.shapes} shapes, {self.expressions} expressions, {jaw}{beside}"
+
+    @property
+    def missing(self) -> str:
+        """What could be put beside the model file and what for; empty where all is there."""
+        lacking = [f"{name} ({what})" for name, (what, found) in self.optional.items() if not found]
+        return f"put beside it if you have them: {', '.join(lacking)}" if lacking else ""
 
 
-def _uvs(mesh: Path, template: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uvs (U, 2) and faces_uv (F, 3): from FLAME's template mesh, or unwrapped around the vertical axis."""
-    if mesh.is_file():
-        uvs, corners = [], []
-        for line in mesh.read_text().splitlines():
-            if line.startswith("vt "):
-                uvs.append([float(number) for number in line.split()[1:3]])
-            elif line.startswith("f "):
-                corners.append([int(corner.split("/")[1]) - 1 for corner in line.split()[1:4]])
-        if len(corners) == len(faces):
-            return np.array(uvs), np.array(corners)
-    angle = np.arctan2(template[:, 0], template[:, 2]) / (2 * np.pi) + 0.5
-    height = (template[:, 1] - template[:, 1].min()) / max(float(np.ptp(template[:, 1])), 1e-9)
-    return np.stack([angle, height], 1), faces.astype(np.int64)
+def flame_parts(path: str | Path) -> FlameParts:
+    """What the FLAME model at `path` (a file or a folder) holds, and which optional files lie beside it.
 
-
-def _landmarks(folder: Path, faces: torch.Tensor) -> LandmarkEmbedding | None:
-    """FLAME's published MediaPipe embedding (105 landmarks), or one made by scripts/embed_landmarks.py, or None."""
-    ours = folder / "flame_mediapipe.npz"
-    published = folder / "mediapipe_landmark_embedding.npz"
-    if ours.is_file():
-        return load_embedding(ours, faces)
-    if not published.is_file():
-        return None
-    try:
-        with np.load(published, allow_pickle=False) as archive:
-            index, where, weights = (archive[k] for k in ("landmark_indices", "lmk_face_idx", "lmk_b_coords"))
-    except (OSError, ValueError, KeyError) as error:
-        raise HeadModelError(
-            f"FLAME's landmark embedding is an archive of arrays, but {published} is not ({error}); download it again."
-        ) from error
-    return LandmarkEmbedding(
-        torch.as_tensor(index.astype(np.int64)),
-        torch.as_tensor(where.astype(np.int64)),
-        torch.as_tensor(weights.astype(np.float32)),
+    Raises:
+        HeadModelError: the model file itself cannot be used.
+    """
+    flame = read_flame(find_flame(Path(path).expanduser()))
+    folder, count = flame.file.parent, len(flame.template)
+    checks = (
+        (extras.TEMPLATE_MESH, "texture coordinates", lambda: extras.read_uvs(folder, flame.faces)),
+        (extras.MASKS, "exact regions", lambda: extras.read_masks(folder, count)),
+        (extras.MEDIAPIPE_EMBEDDING, "landmarks", lambda: extras.read_landmarks(folder, flame.faces)),
+        (extras.EYELIDS[0], "the left eyelid", lambda: extras.read_eyelids(folder, count)),
+        (extras.EYELIDS[1], "the right eyelid", lambda: None),
     )
+    optional, problems = {}, []
+    for name, what, read in checks:
+        optional[name] = (what, (folder / name).is_file())
+        try:
+            read()
+        except HeadModelError as error:
+            problems.append(str(error))
+    return FlameParts(flame.file, count, len(flame.shape), len(flame.expression), flame.jaw, optional, tuple(problems))

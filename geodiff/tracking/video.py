@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from geodiff.errors import FaceError
 from geodiff.head.model import HeadModel
-from geodiff.media import read_video
+from geodiff.media import VideoFrames, read_video
 from geodiff.tracking.face_model import FrameStates
 from geodiff.tracking.fit import FitState, LandmarkFitter
 from geodiff.tracking.follow import SAME
@@ -67,7 +67,8 @@ def track_video(
 ) -> VideoTrack:
     """Track one person of a video: one identity and focal length, pose and expression of every frame.
 
-    video: a file, or frames (H, W, 3) uint8 RGB of one size with `fps`; frames are taken one at a time and not kept.
+    video: a file, opened or not, or frames (H, W, 3) uint8 RGB of one size with `fps`; frames are taken one at a time
+    and not kept.
     The person is the one of the longest shot, and there the one whose face is largest at first. Shots that show
     somebody else count as lost. cache, key: where landmarks are kept, see `footage.watch`. report: stages `landmarks`
     and `fit`. note: told what the user should know.
@@ -79,8 +80,9 @@ def track_video(
     config = config or TrackConfig()
     count = 0
     if isinstance(video, (str, Path)):
-        opened = read_video(video)
-        video, fps, count = opened, opened.fps, opened.count
+        video = read_video(video)
+    if isinstance(video, VideoFrames):
+        fps, count = video.fps, video.count
     footage = watch(video, cache, key, lambda done: report("landmarks", min(done / max(count, done), 1.0)))
     return fit_footage(footage, head, config, fps, report, note)
 

@@ -321,7 +321,7 @@ def test_other_heads_are_told_to_convert(tmp_path: Path, head: HeadModel) -> Non
         read_tracking(tmp_path / "fit.npz", replace(head, shape_basis=head.shape_basis[:2]))
     write_vhap_export(tmp_path / "export", some_params(head), some_cameras(1))
     ours = replace(read_tracking(tmp_path / "export"), head_hash="another")
-    with pytest.raises(HeadModelError, match="belong to the head model another, and 'flame'"):
+    with pytest.raises(HeadModelError, match="was made with the head model"):
         ours.on(head)
 
 
@@ -489,12 +489,34 @@ def test_what_is_no_tracking(tmp_path: Path) -> None:
     assert set(FORMATS) == {"VHAP", "Pixel3DMM", "CAP4D"}
 
 
+def test_a_tracking_folder_of_vhap_is_no_export(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    np.savez(tmp_path / "run" / "tracked_flame_params_30.npz", expr=np.zeros((3, 100)))
+    with pytest.raises(InputError, match="is its tracking folder: run its `vhap/export_as_nerf_dataset.py`"):
+        read_tracking(tmp_path / "run")
+
+
 def test_vhap_layout_needs_pictures_and_flame_rotations(tmp_path: Path, head: HeadModel) -> None:
     np.savez(tmp_path / "fit.npz", **cap4d_fit())
     with pytest.raises(InputError, match="turns heads about another point"):
         write_vhap(tmp_path / "out", read_tracking(tmp_path / "fit.npz"))
     with pytest.raises(InputError, match="needs pictures, and CAP4D's result names none"):
         write_vhap(tmp_path / "out", read_tracking(tmp_path / "fit.npz", head))
+
+
+def test_moving_cameras_and_other_picture_formats_in_vhap_layout(tmp_path: Path, head: HeadModel) -> None:
+    """Every frame keeps its own camera; JPEG becomes PNG, since GaussianAvatars reads no other name."""
+    cameras, params = some_cameras(3), some_params(head)
+    rng, files = np.random.default_rng(0), [tmp_path / f"{t}.jpg" for t in range(3)]
+    for file, camera in zip(files, cameras, strict=True):
+        Image.fromarray(rng.integers(0, 255, (camera.height, camera.width, 3), np.uint8)).save(file)
+    write_vhap(tmp_path / "out", Tracking(params, cameras, "elsewhere", ["0"], np.array([4, 9, 11]), images=files))
+    again = read_tracking(tmp_path / "out")
+    assert same(again.params, params) and list(again.timesteps) == [4, 9, 11] and len(again.cameras) == 3
+    for t, camera in enumerate(cameras):
+        torch.testing.assert_close(again.camera(t).viewmat, camera.viewmat, atol=1e-6, rtol=0)
+        with Image.open(files[t]) as given, Image.open(again.image(t)) as kept:
+            assert kept.format == "PNG" and np.array_equal(np.asarray(given), np.asarray(kept))
 
 
 def test_cap4d_folders_bring_their_pictures(tmp_path: Path, head: HeadModel) -> None:

@@ -43,7 +43,7 @@ def matches(path: Path) -> bool:
     if path.suffix != ".npz" or not path.is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             names = set(arrays.files)
     except Exception:  # a damaged archive: its reader says so, if no other format takes it
         return path.name == "fit.npz"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geodiff.errors import HeadModelError
 from geodiff.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from geodiff.head.identity import HeadRecord
 from geodiff.head.model import HeadModel
 from geodiff.types import Camera, HeadParams
 
@@ -86,11 +87,7 @@ class Tracking:
                 f"given: name theirs and convert, as in `geodiff track RESULT --head {self.head}:PATH --convert "
                 f"{head.name}`"
             )
-        if self.head_hash not in (None, head.hash):
-            raise HeadModelError(
-                f"parameters from {self.source} belong to the head model {self.head_hash}, and {head.name!r} "
-                f"({head.hash}) was given: use the recorded one"
-            )
+        HeadRecord(self.head, self.head_hash).check(head, f"the result of {self.source}")
         notes = self.notes
         params = self.params.replace(
             shape=_widened(self.params.shape, head.num_shape, "shape", self.source, head),
