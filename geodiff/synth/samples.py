@@ -28,7 +28,7 @@ from geodiff.conditioning.frame import CHIN_TO_CROWN
 from geodiff.driver import Driver
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
-from geodiff.synth.motion import random_expressions, random_sequence
+from geodiff.synth.motion import BLINK, NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Posed, Subject
 from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
@@ -39,12 +39,16 @@ from geodiff.types import Camera, HeadParams, Motion
 #: come from the latent as well.
 PROPOSALS = {"tracked": 0.60, "reference": 0.25, "neutral": 0.15}
 
+#: Names of the expression weights that are recorded of each frame.
+EXPRESSIONS = (*NAMES, *BLINK)
+
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """size: side of the images, pixels. crop: side of the driving crops. timesteps, views: single targets are
+    """size: side of the images, pixels. crop: side of the driving crops. references: portraits of a person, each in an
+    expression, view and lens of its own; the targets are shared out among them. timesteps, views: single targets are
     timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
     targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance.
     driver_share: of the motions whose driving crops show the driver head instead of the person, as built-in motions and
@@ -52,6 +56,7 @@ class SampleConfig:
 
     size: int = 256
     crop: int = 64
+    references: int = 2
     timesteps: int = 8
     views: int = 2
     clips: int = 1
@@ -63,31 +68,35 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Target:
-    """Frames of one camera, uint8: each name of `FRAME_KEYS` -> list of T arrays. proposal: the key of PROPOSALS."""
+    """Frames of one camera, uint8: each name of `FRAME_KEYS` -> list of T arrays. proposal: the key of PROPOSALS.
+    reference: number of the portrait. weights: (T, E) the truth's expression, in the order of `EXPRESSIONS`."""
 
     frames: list[Arrays]
     proposal: str
     yaw: float
     elevation: float
+    reference: int
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
 class Person:
-    """reference: arrays named reference_*. singles: one-frame targets. clips: targets of clip_frames frames."""
+    """references: arrays named reference_* of each portrait. singles: one-frame targets. clips: targets of clip_frames
+    frames. error: of the worst portrait's fit."""
 
-    reference: Arrays
+    references: list[Arrays]
     singles: list[Target]
     clips: list[Target]
     error: float
 
 
 class Session:
-    """One synthetic person, photographed, tracked, and seen in the fitted head's world."""
+    """One portrait of a synthetic person, tracked, and the person seen in the fitted head's world."""
 
-    def __init__(self, truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> None:
-        self.head, self.config = head, config
-        self.rng = np.random.default_rng([seed, 1])
-        self.subject = Subject(truth, seed, texture_size=3 * config.size)
+    def __init__(self, subject: Subject, head: HeadModel, seed: int, config: SampleConfig, number: int = 0) -> None:
+        self.head, self.config, self.number = head, config, number
+        self.rng = np.random.default_rng([seed, 1 + number])
+        self.subject = subject
         self.reference, self.error = self._photograph()
         self.conditioner = Conditioner(head, self.reference)
         self.driver = Driver(head)
@@ -210,7 +219,7 @@ class Session:
                 "visibility": _bytes(condition.visibility),
                 "driving": step.driving[t],
             })  # fmt: skip
-        return Target(frames, kind, yaw, elevation)
+        return Target(frames, kind, yaw, elevation, self.number, expression_vectors(motion))
 
     def step(self, motion: Motion) -> _Step:
         """What all views of a motion share: the truth's expressions, the fitted parameters, the driving
@@ -246,19 +255,29 @@ class _Step:
 
 def make_person(truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> Person:
     """All samples of one person. truth: the head that people are drawn from. head: the one that conditions."""
-    session = Session(truth, head, seed, config)
-    rng = session.rng
+    subject = Subject(truth, seed, texture_size=3 * config.size)
+    sessions = [Session(subject, head, seed, config, number) for number in range(config.references)]
     kinds, odds = list(PROPOSALS), list(PROPOSALS.values())
     singles, clips = [], []
-    for _ in range(config.timesteps):
-        motion = random_expressions(rng, 1)
+    for number in range(config.timesteps):
+        session = sessions[number % len(sessions)]
+        motion = random_expressions(session.rng, 1)
         step = session.step(motion)
         for _ in range(config.views):
-            singles.append(session.target(motion, str(rng.choice(kinds, p=odds)), session.view(), step))
-    for _ in range(config.clips):
-        motion = random_sequence(rng, config.clip_frames)
-        clips.append(session.target(motion, str(rng.choice(kinds, p=odds)), session.view()))
-    return Person(session.reference_arrays(), singles, clips, session.error)
+            kind = str(session.rng.choice(kinds, p=odds))
+            singles.append(session.target(motion, kind, session.view(), step))
+    for number in range(config.clips):
+        session = sessions[-1 - number % len(sessions)]
+        motion = random_sequence(session.rng, config.clip_frames)
+        clips.append(session.target(motion, str(session.rng.choice(kinds, p=odds)), session.view()))
+    error = max(session.error for session in sessions)
+    return Person([session.reference_arrays() for session in sessions], singles, clips, error)
+
+
+def expression_vectors(motion: Motion) -> np.ndarray:
+    """(T, E) float32 weights of a motion in the order of `EXPRESSIONS`."""
+    rest = np.zeros(motion.num_frames, np.float32)
+    return np.stack([motion.weights.get(name, rest) for name in EXPRESSIONS], 1)
 
 
 def _rows(head: HeadModel, params: HeadParams, numbers: np.ndarray) -> torch.Tensor:

@@ -21,7 +21,7 @@ from geodiff.errors import InputError
 from geodiff.files import atomic_write, make_folder, read_json, write_json
 from geodiff.synth.samples import Arrays, Person, SampleConfig, Target, make_person
 
-SCHEMA = 1
+SCHEMA = 2
 REFERENCE_KEYS = ("reference_image", "reference_normals", "reference_pose_map")
 FRAME_KEYS = (
     "images", "normals", "masks", "pose_maps", "proposals", "proposal_normals", "visibility", "driving",
@@ -134,13 +134,14 @@ def write_shard(folder: Path, number: int, people: list[tuple[int, Person]]) -> 
 
     def target(one: Target) -> dict[str, Any]:
         frames = [store(frame) for frame in one.frames]
-        return {"proposal": one.proposal, "yaw": one.yaw, "elevation": one.elevation, "frames": frames}
+        about = {"proposal": one.proposal, "yaw": one.yaw, "elevation": one.elevation, "reference": one.reference}
+        return {**about, "weights": np.round(one.weights, 3).tolist(), "frames": frames}
 
     index = [
         {
             "identity": identity,
             "error": person.error,
-            "reference": store(person.reference),
+            "references": [store(reference) for reference in person.references],
             "singles": [target(one) for one in person.singles],
             "clips": [target(one) for one in person.clips],
         }

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from geodiff.errors import InputError
+from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
-from geodiff.synth.samples import Person, SampleConfig, Session, Target
+from geodiff.synth.samples import EXPRESSIONS, Person, SampleConfig, Session, Target
 from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS, SetConfig, build_set, decode, encode, write_shard
-from geodiff.training.dataset import AugmentConfig, SynthShards, clip_length
+from geodiff.synth.subject import Subject
+from geodiff.training.dataset import AugmentConfig, Mixture, SynthShards, clip_length
+from geodiff.training.loop import StepSampler, TrainConfig
 
 SIZE, CROP = 48, 16
 
@@ -29,11 +31,13 @@ def fake_person(seed: int, frames: int = 3) -> Person:
         shape = (side, side) if key in ("masks", "visibility") else (side, side, 3)
         return np.broadcast_to(rng.integers(0, 256, shape[2:] or ()), shape).astype(np.uint8)
 
-    def target(count: int, kind: str) -> Target:
-        return Target([{key: array(key) for key in FRAME_KEYS} for _ in range(count)], kind, 25.0, 0.0)
+    def target(count: int, kind: str, reference: int = 0) -> Target:
+        weights = rng.random((count, len(EXPRESSIONS))).astype(np.float32) * (kind == "tracked")
+        frames = [{key: array(key) for key in FRAME_KEYS} for _ in range(count)]
+        return Target(frames, kind, 25.0, 0.0, reference, weights)
 
-    reference = {key: array(key) for key in REFERENCE_KEYS}
-    return Person(reference, [target(1, "tracked"), target(1, "neutral")], [target(frames, "tracked")], 0.01)
+    references = [{key: array(key) for key in REFERENCE_KEYS} for _ in range(2)]
+    return Person(references, [target(1, "tracked"), target(1, "neutral", 1)], [target(frames, "tracked")], 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,8 @@ def test_samples_have_the_contracts_shapes_and_ranges(folder: Path) -> None:
     dataset = SynthShards(folder, frames=3)
     assert len(dataset) == 2
     sample = dataset[0]
-    assert set(sample) == {*REFERENCE_KEYS, *FRAME_KEYS}
+    assert set(sample) == {*REFERENCE_KEYS, *FRAME_KEYS, "frame_mask"}
+    assert sample.pop("frame_mask").tolist() == [1, 1, 1]
     for key, value in sample.items():
         channels = 1 if key in ("masks", "visibility") else 3
         side = CROP if key == "driving" else SIZE
@@ -96,11 +101,55 @@ def test_loads_in_workers(folder: Path) -> None:
     assert batches == [(5, 1, 3, SIZE, SIZE)] * 2
 
 
+def test_references_go_with_their_targets(folder: Path) -> None:
+    dataset, person = SynthShards(folder), fake_person(0)
+    for index, number in ((0, 0), (1, 1)):
+        image = person.references[number]["reference_image"]
+        assert float(dataset[index]["reference_image"][0, 4, 4]) == pytest.approx(image[4, 4, 0] / 127.5 - 1, abs=0.03)
+
+
+def test_short_clips_are_padded_and_masked(folder: Path) -> None:
+    sample = SynthShards(folder, frames=5)[0]
+    assert sample["frame_mask"].tolist() == [1, 1, 1, 0, 0] and sample["images"].shape[0] == 5
+    assert torch.equal(sample["images"][4], sample["images"][2])
+
+
+def test_rare_expressions_are_drawn_more_often(folder: Path) -> None:
+    dataset = SynthShards(folder)
+    vectors = np.zeros((len(dataset), len(EXPRESSIONS)))
+    vectors[:, 0] = 1.0  # all but two samples share one expression
+    vectors[3], vectors[7] = np.eye(len(EXPRESSIONS))[[5, 9]]
+    dataset.entries = [
+        (a, b, c, {**d, "weights": [v]}) for (a, b, c, d), v in zip(dataset.entries, vectors, strict=True)
+    ]
+    odds = dataset.rarity()
+    assert odds.mean() == pytest.approx(1.0)
+    common = np.delete(odds, [3, 7])
+    assert np.ptp(common) < 1e-9 and odds[3] > 3 * common[0] and odds[7] == pytest.approx(odds[3])
+    drawn = [i for batch in StepSampler(10, TrainConfig(steps=100, batch=10), 0, odds) for i in batch]
+    assert np.bincount(drawn, minlength=10) / 100 == pytest.approx(odds, abs=0.12)
+
+
+def test_sources_are_mixed_by_their_shares(folder: Path) -> None:
+    one, other = SynthShards(folder), SynthShards(folder, split="held_out")
+    mixture = Mixture([one, other], [3.0, 1.0])
+    odds = mixture.rarity()
+    assert len(mixture) == 15 and odds.mean() == pytest.approx(1.0)
+    assert odds[10:].sum() / odds.sum() == pytest.approx(0.25)
+    assert torch.equal(mixture[12]["images"], other[2]["images"]) and torch.equal(
+        mixture[9]["images"], one[9]["images"]
+    )
+    with pytest.raises(ConfigError, match="every source needs a share"):
+        Mixture([one], [0.0])
+
+
 def test_wrong_folders_are_told(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match=r"no set\.json"):
         SynthShards(tmp_path)
-    with pytest.raises(InputError, match="must hold samples of 9 frame"):
-        SynthShards(folder, frames=9)
+    with pytest.raises(InputError, match="must hold samples of 1 frame.* 'held_out'"):
+        (tmp_path / "set.json").write_text("{}")
+        SynthShards(tmp_path, split="held_out")
+    (tmp_path / "set.json").unlink()
     with pytest.raises(InputError, match=r"no set\.json"):
         clip_length(tmp_path)
 
@@ -120,7 +169,7 @@ SMALL = SampleConfig(size=48, crop=16, timesteps=1, views=1, clips=1, clip_frame
 @pytest.fixture(scope="module")
 def session() -> Session:
     head = load_head("builtin")
-    return Session(head, head, 3, SMALL)
+    return Session(Subject(head, 3, texture_size=144), head, 3, SMALL)
 
 
 def test_the_fit_sees_what_the_truth_shows(session: Session) -> None:
