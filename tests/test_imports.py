@@ -22,7 +22,7 @@ ORDER = [
     {"metrics"},
     {"synth"},
     {"training"},
-    {"tracked", "imported", "console", "doctor"},
+    {"tracked", "imported", "converted", "console", "doctor_heads", "doctor"},
     {"batch"},
     {"cli"},
     {"__main__"},
@@ -31,7 +31,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 COMPOSITION_ROOTS = {"cli", "batch"}
 PACKAGES = ("geodiff", "pipelines", "recon")
 #: The one module that may import mediapipe.
-MEDIAPIPE = Path("geodiff/tracking/landmarks.py")
+MEDIAPIPE = Path("geodiff/tracking/perception.py")
 
 
 def modules() -> list[Path]:

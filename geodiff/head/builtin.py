@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from geodiff.errors import HeadModelError
+from geodiff.head.contact import Contacts
 from geodiff.head.embedding import load_embedding
 from geodiff.head.model import REGIONS, HeadModel
 
@@ -52,6 +53,19 @@ def head_from_arrays(arrays: dict[str, np.ndarray], name: str = "builtin") -> He
         mirror=index("mirror"),
         regions={key: torch.from_numpy(mask.copy()) for key, mask in zip(REGIONS, packed["regions"], strict=True)},
         expression_names=tuple(packed["expression_names"].tolist()),
+        contacts=Contacts(
+            vertices=index("contact_vertices"),
+            measure=real("contact_measure"),
+            rest=real("contact_rest"),
+            respond=real("contact_respond"),
+            poles=index("contact_poles"),
+            ball=real("contact_ball"),
+            lids=index("contact_lids"),
+            clearance=real("contact_clearance"),
+            jaw=real("contact_jaw"),
+            mouth=index("contact_mouth"),
+            opening=real("contact_opening"),
+        ),
     )
 
 

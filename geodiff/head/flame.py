@@ -15,8 +15,8 @@ from geodiff.head import flame_extras as extras
 from geodiff.head.flame_arkit import arkit_coefficients
 from geodiff.head.flame_files import FlameArrays, find_flame, read_flame
 from geodiff.head.flame_teeth import add_teeth, texture
-from geodiff.head.model import HeadModel, LandmarkEmbedding
-from geodiff.head.registration import register_landmarks
+from geodiff.head.model import HeadModel
+from geodiff.head.registration import register, transfer_regions
 
 #: Jaw rotation of ARKit's `jawOpen` where nothing better is known, radians.
 JAW_OPEN = 0.35
@@ -26,9 +26,9 @@ def load_flame(path: str | Path, teeth: bool = False) -> HeadModel:
     """FLAME 2020 or 2023 from its model file, or from a folder that holds one.
 
     Taken where they lie in the same folder: texture coordinates (`head_template_mesh.obj`; else a cylindrical
-    unwrapping), regions (`FLAME_masks.pkl`; else estimates), eyelids (`l_eyelid.npy`, `r_eyelid.npy`), landmarks
-    (`flame_mediapipe.npz`, `mediapipe_landmark_embedding.npz` or `landmark_embedding_with_eyes.npy`). Landmarks that no
-    file names are found by fitting the bundled head to the template, if that comes near.
+    unwrapping), regions (`FLAME_masks.pkl`; else those of the bundled head, fitted to the template), eyelids
+    (`l_eyelid.npy`, `r_eyelid.npy`), landmarks (`flame_mediapipe.npz`, `mediapipe_landmark_embedding.npz` or
+    `landmark_embedding_with_eyes.npy`). Landmarks that no file names are found by the same fit, if it comes near.
 
     Eyelids become two more expressions, `eyeBlinkLeft` and `eyeBlinkRight`, after FLAME's own: 0 is as modelled, 1 is
     shut. Their sources add them after skinning, to a head that does not turn; here they are added before it, so that
@@ -49,20 +49,39 @@ def load_flame(path: str | Path, teeth: bool = False) -> HeadModel:
     uv = extras.read_uvs(folder, flame.faces)
     uvs, faces_uv = uv if uv else (extras.cylinder_uvs(flame.template), flame.faces)
     lids = extras.read_eyelids(folder, len(flame.template))
-    regions = extras.regions(flame, masks)
     named = extras.read_landmarks(folder, flame.faces)
     names = tuple(f"expression{i:03d}" for i in range(len(flame.expression)))
     if lids is not None:
         names += extras.EYELID_NAMES
         flame = replace(flame, expression=np.concatenate([flame.expression, lids]))
+    bare = _assemble(flame, names, extras.regions(flame, masks), uvs, faces_uv)
+    source, found = _bundled(), None
+    if source is not None and bool(bare.regions["eyeballs"].any()):
+        found = register(bare, source, named)
+    moved = transfer_regions(bare, source, found) if source is not None and found is not None else None
+    regions = extras.regions(flame, masks, moved)
     if teeth:
-        bare = len(flame.template)
+        count = len(flame.template)
         flame = add_teeth(flame, regions["lips"])
-        more = len(flame.template) - bare
+        more = len(flame.template) - count
         regions = {name: np.concatenate([mask, np.full(more, name == "teeth")]) for name, mask in regions.items()}
-        faces_uv = np.concatenate([faces_uv, flame.faces[len(faces_uv) :] - bare + len(uvs)])
+        faces_uv = np.concatenate([faces_uv, flame.faces[len(faces_uv) :] - count + len(uvs)])
         uvs = np.concatenate([uvs, texture()])
-    return _with_landmarks(_assemble(flame, names, regions, uvs, faces_uv), named, flame.jaw)
+    head = _assemble(flame, names, regions, uvs, faces_uv)
+    head = replace(head, landmarks=named if found is None else found.landmarks)
+    turn = {"jawOpen": torch.tensor([JAW_OPEN, 0.0, 0.0])} if flame.jaw else {}
+    if source is None or found is None:
+        return replace(head, arkit_jaw=turn)
+    arkit, arkit_jaw = arkit_coefficients(head, source, flame.jaw)
+    return replace(head, arkit=arkit, arkit_jaw={**turn, **arkit_jaw})
+
+
+def _bundled() -> HeadModel | None:
+    """The head that others are compared with, if it can say where its landmarks are."""
+    from geodiff.head.builtin import load_builtin
+
+    source = load_builtin()
+    return source if source.landmarks is not None else None
 
 
 def _assemble(
@@ -93,23 +112,6 @@ def _mirror(template: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
     own = np.concatenate([points, 5e-3 * normals], 1)
     other = np.concatenate([points * flip, 5e-3 * normals * flip], 1)
     return torch.as_tensor(cKDTree(own).query(other)[1], dtype=torch.int64)
-
-
-def _with_landmarks(head: HeadModel, named: LandmarkEmbedding | None, jaw: bool) -> HeadModel:
-    """The head with all of MediaPipe's landmarks, and with ARKit's names. `named`: those that a file gives."""
-    from geodiff.head.builtin import load_builtin
-
-    source = load_builtin()
-    turn = {"jawOpen": torch.tensor([JAW_OPEN, 0.0, 0.0])} if jaw else {}
-    if source.landmarks is None or not bool(head.regions["eyeballs"].any()):
-        return replace(head, landmarks=named, arkit_jaw=turn)
-    full = named is not None and bool(torch.isin(source.landmarks.indices, named.indices).all())
-    marks = named if full else register_landmarks(head, source, named)
-    if marks is None:
-        return replace(head, landmarks=named, arkit_jaw=turn)
-    head = replace(head, landmarks=marks)
-    arkit, arkit_jaw = arkit_coefficients(head, source, jaw)
-    return replace(head, arkit=arkit, arkit_jaw={**turn, **arkit_jaw})
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,12 @@ def _embedding(path: Path, index: np.ndarray, where: np.ndarray, weights: np.nda
     )
 
 
-def regions(flame: FlameArrays, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Region masks (V,) by the names of `head.model.REGIONS`: FLAME's masks where they are given, else estimates."""
-    found = _estimated_regions(flame)
+def regions(
+    flame: FlameArrays, masks: dict[str, np.ndarray], transferred: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Region masks (V,) by the names of `head.model.REGIONS`: FLAME's masks where they are given, else those that were
+    transferred from another head, else estimates."""
+    found = {**_estimated_regions(flame), **(transferred or {})}
     if not masks:
         return found
     none = np.zeros(len(flame.template), bool)

@@ -145,9 +145,11 @@ class _Instructions(dict[int, Any]):
 
     def __missing__(self, code: int) -> Any:
         names = [op.name for op in pickletools.opcodes if ord(op.code) == code]
+        if not names:
+            raise pickle.UnpicklingError(f"there is no instruction {code:#04x}")
         raise HeadModelError(
-            f"a FLAME model is a pickle of arrays, but it uses the instruction {names[0] if names else hex(code)}, "
-            "which such files do not need; use the published file."
+            f"a FLAME model is a pickle of arrays, but it uses the instruction {names[0]}, which such files do not "
+            "need; use the published file."
         )
 
 

@@ -109,8 +109,9 @@ def texture() -> np.ndarray:
 
 def _places(mouth: np.ndarray) -> np.ndarray:
     """(120, 3) vertices at rest, from the lips' vertices (N, 3)."""
-    middle = mouth[np.abs(mouth[:, 0]) < 0.4 * np.abs(mouth[:, 0]).max()]
-    half, level, front = 0.95 * np.abs(mouth[:, 0]).max(), mouth[:, 1].mean(), middle[:, 2].max() - BEHIND
+    half, centre = 0.475 * float(np.ptp(mouth[:, 0])), float(mouth[:, 0].max() + mouth[:, 0].min()) / 2
+    middle = mouth[np.abs(mouth[:, 0] - centre) < 0.4 * half]
+    level, front = mouth[:, 1].mean(), middle[:, 2].max() - BEHIND
     x = np.linspace(half, -half, COLUMNS)
     bow = front - 0.9 * half * (x / half) ** 2
     rows = []
@@ -121,7 +122,7 @@ def _places(mouth: np.ndarray) -> np.ndarray:
         back += (EDGE if end == "edge" else ROOT) if side == "back" else 0.0
         # Behind the front row the arch is narrower by what it lies deeper.
         narrow = 1 - back / (2 * half)
-        rows.append(np.stack([x * narrow, np.full(COLUMNS, y), bow - back], 1))
+        rows.append(np.stack([centre + x * narrow, np.full(COLUMNS, y), bow - back], 1))
     return np.concatenate(rows)
 
 

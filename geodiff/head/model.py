@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from geodiff.geometry import axis_angle_to_matrix
+from geodiff.head.contact import Contacts
 from geodiff.types import Camera, HeadParams, Motion
 
 #: The joints of every head, in this order; parents as in FLAME.
@@ -58,6 +59,7 @@ class HeadModel:
     arkit: ARKit name -> (E,) expression coefficients, for sources whose own expressions are not ARKit's; names that are
     in expression_names need no entry. arkit_jaw: ARKit name -> (3,) jaw rotation in radians, for sources that open the
     mouth by the jaw joint.
+    contacts: keeps lips and lids from passing through each other, or None.
     """
 
     name: str
@@ -76,6 +78,7 @@ class HeadModel:
     pose_basis: Tensor | None = None
     arkit: dict[str, Tensor] = field(default_factory=dict)
     arkit_jaw: dict[str, Tensor] = field(default_factory=dict)
+    contacts: Contacts | None = None
 
     @property
     def num_vertices(self) -> int:
@@ -96,6 +99,8 @@ class HeadModel:
         arrays = [self.template, self.faces, self.shape_basis, self.expr_basis, self.skinning, self.joint_regressor]
         if self.pose_basis is not None:
             arrays.append(self.pose_basis)
+        if self.contacts is not None:
+            arrays += self.contacts.tensors()
         for array in arrays:
             digest.update(np.ascontiguousarray(array.cpu().numpy()).tobytes())
         return digest.hexdigest()[:16]
@@ -111,6 +116,8 @@ class HeadModel:
         }
         for name in ("regions", "arkit", "arkit_jaw"):
             moved[name] = {key: value.to(device) for key, value in getattr(self, name).items()}
+        if self.contacts is not None:
+            moved["contacts"] = self.contacts.to(device)
         if self.landmarks is not None:
             marks = self.landmarks
             moved["landmarks"] = LandmarkEmbedding(
@@ -123,13 +130,17 @@ class HeadModel:
         return self.regions[name][self.faces].all(-1)
 
     def shaped(self, params: HeadParams, expression: bool = True, offsets: bool = True) -> Tensor:
-        """Unposed vertices (T, V, 3): template + shape + expression + static offsets."""
+        """Unposed vertices (T, V, 3): template + shape + expression + static offsets, then the contacts."""
         shaped = self.template + torch.einsum("s,svc->vc", params.shape, self.shape_basis)
         if offsets and params.static_offset is not None:
             shaped = shaped + params.static_offset
+        touching = self.contacts
         if not expression:
-            return shaped.expand(params.num_frames, -1, -1)
-        return shaped + torch.einsum("te,evc->tvc", params.expr, self.expr_basis)
+            moved = shaped if touching is None else touching.at_rest(shaped)
+            return moved.expand(params.num_frames, -1, -1)
+        weights = params.expr if touching is None else touching.limited(params.expr, params.jaw_pose)
+        moved = shaped + torch.einsum("te,evc->tvc", weights, self.expr_basis)
+        return moved if touching is None else touching.apply(moved, params.eyes_pose, params.jaw_pose)
 
     def joints(self, params: HeadParams) -> Tensor:
         """(5, 3) joint positions of the shaped, expressionless head."""
@@ -185,8 +196,9 @@ class HeadModel:
         if self.landmarks is None:
             raise ValueError(f"the head model {self.name!r} has no landmark embedding")
         corners = self.faces[self.landmarks.faces]
-        kept, triangles = torch.unique(corners, return_inverse=True)
-        return _ReducedHead(self, kept), triangles
+        touching = corners[:0].flatten() if self.contacts is None else self.contacts.indices()
+        kept = torch.unique(torch.cat([corners.flatten(), touching]))
+        return _ReducedHead(self, kept), torch.searchsorted(kept, corners)
 
     def motion_params(self, motion: Motion, base: HeadParams) -> HeadParams:
         """A head-independent motion on this head: the identity of `base`, the motion's expressions, pose and gaze."""
@@ -237,6 +249,7 @@ class _ReducedHead(HeadModel):
             expr_basis=full.expr_basis[:, kept],
             skinning=full.skinning[kept],
             pose_basis=None if full.pose_basis is None else full.pose_basis[:, kept],
+            contacts=None if full.contacts is None else full.contacts.restricted(kept),
         )
         for name, value in values.items():
             object.__setattr__(self, name, value)

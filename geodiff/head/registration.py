@@ -21,8 +21,9 @@ from geodiff.head.model import HeadModel, LandmarkEmbedding
 
 #: MediaPipe's landmarks from here on lie on the irises.
 IRIS = 468
-#: MediaPipe's contour of the face, which is no place on the skin but where the face seems to end; kept with the rest.
 EYE_JOINTS = (3, 4)
+#: Lips and lids end this far from the fitted surface, metres.
+DETAIL = 0.005
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,26 @@ class RegistrationConfig:
     enough: float = 0.7
 
 
-def register_landmarks(
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A head onto which another one has been fitted.
+
+    landmarks: MediaPipe's, on the head. vertices, normals: (V, 3) float64 of the fitted source.
+    """
+
+    landmarks: LandmarkEmbedding
+    vertices: np.ndarray
+    normals: np.ndarray
+
+
+def register(
     head: HeadModel,
     source: HeadModel,
     anchors: LandmarkEmbedding | None = None,
     config: RegistrationConfig | None = None,
-) -> LandmarkEmbedding | None:
-    """MediaPipe's landmarks of `source` on `head`, or None where the surfaces do not come near; those that
-    `anchors` names stay where it puts them.
+) -> Registration | None:
+    """`source` fitted to `head`, with MediaPipe's landmarks of the one on the other; those that `anchors` names stay
+    where it puts them. None where the surfaces do not come near.
 
     Both heads must have their eye joints where their eyes are, and look along +z. Raises ValueError where the source
     has no landmarks.
@@ -56,11 +69,30 @@ def register_landmarks(
     if source.landmarks is None:
         raise ValueError(f"the head model {source.name!r} has no landmark embedding")
     config = config or RegistrationConfig()
-    points = fitted_landmarks(head, source, anchors, config)
-    if points is None:
+    fit = _Fit(head, source)
+    pinned = _pinned(head, source, anchors)
+    for step in range(config.rounds):
+        share = step / max(config.rounds - 1, 1)
+        reach = config.reach[0] * math.pow(config.reach[1] / config.reach[0], share)
+        # Pose first, then the modes, which would otherwise take the place of a turn.
+        fit.step(reach, config, pinned, modes=share > 0.2)
+    if fit.paired < config.enough:
         return None
+    vertices, normals = fit.vertices(), fit.normals()
+    return Registration(_landmarks(head, source, anchors, vertices, normals), vertices, normals)
+
+
+def _landmarks(
+    head: HeadModel, source: HeadModel, anchors: LandmarkEmbedding | None, vertices: np.ndarray, normals: np.ndarray
+) -> LandmarkEmbedding:
+    assert source.landmarks is not None
+    corners = source.faces[source.landmarks.faces].numpy()
+    inner = source.landmarks.barycentrics.double().numpy()
+    points = np.einsum("lk,lkc->lc", inner, vertices[corners])
+    directions = np.einsum("lk,lkc->lc", inner, normals[corners])
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-9)
     index = source.landmarks.indices.numpy()
-    faces, weights = _put_back(head, points, index >= IRIS)
+    faces, weights = _put_back(head, (points, directions), index >= IRIS)
     if anchors is not None:
         row = {int(mark): i for i, mark in enumerate(anchors.indices)}
         for i, mark in enumerate(index.tolist()):
@@ -71,27 +103,23 @@ def register_landmarks(
     )
 
 
-def fitted_landmarks(
-    head: HeadModel, source: HeadModel, anchors: LandmarkEmbedding | None, config: RegistrationConfig
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(L, 3) the source's landmarks, and (L, 3) the normals there, after the source has been fitted to `head`; None
-    where too few of its points have found a partner."""
-    assert source.landmarks is not None
-    fit = _Fit(head, source)
-    pinned = _pinned(head, source, anchors)
-    for step in range(config.rounds):
-        share = step / max(config.rounds - 1, 1)
-        reach = config.reach[0] * math.pow(config.reach[1] / config.reach[0], share)
-        # Pose first, then the modes, which would otherwise take the place of a turn.
-        fit.step(reach, config, pinned, modes=share > 0.2)
-    if fit.paired < config.enough:
-        return None
-    corners = source.faces[source.landmarks.faces].numpy()
-    weights = source.landmarks.barycentrics.double().numpy()
-    vertices, normals = fit.vertices(), fit.normals()
-    points = np.einsum("lk,lkc->lc", weights, vertices[corners])
-    directions = np.einsum("lk,lkc->lc", weights, normals[corners])
-    return points, directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-9)
+def transfer_regions(head: HeadModel, source: HeadModel, registration: Registration) -> dict[str, np.ndarray]:
+    """Region masks (V,) of `head`'s skin: those of the fitted source's nearest vertex that faces the same way."""
+    inner = source.regions["eyeballs"] | source.regions["teeth"] | source.regions["mouth_interior"]
+    skin = np.flatnonzero(~inner.numpy())
+    # A centimetre apart counts as much as facing away by sixty degrees.
+    own = np.concatenate([registration.vertices, 0.01 * registration.normals], 1)[skin]
+    points, normals = head.template.double().numpy(), vertex_normals(head.template, head.faces).double().numpy()
+    nearest = skin[cKDTree(own).query(np.concatenate([points, 0.01 * normals], 1))[1]]
+    inner = head.regions["eyeballs"] | head.regions["teeth"] | head.regions["mouth_interior"]
+    # What lies deeper than the source's lips and lids reach belongs to neither.
+    near = np.linalg.norm(points - registration.vertices[nearest], axis=1) < DETAIL
+    found = {}
+    for name in ("face", "lips", "eyes", "scalp", "ears", "neck"):
+        found[name] = source.regions[name].numpy()[nearest] & ~inner.numpy()
+        if name in ("lips", "eyes"):
+            found[name] &= near
+    return found
 
 
 def _pinned(head: HeadModel, source: HeadModel, anchors: LandmarkEmbedding | None) -> tuple[np.ndarray, ...]:

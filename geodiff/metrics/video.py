@@ -21,6 +21,8 @@ from geodiff.metrics.checks import NotMeasured, check_pair
 #: Package, class and display model of the two metrics that predict JOD.
 _PREDICTORS = {"fvvdp": ("pyfvvdp", "fvvdp"), "cvvdp": ("pycvvdp", "cvvdp")}
 _DISPLAY = "standard_4k"
+#: Slower videos are steps from picture to picture, which the filters of a quarter of a second cannot tell from flicker.
+MIN_FPS = 10.0
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,22 @@ def jod(frames: np.ndarray, truth: np.ndarray, fps: float, predictor: str) -> fl
     "cvvdp" is ColorVideoVDP (Mantiuk et al. 2024), its successor with colour. Both as on a 4K monitor of 30 inches seen
     from 0.75 m, which is each package's `standard_4k`.
 
-    frames, truth: (T, H, W, 3) uint8. Raises ValueError for other shapes; NotMeasured where the package is absent.
+    frames, truth: (T, H, W, 3) uint8. Raises ValueError for other shapes; NotMeasured below ten frames a second and
+    where the package is absent or fails.
     """
     if frames.shape != truth.shape or frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"videos must be uint8 of one shape (T, H, W, 3), found {frames.shape} and {truth.shape}")
     if not fps > 0:
         raise ValueError(f"the frame rate must be above 0, found {fps}")
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        score, _ = _load(predictor).predict(frames, truth, dim_order="FHWC", frames_per_second=fps)
+    if fps < MIN_FPS:
+        raise NotMeasured(f"JOD needs at least {MIN_FPS:.0f} frames a second, these have {fps:g}")
+    metric = _load(predictor)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            score, _ = metric.predict(frames, truth, dim_order="FHWC", frames_per_second=fps)
+    except Exception as error:  # a fault of another project must not cost the other figures
+        raise NotMeasured(f"{_PREDICTORS[predictor][0]} failed ({error})") from error
     return float(score)
 
 

@@ -124,7 +124,7 @@ class Session:
         fit = fitter.result(self._state, points)
         params = fit.params
         if self.head.regions["scalp"].any():
-            params = params.replace(static_offset=fit_hair(matte, params, fit.camera, self.head))
+            params = params.replace(static_offset=fit_hair(matte, params, fit.camera, self.head, image=image))
         return crop_reference(image, matte, params, fit.camera, self.head, size), fit.error
 
     def _detect(self, params: HeadParams, camera: Camera) -> np.ndarray:

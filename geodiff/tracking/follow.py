@@ -7,13 +7,14 @@ others by less than 0.6 (measured on a talking head and three portraits).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 
 import cv2
 import numpy as np
 
 from geodiff.tracking.landmarks import Face, LandmarkTracker, detect_faces
-from geodiff.tracking.scenes import MEMORY, Signature, change, is_cut, signature
+from geodiff.tracking.scenes import MEMORY, Signature, alike, change, is_cut, signature
 
 #: Side of the pictures that are compared, and where eyes, nose and corners of the mouth lie in them.
 LOOK_PIXELS = 32
@@ -25,20 +26,40 @@ DIFFERENT = 0.4
 #: A new picture is kept where no kept one is as similar as this; so many are kept.
 FAMILIAR = 0.85
 GALLERY = 12
-#: A face that moves by more than this many eye distances from one frame to the next jumps.
-JUMP = 0.6
-#: Frames after a loss in which every frame is searched; then every third, because a search is slow.
+#: A face jumps that moves by more than this many eye distances from one frame to the next, and by more than this many
+#: times its usual way.
+JUMP = 0.08
+JUMP_FACTOR = 6.0
+#: After a loss so many frames are searched one by one; then every third, and after a second every tenth: a search that
+#: finds nothing takes as long as following the face through twenty frames.
 EAGER = 6
+PATIENCE = ((30, 10), (EAGER, 3))
+
+
+class Event(IntEnum):
+    """What happens just before a frame: nothing, a cut, or the picture's return to what it was before the last cut
+    (which was a flash, a dropout or a short insert)."""
+
+    NONE = 0
+    CUT = 1
+    RETURN = 2
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """What was found in a frame: the person's face or None, whether the film cut just before, and the picture's change
-    (2,), see `scenes.change`."""
+    """What was found in a frame: the person's face or None, and what happened just before."""
 
     face: Face | None
-    cut: bool
-    change: np.ndarray
+    event: Event
+
+
+@dataclass
+class _Shot:
+    """What is known of a shot when it is left: its last frame, small pictures of the person, the last face."""
+
+    signature: Signature | None = None
+    looks: np.ndarray = field(default_factory=lambda: np.zeros((0, LOOK_PIXELS**2), np.float32))
+    last: Face | None = None
 
 
 class Follower:
@@ -51,53 +72,78 @@ class Follower:
 
     def __init__(self) -> None:
         self.gallery = np.zeros((0, LOOK_PIXELS**2), np.float32)
-        self.shot = np.zeros((0, LOOK_PIXELS**2), np.float32)
-        self._last: Face | None = None
-        self._lost = 0
-        self._signature: Signature | None = None
+        self._shot, self._left = _Shot(), _Shot()
+        #: Frames since the face was seen, and since the last cut.
+        self._lost, self._since_cut = 0, MEMORY + 1
         self._changes = np.zeros((0, 2))
+        self._steps = np.zeros(0)
+
+    @property
+    def looks(self) -> np.ndarray:
+        """(K, 1024) small pictures of the person in this shot."""
+        return self._shot.looks
 
     def __call__(self, frame: np.ndarray) -> Sighting:
         """frame: (H, W, 3) uint8 RGB."""
-        now = signature(frame)
-        moved = np.zeros(2) if self._signature is None else change(self._signature, now)
-        self._signature = now
+        now, before = signature(frame), self._shot.signature
+        moved = np.zeros(2) if before is None else change(before, now)
         self._changes = np.concatenate([self._changes, moved[None]])[-MEMORY - 1 :]
-        face = None if is_cut(self._changes, face_jumps=False) else self._follow(frame)
-        cut = is_cut(self._changes, face_jumps=face is None or self._jumps(face))
-        if cut:
-            self._last, self._lost, self.shot = None, 0, self.shot[:0]
-            self._changes = self._changes[:0]
-            face = None
+        face, jumps = None, False
+        if not is_cut(self._changes, face_jumps=False):
+            face, jumps = self._follow(frame)
+        event = Event.NONE
+        if is_cut(self._changes, jumps):
+            face, event = None, self._cut(now)
         if face is None:
             face = self._search(frame)
         self._remember(frame, face)
-        return Sighting(face, cut, moved)
+        self._shot.signature = now
+        self._since_cut += 1
+        return Sighting(face, event)
 
-    def _follow(self, frame: np.ndarray) -> Face | None:
-        """The face where it was in the frame before."""
-        if self._last is None or self._lost:
-            return None
-        face = LandmarkTracker(self._last)(frame)
-        if face is None or not _near(face, self._last):
-            return None
-        return face if self._likeness(look(frame, face.points), self.shot) > DIFFERENT else None
+    def _cut(self, now: Signature) -> Event:
+        self._changes, self._steps = self._changes[:0], self._steps[:0]
+        left = self._left
+        if self._since_cut <= MEMORY and left.signature is not None and alike(left.signature, now):
+            self._shot, self._left, self._lost = left, _Shot(), self._since_cut
+            return Event.RETURN
+        self._shot, self._left, self._lost, self._since_cut = _Shot(), self._shot, 0, 0
+        return Event.CUT
+
+    def _follow(self, frame: np.ndarray) -> tuple[Face | None, bool]:
+        """The face where it was in the frame before, and whether the person is suddenly elsewhere."""
+        last = self._shot.last
+        if last is None or self._lost:
+            return None, False
+        face = LandmarkTracker(last)(frame)
+        if face is None:
+            return None, False
+        likeness = self._likeness(look(frame, face.points), self._shot.looks)
+        if not _near(face, last):
+            return None, likeness >= SAME
+        if likeness <= DIFFERENT:
+            return None, False
+        step = np.linalg.norm(face.points - last.points, axis=1).mean() / max(last.eye_distance, 0.3 * last.size)
+        usual = np.median(self._steps) if len(self._steps) else 0.0
+        self._steps = np.append(self._steps, step)[-MEMORY:]
+        return face, bool(step > JUMP and step > JUMP_FACTOR * usual)
 
     def _search(self, frame: np.ndarray) -> Face | None:
         """The person in the whole frame."""
-        if self._lost > EAGER and self._lost % 3:
+        pause = next((pause for lost, pause in PATIENCE if self._lost > lost), 1)
+        if self._lost % pause:
             return None
         faces = detect_faces(frame)
         if not faces:
             return None
-        known = self.shot if len(self.shot) else self.gallery
+        known = self._shot.looks if len(self._shot.looks) else self.gallery
         likeness = [self._likeness(look(frame, face.points), known) for face in faces]
         best = int(np.argmax(likeness))
         if likeness[best] >= SAME:
             return faces[best]
-        if self._last is not None:
+        if self._shot.last is not None:
             # Not where somebody else may have come in: in its place, and a little like it.
-            here = _near(faces[best], self._last) and self._lost < EAGER and likeness[best] > DIFFERENT
+            here = _near(faces[best], self._shot.last) and self._lost < EAGER and likeness[best] > DIFFERENT
             return faces[best] if here else None
         return faces[0]  # a new shot, or the first: somebody has to be followed
 
@@ -105,18 +151,13 @@ class Follower:
         if face is None:
             self._lost += 1
             return
-        self._last, self._lost = face, 0
+        self._shot.last, self._lost = face, 0
         picture = look(frame, face.points)
-        if self._likeness(picture, self.shot) < FAMILIAR:
-            self.shot = np.concatenate([self.shot, picture[None]])[-GALLERY:]
+        if self._likeness(picture, self._shot.looks) < FAMILIAR:
+            self._shot.looks = np.concatenate([self._shot.looks, picture[None]])[-GALLERY:]
         known = len(self.gallery) == 0 or self._likeness(picture, self.gallery) >= SAME
         if known and self._likeness(picture, self.gallery) < FAMILIAR:
             self.gallery = np.concatenate([self.gallery, picture[None]])[:GALLERY]
-
-    def _jumps(self, face: Face) -> bool:
-        assert self._last is not None
-        step = np.linalg.norm(face.points - self._last.points, axis=1).mean()
-        return bool(step > JUMP * max(self._last.eye_distance, 0.3 * self._last.size))
 
     @staticmethod
     def _likeness(picture: np.ndarray, gallery: np.ndarray) -> float:
@@ -125,30 +166,37 @@ class Follower:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next frame depends on, as arrays."""
-        last = np.full((478, 2), np.nan, np.float32) if self._last is None else self._last.points
-        seen = self._signature
-        return {
-            "gallery": self.gallery,
-            "shot_gallery": self.shot,
-            "last": last,
-            "lost": np.array(self._lost),
-            "changes": self._changes,
-            "colors": np.zeros(0) if seen is None else seen.colors,
-            "brightness": np.zeros(0) if seen is None else seen.brightness,
-        }
+        counts = np.array([self._lost, self._since_cut])
+        own = {"gallery": self.gallery, "counts": counts, "changes": self._changes, "steps": self._steps}
+        return own | _packed("shot_", self._shot) | _packed("left_", self._left)
 
     @staticmethod
     def restored(state: dict[str, np.ndarray]) -> Follower:
         """The follower as it was."""
         follower = Follower()
-        follower.gallery, follower.shot, follower._changes = state["gallery"], state["shot_gallery"], state["changes"]
-        follower._lost = int(state["lost"])
-        points = state["last"]
-        if np.isfinite(points).all():
-            follower._last = Face(points, np.zeros(len(points), np.float32), box_of(points))
-        if len(state["colors"]):
-            follower._signature = Signature(state["colors"], state["brightness"])
+        follower.gallery, follower._changes, follower._steps = state["gallery"], state["changes"], state["steps"]
+        follower._lost, follower._since_cut = (int(count) for count in state["counts"])
+        follower._shot, follower._left = _unpacked("shot_", state), _unpacked("left_", state)
         return follower
+
+
+def _packed(prefix: str, shot: _Shot) -> dict[str, np.ndarray]:
+    seen, last = shot.signature, shot.last
+    return {
+        f"{prefix}looks": shot.looks,
+        f"{prefix}last": np.zeros((0, 2), np.float32) if last is None else last.points,
+        f"{prefix}colors": np.zeros(0) if seen is None else seen.colors,
+        f"{prefix}brightness": np.zeros(0) if seen is None else seen.brightness,
+    }
+
+
+def _unpacked(prefix: str, state: dict[str, np.ndarray]) -> _Shot:
+    looks, points, colors, brightness = (state[prefix + name] for name in ("looks", "last", "colors", "brightness"))
+    return _Shot(
+        signature=Signature(colors, brightness) if len(colors) else None,
+        looks=looks,
+        last=Face(points, np.zeros(len(points), np.float32), box_of(points)) if len(points) else None,
+    )
 
 
 def look(frame: np.ndarray, points: np.ndarray) -> np.ndarray:

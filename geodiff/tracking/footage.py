@@ -7,7 +7,7 @@ written; a later run reads the chunks, skips their frames and follows on exactly
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from geodiff.errors import InputError
 from geodiff.files import read_npz, write_npz
-from geodiff.tracking.follow import Follower
+from geodiff.tracking.follow import Event, Follower
 from geodiff.tracking.landmarks import NUM_LANDMARKS
 
 #: Frames in a chunk on disk.
@@ -65,7 +65,7 @@ def watch(
         log.check_size(frame)
         if number >= len(log):
             sighting = follower(frame)
-            log.append(None if sighting.face is None else sighting.face.points, sighting.cut, follower)
+            log.append(None if sighting.face is None else sighting.face.points, sighting.event, follower)
         report(number + 1)
     log.flush(follower)
     return log.footage()
@@ -77,7 +77,7 @@ class _Log:
     def __init__(self, folder: Path | None, key: str) -> None:
         self.folder, self.key = folder, key
         self.points: list[np.ndarray] = []
-        self.cuts: list[bool] = []
+        self.events: list[int] = []
         self.looks: list[np.ndarray] = []
         self.size: tuple[int, int] | None = None
         self._state: dict[str, np.ndarray] | None = None
@@ -92,18 +92,23 @@ class _Log:
         """Takes over a chunk; False where there is none of this film that can be continued."""
         try:
             arrays = read_npz(path) if path.exists() else {}
-        except InputError:  # cut off by a full disk, or not ours: measured again
+            if str(arrays.get("key", "")) != self.key or int(arrays["first"]) != self._kept:
+                return False
+            size = (int(arrays["size"][0]), int(arrays["size"][1]))
+            looks = np.split(arrays["looks"], np.cumsum(arrays["look_counts"])[:-1])
+            prefix = "state_"
+            state = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
+            Follower.restored(state)
+            points, events, first_look = arrays["points"], arrays["events"], int(arrays["look_first"])
+        except (InputError, KeyError, IndexError, ValueError):  # damaged, or not ours: measured again
             return False
-        if str(arrays.get("key", "")) != self.key or int(arrays["first"]) != self._kept:
+        if points.shape != (len(events), NUM_LANDMARKS, 2) or not len(events):
             return False
-        self.points.extend(arrays["points"])
-        self.cuts.extend(arrays["cuts"].tolist())
+        self.points.extend(points)
+        self.events.extend(events.tolist())
         # The first of the chunk's shots may go on from the chunk before.
-        self.looks[int(arrays["look_first"]) :] = np.split(arrays["looks"], np.cumsum(arrays["look_counts"])[:-1])
-        self.size = (int(arrays["size"][0]), int(arrays["size"][1]))
-        prefix = "state_"
-        self._state = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
-        self._kept = len(self.points)
+        self.looks[first_look:] = looks
+        self.size, self._state, self._kept = size, state, len(self.points)
         return True
 
     def follower(self) -> Follower:
@@ -118,12 +123,14 @@ class _Log:
                 "scale or cut them alike"
             )
 
-    def append(self, points: np.ndarray | None, cut: bool, follower: Follower) -> None:
-        if cut or not self.points:
-            self.looks.append(follower.shot)
-        self.looks[-1] = follower.shot
+    def append(self, points: np.ndarray | None, event: Event, follower: Follower) -> None:
+        if event == Event.RETURN:
+            self.looks.pop()
+        if event == Event.CUT or not self.points:
+            self.looks.append(follower.looks)
+        self.looks[-1] = follower.looks
         self.points.append(np.full((NUM_LANDMARKS, 2), np.nan, np.float32) if points is None else points)
-        self.cuts.append(cut)
+        self.events.append(int(event))
         if len(self.points) - self._kept >= CHUNK:
             self.flush(follower)
 
@@ -131,7 +138,8 @@ class _Log:
         """Writes what is not yet on disk as the next chunk."""
         if self.folder is None or len(self.points) == self._kept or self.size is None:
             return
-        first = int(np.sum(self.cuts[: self._kept]))
+        # The picture may have returned to the shot before the one that the last chunk ended in.
+        first = max(int(shots(self.events[: self._kept + 1])[-1]) - 1, 0)
         fresh = self.looks[first:]
         write_npz(
             self.folder / f"{self._kept:06d}.npz",
@@ -139,7 +147,7 @@ class _Log:
             first=np.array(self._kept),
             size=np.array(self.size),
             points=np.stack(self.points[self._kept :]),
-            cuts=np.array(self.cuts[self._kept :], bool),
+            events=np.array(self.events[self._kept :], np.int64),
             look_first=np.array(first),
             looks=np.concatenate(fresh),
             look_counts=np.array([len(look) for look in fresh]),
@@ -149,4 +157,25 @@ class _Log:
 
     def footage(self) -> Footage:
         points = np.stack(self.points) if self.points else np.zeros((0, NUM_LANDMARKS, 2), np.float32)
-        return Footage(points, np.cumsum(self.cuts, dtype=np.int64), self.size or (1, 1), self.looks)
+        points[interludes(self.events)] = np.nan
+        return Footage(points, shots(self.events), self.size or (1, 1), self.looks)
+
+
+def shots(events: Sequence[int]) -> np.ndarray:
+    """(T,) number of each frame's shot, from 0; what lies between a cut and a return belongs to the shot around it."""
+    numbers = np.zeros(len(events), np.int64)
+    for t, event in enumerate(events):
+        numbers[t] = (numbers[t - 1] if t else 0) + (event == Event.CUT) - (event == Event.RETURN)
+    numbers[interludes(events)] -= 1
+    return numbers
+
+
+def interludes(events: Sequence[int]) -> np.ndarray:
+    """(T,) bool: frames between a cut and the picture's return."""
+    inside, cut = np.zeros(len(events), bool), 0
+    for t, event in enumerate(events):
+        if event == Event.CUT:
+            cut = t
+        elif event == Event.RETURN:
+            inside[cut:t] = True
+    return inside

@@ -1,37 +1,42 @@
-"""MediaPipe's face mesh: 478 landmarks of every face in a picture. The only module that touches MediaPipe.
+"""Faces in pictures: MediaPipe's 478 landmarks of each.
 
-MediaPipe is imported on first use. Its models are part of its wheel. Faces are found on the whole picture (and on
-padded or tiled copies of it where that fails: faces that fill the frame, faces that are small in it), then every face
-is measured on its own square crop, several times with slightly different crops, because the network's answer depends
-on the crop.
+Faces are looked for in the whole picture, then in padded, tiled and turned copies of it and with less confidence where
+that fails: faces that fill the frame, small ones, profiles, pictures that lie on their side or stand on their head.
+Every face is then measured on its own square crop, upright, several times with slightly different crops, because the
+network's answer depends on the crop; the mesh network's own opinion decides whether it is a face.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from geodiff.errors import MissingDependencyError
+from geodiff.tracking.perception import NUM_LANDMARKS, Region, face_mesh, find_faces, person_mask
 
-#: Landmarks of the face mesh with irises.
-NUM_LANDMARKS = 478
+__all__ = ["NUM_LANDMARKS", "OUTER_EYE_CORNERS", "Face", "LandmarkTracker", "detect_faces", "person_mask"]
+
 #: Outer corners of the right and the left eye; their distance is the unit of tracking errors.
 OUTER_EYE_CORNERS = (33, 263)
 
 #: Side of the square crop on which a face is measured, as a multiple of the extent of its landmarks.
-CROP_EXTENT = 1.6
+CROP_EXTENT = 1.5
 CROP_PIXELS = 384
+#: Side of the crop on which the detector is asked again.
+CONFIRM_PIXELS = 256
 #: Longest side of the copy on which faces are looked for.
 DETECTION_PIXELS = 1024
+#: Detections of at least this confidence are worth a look in the first place.
+SURE = 0.5
+#: A face is accepted for its detector's confidence on the upright crop and its mesh network's, which is unsure of
+#: profiles: their weighted sum must reach ACCEPTED, and neither may be next to nothing.
+MESH_WEIGHT, ACCEPTED, LEAST_SURE, MESH_LEAST = 0.3, 0.8, 0.68, 0.02
+#: Below this confidence on its upright crop a face may be standing on its head or lying on its side.
+UPRIGHT = 0.85
+#: What it must say of a face that is followed through a video.
+FOLLOWED = 0.3
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Face:
     """One face.
 
     points: (478, 2) float32 pixels of the input image, pixel centres at +0.5. z: (478,) relative depth in pixels,
-    smaller is nearer. box: (4,) x0, y0, x1, y1 of the landmarks.
+    smaller is nearer. box: (4,) x0, y0, x1, y1 of the landmarks. score: how sure the mesh network is, 0..1; low for
+    profiles.
     """
 
     points: np.ndarray
     z: np.ndarray
     box: np.ndarray
+    score: float = 1.0
 
     @property
     def size(self) -> float:
@@ -57,20 +64,33 @@ class Face:
         a, b = (self.points[i] for i in OUTER_EYE_CORNERS)
         return float(np.linalg.norm(a - b))
 
+    @property
+    def region(self) -> Region:
+        """The upright square on which the face is to be measured."""
+        right, left = self.points[list(OUTER_EYE_CORNERS)].astype(np.float64)
+        angle = float(np.arctan2(*(left - right)[::-1]))
+        turn = _turn(angle)
+        along = self.points @ turn
+        low, high = along.min(0), along.max(0)
+        return Region(turn @ ((low + high) / 2), CROP_EXTENT * float((high - low).max()), angle, self.score)
+
 
 def detect_faces(image: np.ndarray, limit: int = 8) -> list[Face]:
     """All faces of an image (H, W, 3) uint8 RGB, largest first. An empty list where there is none."""
     if min(image.shape[:2]) < 16:
         return []
     faces: list[Face] = []
-    for centre, side in _candidates(image):
-        if any(_inside(centre, face.box) and side < 4 * face.size for face in faces):
-            continue
-        face = _refine(image, centre, side)
-        if face is not None and not any(_overlap(face.box, other.box) > 0.4 for other in faces):
-            faces.append(face)
-        if len(faces) == limit:
+    for search in (_plain_search, _tiled_search, _patient_search):
+        if len(faces) and search is _patient_search:
             break
+        for region in search(image, bool(faces)):
+            if any(_inside(region.centre, face.box) and region.side < 4 * face.size for face in faces):
+                continue
+            face = _verified(image, region)
+            if face is not None and not any(_overlap(face.box, other.box) > 0.4 for other in faces):
+                faces.append(face)
+            if len(faces) == limit:
+                break
     return sorted(faces, key=lambda face: -face.size)
 
 
@@ -87,8 +107,8 @@ class LandmarkTracker:
         """frame: (H, W, 3) uint8 RGB -> the person's face, or None where it is not seen."""
         last = self.last
         if last is not None:
-            face = _refine(frame, (last.box[:2] + last.box[2:]) / 2, CROP_EXTENT * last.size, passes=1, crops=2)
-            if face is not None and _overlap(face.box, last.box) > 0.2:
+            face = _measured(frame, last.region, passes=1, crops=2)
+            if face.score > FOLLOWED and _overlap(face.box, last.box) > 0.2:
                 self.last = face
                 return face
         faces = detect_faces(frame)
@@ -101,48 +121,81 @@ class LandmarkTracker:
         return faces[0]
 
 
-def person_mask(image: np.ndarray) -> np.ndarray:
-    """MediaPipe's selfie segmentation: (H, W, 3) uint8 RGB -> (H, W) float32 0..1, coarse (its grid is 256x256)."""
-    mask = _segmenter().process(np.ascontiguousarray(image)).segmentation_mask
-    return np.clip(np.asarray(mask, np.float32), 0.0, 1.0)
-
-
-def _candidates(image: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Where faces may be: centres (2,) in pixels and crop sides, most reliable first; later stages only if needed."""
-    height, width = image.shape[:2]
-    longest = max(height, width)
-    scale = min(1.0, DETECTION_PIXELS / longest)
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    found = False
-    for pad in (0.0, 0.6):  # A face that fills the frame is found once it has a margin.
+def _plain_search(image: np.ndarray, found: bool) -> Iterator[Region]:
+    """Sure detections in the picture; with a margin if it has none, for faces that fill the frame."""
+    small, scale = _reduced(image)
+    for pad in (0.0, 0.6):
         for model in (1, 0):
-            for box in _detections(_padded(small, pad), model):
-                found = True
-                offset = pad * np.array([small.shape[1], small.shape[0]], np.float64)
-                yield (box[:2] - offset) / scale, 2.0 * box[2] / scale
+            for region in find_faces(_padded(small, pad), model):
+                if region.score >= SURE:
+                    found = True
+                    yield _mapped(region, 1 / scale, -pad * np.array(small.shape[1::-1], np.float64) / scale)
         if found:
-            break
-    # Faces that are small in the picture: overlapping tiles of it; finer ones only where nothing was found so far.
-    for count in (2, 4):
-        if found and count == 4:
             return
-        tile = longest / count * 1.3
-        if tile < 96:
+
+
+def _tiled_search(image: np.ndarray, found: bool) -> Iterator[Region]:
+    """Faces that are small in the picture: overlapping tiles of it; finer ones only where nothing was found so far."""
+    height, width = image.shape[:2]
+    for count in (2, 4):
+        tile = max(height, width) / count * 1.3
+        if (found and count == 4) or tile < 96:
             return
         for top in np.arange(0, max(height - tile / 2, 1), tile / 1.5):
             for left in np.arange(0, max(width - tile / 2, 1), tile / 1.5):
-                region = image[int(top) : int(top + tile), int(left) : int(left + tile)]
-                if min(region.shape[:2]) < 48:
+                part = image[int(top) : int(top + tile), int(left) : int(left + tile)]
+                if min(part.shape[:2]) < 48:
                     continue
-                ratio = min(1.0, 512 / max(region.shape[:2]))
-                for box in _detections(cv2.resize(region, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA), 1):
-                    found = True
-                    yield box[:2] / ratio + np.array([int(left), int(top)]), 2.0 * box[2] / ratio
-    if found:
-        return
-    # Last resort: the mesh network's own detector on the whole picture.
-    yield np.array([width / 2, height / 2]), float(longest)
-    yield np.array([width / 2, height / 2]), 1.6 * longest
+                small, ratio = _reduced(part, 512)
+                for region in find_faces(small, 1):
+                    if region.score >= SURE:
+                        found = True
+                        yield _mapped(region, 1 / ratio, np.array([int(left), int(top)], np.float64))
+
+
+def _patient_search(image: np.ndarray, found: bool) -> Iterator[Region]:
+    """Where nothing was found: pictures turned by quarters, detections that are not sure, the head of a person's mask,
+    the whole picture. Most promising first; the mesh network has to confirm them."""
+    small, scale = _reduced(image)
+    guesses = []
+    for quarter in range(4):
+        turned = np.ascontiguousarray(np.rot90(small, quarter))
+        for pad in (0.0, 0.6):
+            for model in (1, 0):
+                for region in find_faces(_padded(turned, pad), model):
+                    offset = -pad * np.array(turned.shape[1::-1], np.float64)
+                    upright = _unturned(_mapped(region, 1.0, offset), quarter, turned.shape[1::-1])
+                    guesses.append(_mapped(upright, 1 / scale, np.zeros(2)))
+    yield from sorted(guesses, key=lambda region: -region.score)[:8]
+    middle = np.array(image.shape[1::-1], np.float64) / 2
+    for quarter in (0, 1, 3, 2):
+        for region in (*_mask_guesses(small), Region(middle * scale, float(max(small.shape)), 0.0, 0.0)):
+            guess = _mapped(region, 1 / scale, np.zeros(2))
+            yield replace(guess, angle=quarter * np.pi / 2, score=0.0)
+
+
+def _mask_guesses(image: np.ndarray) -> list[Region]:
+    """Where a head may be in the mask of a person: the largest disc in its upper part, at two sizes."""
+    mask = (person_mask(image) > 0.5).astype(np.uint8)
+    rows = np.flatnonzero(mask.any(1))
+    if mask.mean() < 0.01 or len(rows) < 16:
+        return []
+    inside = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 5)[
+        1:-1, 1:-1
+    ]
+    # The head is the disc that reaches highest.
+    reach = np.where(inside > 0.3 * inside.max(), np.arange(mask.shape[0])[:, None] - inside, np.inf)
+    y, x = np.unravel_index(int(np.argmin(reach)), reach.shape)
+    column = inside[y : y + max(int(inside[y, x]), 1) * 2, x]
+    radius = float(column.max())
+    centre = np.array([x, y + int(column.argmax())], np.float64)
+    return [Region(centre, factor * radius, 0.0, 0.0) for factor in (2.0, 3.0)]
+
+
+def _reduced(image: np.ndarray, longest: int = DETECTION_PIXELS) -> tuple[np.ndarray, float]:
+    """A copy whose longer side is at most so many pixels, and its scale."""
+    scale = min(1.0, longest / max(image.shape[:2]))
+    return (cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image), scale
 
 
 def _padded(image: np.ndarray, pad: float) -> np.ndarray:
@@ -152,70 +205,113 @@ def _padded(image: np.ndarray, pad: float) -> np.ndarray:
     return cv2.copyMakeBorder(image, rows, rows, columns, columns, cv2.BORDER_REPLICATE)
 
 
-def _detections(image: np.ndarray, model: int) -> list[np.ndarray]:
-    """Face detections as (centre x, centre y, side) in pixels of the given image, most confident first."""
-    results = _detector(model).process(np.ascontiguousarray(image)).detections or []
-    results = sorted(results, key=lambda detection: -detection.score[0])
-    height, width = image.shape[:2]
-    boxes = []
-    for detection in results:
-        box = detection.location_data.relative_bounding_box
-        x, y = (box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height
-        boxes.append(np.array([x, y, max(box.width * width, box.height * height)]))
-    return boxes
+def _mapped(region: Region, scale: float, offset: np.ndarray) -> Region:
+    return replace(region, centre=region.centre * scale + offset, side=region.side * scale)
 
 
-def _refine(image: np.ndarray, centre: np.ndarray, side: float, passes: int = 2, crops: int = 3) -> Face | None:
-    """The face near `centre` (2,), measured on crops that follow it; the last pass averages several crops."""
-    face = _measure(image, centre, side)
-    if face is None:
-        face = _measure(image, centre, 1.5 * side)
+def _unturned(region: Region, quarter: int, size: tuple[int, int]) -> Region:
+    """A region of an image that `np.rot90(image, quarter)` made, of `size` (width, height), in the original."""
+    x, y = region.centre
+    width, height = size
+    centre = ((x, y), (height - y, x), (width - x, height - y), (y, width - x))[quarter]
+    return replace(region, centre=np.array(centre, np.float64), angle=region.angle + quarter * np.pi / 2)
+
+
+def _verified(image: np.ndarray, region: Region) -> Face | None:
+    """The face in a region, or None where the networks do not bear out that there is one."""
+    face = _measured(image, region)
+    if face.score < 0.6 and region.score > 0:
+        face = max([face, *_shifted(image, region)], key=lambda one: one.score)
+    sure = _confidence(image, face.region)
+    if sure < UPRIGHT:
+        for quarter in (1, 2, 3):
+            turned = replace(region, angle=region.angle + quarter * np.pi / 2)
+            if _confidence(image, turned) < SURE:
+                continue
+            other = _measured(image, turned, passes=4)
+            again = _confidence(image, other.region)
+            if again > sure + 0.05 and other.score > 0.5 * face.score:
+                face, sure = other, again
+    accepted = sure >= LEAST_SURE and face.score >= MESH_LEAST and sure + MESH_WEIGHT * face.score >= ACCEPTED
+    return face if accepted else None
+
+
+def _shifted(image: np.ndarray, region: Region) -> list[Face]:
+    """What the mesh network sees near a region: detectors box profiles loosely and guess their roll."""
+    turn, step = _turn(region.angle), 0.12 * region.side
+    shifts = ((1.3, 0, 0, 0), (0.8, 0, 0, 0), (1.0, step, 0, 0), (1.0, -step, 0, 0), (1.0, 0, step, 0),
+              (0.8, 0, 0, -0.35), (0.8, 0, 0, 0.35), (1.0, 0, 0, -0.35), (1.0, 0, 0, 0.35))  # fmt: skip
+    moved = [
+        replace(region, centre=region.centre + turn @ [x, y], side=factor * region.side, angle=region.angle + angle)
+        for factor, x, y, angle in shifts
+    ]
+    return [_measured(image, one, crops=1) for one in moved]
+
+
+def _confidence(image: np.ndarray, region: Region) -> float:
+    """How sure the detector is of a face in the middle of a region, 0..1."""
+    crop = _cropped(image, replace(region, side=1.4 * region.side), CONFIRM_PIXELS)[0]
+    middle = CONFIRM_PIXELS / 2
+    scores = [r.score for r in find_faces(crop, 0) if np.linalg.norm(r.centre - middle) < 0.5 * middle]
+    return max(scores, default=0.0)
+
+
+def _measured(image: np.ndarray, region: Region, passes: int = 2, crops: int = 3) -> Face:
+    """The face in a region, measured on crops that follow it; the surest is the middle of the last ones, whose mean is
+    taken."""
+    face = _measure(image, region)
     for _ in range(passes - 1):
-        if face is None:
-            return None
-        face = _measure(image, (face.box[:2] + face.box[2:]) / 2, CROP_EXTENT * face.size) or face
-    if face is None:
-        return None
-    middle = (face.box[:2] + face.box[2:]) / 2
-    again = [_measure(image, middle + 0.02 * face.size * sign, factor * face.size)
-             for sign, factor in ((-1, 1.45), (1, 1.75))[: crops - 1]]  # fmt: skip
-    return _mean([face, *(other for other in again if other is not None and _overlap(other.box, face.box) > 0.5)])
+        again = _measure(image, face.region)
+        if again.score >= 0.5 * face.score:
+            face = again
+    base = face.region
+    shift = 0.02 * base.side / CROP_EXTENT
+    others = [
+        _measure(image, replace(base, centre=base.centre + shift * sign, side=base.side * factor))
+        for sign, factor in ((-1, 0.93), (1, 1.1))[: crops - 1]
+    ]
+    return _mean([face, *(other for other in others if other.score >= 0.8 * face.score)])
 
 
-def _measure(image: np.ndarray, centre: np.ndarray, side: float) -> Face | None:
-    """Run the face mesh on the square crop around `centre` of width `side` pixels."""
-    if side < 8:
-        return None
-    ratio = CROP_PIXELS / side
-    # Maps input pixels (centres at +0.5) to crop pixels, in OpenCV's convention (centres at integers).
-    shift = CROP_PIXELS / 2 - ratio * np.asarray(centre, np.float64)
-    matrix = np.array([[ratio, 0, ratio * 0.5 + shift[0] - 0.5], [0, ratio, ratio * 0.5 + shift[1] - 0.5]])
-    source = image
-    if ratio < 0.5:  # Keep the picture from aliasing: shrink by whole factors first.
-        factor = int(1 / ratio)
+def _turn(angle: float) -> np.ndarray:
+    """(2, 2) whose columns are the directions of a crop's axes in the image."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s], [s, c]])
+
+
+def _measure(image: np.ndarray, region: Region) -> Face:
+    """Run the face mesh on a region."""
+    crop, axes, origin = _cropped(image, region, CROP_PIXELS)
+    raw, score = face_mesh(crop)
+    step = float(np.linalg.norm(axes[:, 0]))
+    return _face(raw[:, :2] @ axes.T + origin, raw[:, 2] * step, score)
+
+
+def _cropped(image: np.ndarray, region: Region, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The upright crop of a region, and the axes (2, 2) and origin (2,) with point = axes @ crop point + origin."""
+    step = max(region.side, 8.0) / pixels
+    axes = step * _turn(region.angle)
+    origin = region.centre - axes @ np.full(2, pixels / 2)
+    source, matrix = image, np.concatenate([axes, origin[:, None]], 1)
+    if step > 2:  # Keep the picture from aliasing: shrink by whole factors first.
+        factor = int(step)
         source = cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
-        scale_x, scale_y = image.shape[1] / source.shape[1], image.shape[0] / source.shape[0]
-        matrix = np.array([
-            [ratio * scale_x, 0, ratio * 0.5 * scale_x + shift[0] - 0.5],
-            [0, ratio * scale_y, ratio * 0.5 * scale_y + shift[1] - 0.5],
-        ])  # fmt: skip
-    crop = cv2.warpAffine(source, matrix, (CROP_PIXELS, CROP_PIXELS), flags=cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-    results = _mesher().process(crop).multi_face_landmarks
-    if not results:
-        return None
-    raw = np.array([(mark.x, mark.y, mark.z) for mark in results[0].landmark], np.float64) * CROP_PIXELS
-    points = (raw[:, :2] - shift) / ratio
-    return _face(points, raw[:, 2] / ratio)
+        matrix = matrix * (np.array(source.shape[1::-1]) / np.array(image.shape[1::-1]))[:, None]
+    # From pixel centres at +0.5 to OpenCV's at integers, on both sides.
+    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    crop = cv2.warpAffine(source, matrix, (pixels, pixels), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return crop, axes, origin
 
 
-def _face(points: np.ndarray, z: np.ndarray) -> Face:
+def _face(points: np.ndarray, z: np.ndarray, score: float) -> Face:
     box = np.concatenate([points.min(0), points.max(0)])
-    return Face(points.astype(np.float32), z.astype(np.float32), box.astype(np.float32))
+    return Face(points.astype(np.float32), z.astype(np.float32), box.astype(np.float32), score)
 
 
 def _mean(faces: list[Face]) -> Face:
-    return _face(np.mean([f.points for f in faces], 0), np.mean([f.z for f in faces], 0))
+    score = float(np.mean([f.score for f in faces]))
+    return _face(np.mean([f.points for f in faces], 0), np.mean([f.z for f in faces], 0), score)
 
 
 def _inside(point: np.ndarray, box: np.ndarray) -> bool:
@@ -228,75 +324,3 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     intersection = float(size.prod())
     union = float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - intersection
     return intersection / max(union, 1e-9)
-
-
-def _solutions() -> Any:
-    try:
-        with _quiet():
-            import mediapipe  # noqa: PLC0415 - heavy, and its native parts print on import
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"tracking a face needs mediapipe 0.10.14 to 0.10.21, which cannot be imported here ({error}); install it "
-            "with `pip install mediapipe==0.10.21`."
-        ) from error
-    return mediapipe.solutions
-
-
-@lru_cache(maxsize=1)
-def _mesher() -> Any:
-    return _Silent(lambda: _solutions().face_mesh.FaceMesh(
-        static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.4
-    ))  # fmt: skip
-
-
-@lru_cache(maxsize=2)
-def _detector(model: int) -> Any:
-    return _Silent(lambda: _solutions().face_detection.FaceDetection(
-        model_selection=model, min_detection_confidence=0.5
-    ))  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _segmenter() -> Any:
-    return _Silent(lambda: _solutions().selfie_segmentation.SelfieSegmentation(model_selection=0))
-
-
-class _Silent:
-    """A MediaPipe solution without its native log lines, which it prints when a part of its graph first runs."""
-
-    def __init__(self, make: Any) -> None:
-        with _quiet():
-            self.solution = make()
-            # The graph opens on its own threads: the first answer says that they are done.
-            self.solution.process(np.zeros((64, 64, 3), np.uint8))
-        self.has_found = False
-
-    def process(self, image: np.ndarray) -> Any:
-        with warnings.catch_warnings():  # protobuf's deprecation notices, on every call
-            warnings.simplefilter("ignore")
-            if self.has_found:
-                return self.solution.process(image)
-            with _quiet():
-                results = self.solution.process(image)
-        # The landmark part of a graph runs only once a face is found, and prints then.
-        self.has_found = any(getattr(results, name, None) is not None for name in results._fields)
-        return results
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Send the process's native standard error to nowhere; MediaPipe has no switch for its start-up lines."""
-    os.environ.setdefault("GLOG_minloglevel", "3")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

@@ -10,6 +10,8 @@ import numpy as np
 #: Share of all pixels that change their colour's bin, and mean change of brightness (0..1), in a cut.
 CUT_COLORS = 0.3
 CUT_PIXELS = 0.06
+#: Mean change of brightness in a cut between two takes of one scene, where the face jumps.
+JUMP_PIXELS = 0.025
 #: How many times the usual change of the frames before it a cut is, and how many frames count as before.
 CUT_FACTOR = 4.0
 MEMORY = 15
@@ -44,11 +46,18 @@ def change(before: Signature, after: Signature) -> np.ndarray:
 def is_cut(changes: np.ndarray, face_jumps: bool) -> bool:
     """Whether the last of `changes` (N, 2), oldest first, is a cut.
 
-    face_jumps: the tracked face is not where it was; then a change of brightness alone is enough, as between two
-    cameras in one room.
+    face_jumps: the tracked face is suddenly elsewhere or of another size; then a change of brightness alone is enough,
+    as between two cameras in one room or two takes of one camera.
     """
     colors, pixels = changes[-1]
     before = changes[:-1][-MEMORY:]
     usual = np.median(before[:, 1]) if len(before) else 0.0
-    sudden = pixels > CUT_PIXELS and pixels > CUT_FACTOR * usual
-    return bool(sudden and (face_jumps or colors > CUT_COLORS))
+    if pixels <= CUT_FACTOR * usual:
+        return False
+    return bool(pixels > JUMP_PIXELS if face_jumps else pixels > CUT_PIXELS and colors > CUT_COLORS)
+
+
+def alike(before: Signature, after: Signature) -> bool:
+    """Whether two frames can be of one shot."""
+    colors, pixels = change(before, after)
+    return bool(colors <= CUT_COLORS and pixels <= CUT_PIXELS)

@@ -54,7 +54,7 @@ def track_image(
     matte = portrait_matte(image, face)
     params = fit.params
     if config.fit_hair and head.regions["scalp"].any():
-        params = params.replace(static_offset=fit_hair(matte, params, fit.camera, head, config.hair))
+        params = params.replace(static_offset=fit_hair(matte, params, fit.camera, head, config.hair, image))
     return Track(params, fit.camera, face, matte, fit.error, len(faces))
 
 

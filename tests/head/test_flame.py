@@ -21,7 +21,7 @@ from geodiff.head.flame import flame_parts, load_flame
 from geodiff.head.flame_files import read_flame
 from geodiff.head.flame_teeth import NUM_TEETH
 from geodiff.head.model import REGIONS, HeadModel
-from geodiff.head.registration import register_landmarks
+from geodiff.head.registration import register, transfer_regions
 from geodiff.tracking.groups import INNER_FACE
 from geodiff.types import HeadParams, Motion
 
@@ -39,6 +39,13 @@ def chumpy(monkeypatch: pytest.MonkeyPatch) -> None:
 def face_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("flame") / "flame2023.npz"
     np.savez(path, **plain(face()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def face_without_jaw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("flame") / "flame2023_no_jaw.npz"
+    np.savez(path, **plain(face(jaw=False)))
     return path
 
 
@@ -260,18 +267,23 @@ def test_landmarks_are_found_without_a_file(face_head: HeadModel) -> None:
 
 def test_landmarks_are_found_on_the_toolkits_head(shared_data: Path) -> None:
     head = load_head(f"ict:{shared_data / 'ict' / 'ict_facekit.npz'}")
-    found = register_landmarks(head, load_builtin())
-    assert found is not None and head.landmarks is not None
+    source = load_builtin()
+    fit = register(head, source)
+    assert fit is not None and head.landmarks is not None
+    found = fit.landmarks
     truth = head.landmarks.points(head.template, head.faces)
     error = 1e3 * (found.points(head.template, head.faces) - truth).norm(dim=1)
     assert float(error[list(INNER_FACE)].mean()) < 1.5
+    regions = transfer_regions(head, source, fit)
+    for name, share in (("lips", 0.8), ("eyes", 0.4), ("ears", 0.5), ("scalp", 0.6), ("neck", 0.6), ("face", 0.8)):
+        truth = head.regions[name].numpy()
+        overlap = (regions[name] & truth).sum() / (regions[name] | truth).sum()
+        assert overlap > share, (name, overlap)
 
 
 @pytest.mark.parametrize("jaw", [True, False])
-def test_motions_move_it_as_they_move_the_bundled_head(
-    tmp_path: Path, jaw: bool, face_head: HeadModel, chumpy: None
-) -> None:
-    head = face_head if jaw else load_flame(write(tmp_path / "flame2023_no_jaw.pkl", face(jaw=False)))
+def test_motions_move_it_as_they_move_the_bundled_head(jaw: bool, face_head: HeadModel, face_without_jaw: Path) -> None:
+    head = face_head if jaw else load_flame(face_without_jaw)
     assert ("jawOpen" in head.arkit_jaw) == jaw
     source = load_builtin()
     for name, share in (("jawOpen", 0.8), ("mouthSmileLeft", 0.7), ("eyeBlinkRight", 0.6), ("mouthPucker", 0.6)):
@@ -332,8 +344,8 @@ def test_teeth(face_file: Path, face_head: HeadModel) -> None:
     assert torch.equal(head.landmarks.faces, face_head.landmarks.faces)
 
 
-def test_teeth_without_jaw_follow_the_chin(tmp_path: Path, chumpy: None) -> None:
-    head = load_flame(write(tmp_path / "flame2023_no_jaw.pkl", face(jaw=False)), teeth=True)
+def test_teeth_without_jaw_follow_the_chin(face_without_jaw: Path) -> None:
+    head = load_flame(face_without_jaw, teeth=True)
     opened = head.vertices(weights_of(head, jawOpen=1.0))[0] - head.vertices(head.zeros())[0]
     drop = -opened[-120:, 1]
     assert float(drop[15:30].min()) > 0.01 and float(drop[:15].abs().max()) < 1e-6

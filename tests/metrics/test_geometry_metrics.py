@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -34,6 +34,7 @@ def test_iou() -> None:
     assert mask_iou(a, b) == pytest.approx(1 / 3)
 
 
+@settings(deadline=None)
 @given(degrees=st.floats(0.5, 170.0), around=st.integers(0, 2))
 def test_turned_normals_give_the_angle(degrees: float, around: int) -> None:
     truth = np.zeros((3, 3, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodiff.metrics.checks import NotMeasured
@@ -33,6 +33,7 @@ def test_sets_of_landmarks() -> None:
     assert set(MOUTH) < set(FACE) and len(MOUTH) == 40
 
 
+@settings(deadline=None)
 @given(dx=st.floats(-20, 20), dy=st.floats(-20, 20))
 def test_a_shift_is_measured_exactly(dx: float, dy: float) -> None:
     moved = POINTS.astype(np.float64) + [dx, dy]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from geodiff.metrics import video
 from geodiff.metrics.checks import NotMeasured
 from geodiff.metrics.video import estimate_motion, flicker, jod, why_no_jod
 
@@ -66,6 +67,8 @@ def test_wrong_frames_are_told(frames: np.ndarray) -> None:
         jod(frames, frames[:2], 25.0, "fvvdp")
     with pytest.raises(ValueError, match="frame rate"):
         jod(frames, frames, 0.0, "fvvdp")
+    with pytest.raises(NotMeasured, match="at least 10 frames a second, these have 4"):
+        jod(frames, frames, 4.0, "fvvdp")
 
 
 @pytest.mark.parametrize("predictor", ["fvvdp", "cvvdp"])
@@ -79,3 +82,15 @@ def test_jod_is_ten_for_equal_videos_or_says_why_not(frames: np.ndarray, predict
     blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 2.0) for frame in frames])
     assert jod(frames, frames, 25.0, predictor) == pytest.approx(10.0)
     assert 1 < jod(blurred, frames, 25.0, predictor) < 9.5
+
+
+def test_a_predictor_that_fails_is_told(frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def predict(self, *arguments: object, **options: object) -> None:
+            raise IndexError("out of bounds")
+
+    monkeypatch.setattr(video, "_load", lambda predictor: Broken())
+    with pytest.raises(NotMeasured, match="pyfvvdp failed .out of bounds."):
+        jod(frames, frames, 25.0, "fvvdp")
+    monkeypatch.setattr(Broken, "predict", lambda self, *arguments, **options: (np.float32(8.5), {}))
+    assert jod(frames, frames, 25.0, "fvvdp") == 8.5

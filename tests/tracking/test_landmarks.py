@@ -72,6 +72,41 @@ def test_a_small_face_in_a_large_picture(astronaut_image) -> None:
     assert 1870 < faces[0].box[0] < 1890
 
 
+@pytest.mark.parametrize("degrees", [90, 150, 180, 225, 270, 335])
+def test_pictures_that_lie_on_their_side_or_stand_on_their_head(astronaut_image, found, degrees: int) -> None:
+    height, width = astronaut_image.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+    turned = cv2.warpAffine(astronaut_image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    faces = detect_faces(turned)
+    assert len(faces) == 1
+    expected = (found[0].points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+    away = np.linalg.norm(faces[0].points - expected, axis=1)
+    assert away[list(INNER_FACE)].mean() < 0.05 * found[0].eye_distance
+
+
+def test_a_mirrored_picture_has_mirrored_landmarks(astronaut_image, found) -> None:
+    face = detect_faces(np.ascontiguousarray(astronaut_image[:, ::-1]))[0]
+    # Outer corner of the right eye for that of the left, tip of the nose.
+    for mark, twin in ((33, 263), (263, 33), (1, 1), (61, 291)):
+        expected = [astronaut_image.shape[1] - found[0].points[twin, 0], found[0].points[twin, 1]]
+        assert np.linalg.norm(face.points[mark] - expected) < 0.05 * face.eye_distance
+
+
+def test_profiles_are_found() -> None:
+    from geodiff.head.builtin import load_builtin
+    from geodiff.synth.portraits import PortraitConfig, Sitter
+
+    sitter = Sitter(load_builtin(), 5, PortraitConfig(size=320))
+    for yaw in (-75, 60, 80):
+        photo = sitter.photograph(yaw)
+        faces = detect_faces(photo.image)
+        assert len(faces) == 1
+        rows, columns = np.nonzero(photo.mask > 0.5)
+        x, y = faces[0].points[1]  # the nose, on the side that the head is turned to
+        assert rows.min() < y < rows.max()
+        assert (x - columns.mean()) * -np.sign(yaw) > 0
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (40, 40, 3), (300, 400, 3)])
 def test_no_face(shape: tuple[int, int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)

@@ -6,11 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geodiff.head.authoring.chartmesh import ChartMesh
-from geodiff.head.authoring.eyes import clear_eyeballs, eye_sphere, eyeball, socket
+from geodiff.head.authoring.bust import bust
+from geodiff.head.authoring.eyes import (
+    CORNEA_ANGLE,
+    CORNEA_RISE,
+    LID_CLEARANCE,
+    clear_eyeballs,
+    eye_sphere,
+    eyeball,
+    eyeball_radius,
+    socket,
+)
 from geodiff.head.authoring.landmarks import Landmarks
 from geodiff.head.authoring.layout import place, skin_layout
-from geodiff.head.authoring.meeting import close_rings
+from geodiff.head.authoring.meeting import close_rings, contact_rows
 from geodiff.head.authoring.mouth import bag, teeth, tongue, tongue_out
 from geodiff.head.authoring.parts import Part
 from geodiff.head.authoring.rig import (
@@ -50,7 +59,7 @@ def build_parts(landmarks: Landmarks, skin: Skin) -> list[Part]:
     return [
         eyeball(landmarks, "left"), eyeball(landmarks, "right"), socket(landmarks, skin, "left"),
         socket(landmarks, skin, "right"), bag(landmarks, skin), teeth(landmarks, "upper"), teeth(landmarks, "lower"),
-        tongue(landmarks),
+        tongue(landmarks), bust(landmarks, skin),
     ]  # fmt: skip
 
 
@@ -105,6 +114,13 @@ def measured_expressions(landmarks: Landmarks) -> dict[str, tuple[str, ...]]:
 #: Which ring of an opening meets its counterpart (the wet line, the lid's edge) and how far the others follow.
 LIP_CONTACT, LIP_FADING = 2, [1.0, 1.0, 1.0, 0.55, 0.25, 0.1, 0.0]
 LID_CONTACT, LID_FADING = 2, [1.0, 1.0, 1.0, 0.7, 0.45, 0.2, 0.0]
+#: A blink goes this much further than the mean head's lower lid, metres, so that eyes that open wider shut as well;
+#: the contacts stop it where the lids meet.
+BLINK_RESERVE = 0.0032
+#: How far lips and lids may pass each other before the contacts hold them, metres.
+TOUCH = 0.0004
+#: Skin within this distance of an eyeball is kept outside it, metres.
+LID_REACH = 0.010
 
 
 def with_closed_lips(skin: Skin) -> Skin:
@@ -119,7 +135,83 @@ def closed_lids(skin: Skin, surface: np.ndarray, side: str) -> np.ndarray:
     """The blink's displacement (V, 3) with a lid edge that reaches the other one."""
     rings = skin.rings[f"eye_{side}"]
     posed = skin.vertices + surface
-    return surface + close_rings(posed, rings, LID_CONTACT, LID_FADING, overlap=0.0003, upper_share=0.75)
+    return surface + close_rings(posed, rings, LID_CONTACT, LID_FADING, overlap=BLINK_RESERVE, upper_share=0.85)
+
+
+def lips_kept_shut(skin: Skin, modes: np.ndarray) -> np.ndarray:
+    """Modes of identity (M, V, 3) of the skin under which lips that touch go on touching, to first order."""
+    rings = skin.rings["mouth"]
+    kept = modes.copy()
+    for number, mode in enumerate(modes):
+        shifts = [
+            close_rings(skin.vertices + step * mode, rings, LIP_CONTACT, LIP_FADING, overlap=0.0001, upper_share=0.5)
+            for step in (-1.0, 1.0)
+        ]
+        kept[number] += 0.5 * (shifts[1] - shifts[0])
+    return kept
+
+
+def contacts_of(skin: Skin, blinks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The contacts of lips and lids, on the vertices that they touch; blinks: side -> the blink's field (V, 3).
+
+    Lips part half each, straight up and down; an upper lid goes back along the way of its blink.
+    """
+    fading = np.array(LIP_FADING)[:, None, None] * [0.0, 0.5, 0.0]
+    half = np.broadcast_to(fading, (len(LIP_FADING), len(skin.rims["mouth"]), 3))
+    rows = [contact_rows(skin.vertices, skin.rings["mouth"], LIP_CONTACT, {1: half, -1: -half}, TOUCH)]
+    for side, blink in blinks.items():
+        rings = skin.rings[f"eye_{side}"]
+        drop = np.minimum(blink[rings[LID_CONTACT], 1], -0.002)
+        back = np.stack([blink[ring] / drop[:, None] for ring in rings])
+        rows.append(contact_rows(skin.vertices, rings, LID_CONTACT, {1: back}, TOUCH))
+    measure, respond = np.concatenate([r.measure for r in rows]), np.concatenate([r.respond for r in rows])
+    used = np.flatnonzero((measure != 0).any((0, 2)) | (respond != 0).any((0, 2)))
+    return {
+        "contact_vertices": used.astype(np.int32),
+        "contact_measure": measure[:, used].astype(np.float32),
+        "contact_rest": np.concatenate([r.rest for r in rows]).astype(np.float32),
+        "contact_respond": respond[:, used].astype(np.float32),
+    }
+
+
+def lids_over_eyeballs(landmarks: Landmarks, skin: Skin, whole: Assembly) -> dict[str, np.ndarray]:
+    """What keeps the lids outside the eyeballs, left eye first; see `geodiff.head.contact`."""
+    lids, clearance, poles = [], [], []
+    for side in ("left", "right"):
+        centre, radius = eye_sphere(landmarks, side)
+        offset = skin.vertices - centre
+        distance = np.linalg.norm(offset, axis=1)
+        near = np.flatnonzero((distance < radius + LID_REACH) & (offset[:, 2] > -0.2 * radius))
+        if side == "right":
+            near = skin.mirror[lids[0]]
+        lids.append(near)
+        clearance.append(np.minimum(LID_CLEARANCE, distance[near] - eyeball_radius(offset[near], radius)))
+        ball = whole.index[f"eyeball_{side}"]
+        poles.append([ball[0], ball[-1]])
+    radius = eye_sphere(landmarks, "left")[1]
+    return {
+        "contact_poles": np.array(poles, dtype=np.int32),
+        "contact_ball": np.array([radius, CORNEA_RISE, CORNEA_ANGLE], dtype=np.float32),
+        "contact_lids": np.stack(lids).astype(np.int32),
+        "contact_clearance": np.stack(clearance).astype(np.float32),
+    }
+
+
+def lips_and_jaw(
+    landmarks: Landmarks, names: list[str], contacts: dict[str, np.ndarray], template: np.ndarray, jaw_share: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What the contacts of the lips know of the jaw joint; jaw_share: (V,) skinning weight of the jaw."""
+    motion = jaw_motion(landmarks, "jawOpen")
+    assert motion is not None
+    hinge = jaw_hinge(landmarks)
+    used = contacts["contact_vertices"]
+    drop = jaw_share[used] * (hinge[2] - template[used, 2])
+    angle = np.arccos(0.5 * (np.trace(motion.rotation) - 1))
+    return {
+        "contact_jaw": (contacts["contact_measure"][:, :, 1] @ drop).astype(np.float32),
+        "contact_mouth": np.array([names.index("mouthClose"), names.index("jawOpen")], dtype=np.int32),
+        "contact_opening": np.array(angle, dtype=np.float32),
+    }
 
 
 def expression_field(landmarks: Landmarks, skin: Skin, parts: list[Part], whole: Assembly, name: str) -> np.ndarray:
@@ -197,12 +289,10 @@ def regressor_of(landmarks: Landmarks, skin: Skin, whole: Assembly) -> np.ndarra
     return np.stack(rows)
 
 
-def regions_of(
-    landmarks: Landmarks, skin: Skin, mesh: ChartMesh, parts: list[Part], whole: Assembly
-) -> dict[str, np.ndarray]:
+def regions_of(landmarks: Landmarks, skin: Skin, parts: list[Part], whole: Assembly) -> dict[str, np.ndarray]:
     """Masks (V,) of all of the model's regions, symmetric."""
     masks = {name: np.zeros(len(whole.vertices), bool) for name in REGIONS}
-    for name, mask in skin_regions(landmarks, skin, mesh.points).items():
+    for name, mask in skin_regions(landmarks, skin).items():
         masks[name][: len(mask)] = mask | mask[skin.mirror]
     for part in parts:
         own = whole.index[part.name][part.rim_length :]
@@ -213,14 +303,15 @@ def regions_of(
 
 def build_head(landmarks: Landmarks) -> dict[str, np.ndarray]:
     """All arrays of the bundled head, by the names of `HeadModel`'s fields; regions as one array in REGIONS' order."""
-    mesh, skin = build_mesh_and_skin(landmarks)
-    skin = with_closed_lips(skin)
+    skin = with_closed_lips(build_mesh_and_skin(landmarks)[1])
     parts = build_parts(landmarks, skin)
-    regions = skin_regions(landmarks, skin, mesh.points)
+    regions = skin_regions(landmarks, skin)
     importance = np.where(regions["face"] | regions["ears"], 2.2, 1.0) + 1.5 * regions["eyes"] + 0.8 * regions["lips"]
     whole = join(skin, parts, importance)
 
     shape = np.einsum("vl,mlc->mvc", whole.operator, landmarks.identity[:NUM_SHAPE])
+    on_skin = whole.index["skin"]
+    shape[:, on_skin] = lips_kept_shut(skin, shape[:, on_skin])
     names, fields = [], []
     for name, sources in measured_expressions(landmarks).items():
         names.append(name)
@@ -231,17 +322,23 @@ def build_head(landmarks: Landmarks) -> dict[str, np.ndarray]:
     names.append("tongueOut")
     fields.append(out)
 
-    masks = regions_of(landmarks, skin, mesh, parts, whole)
+    blinks = {side: fields[names.index(f"eyeBlink{side.title()}")] for side in ("left", "right")}
+    contacts = contacts_of(skin, blinks)
+    skinning = skinning_of(landmarks, skin, parts, whole)
+    masks = regions_of(landmarks, skin, parts, whole)
     return {
         "template": whole.vertices.astype(np.float32),
         "faces": whole.faces.astype(np.int32),
         "shape_basis": shape.astype(np.float32),
         "expr_basis": np.stack(fields).astype(np.float32),
         "joint_regressor": regressor_of(landmarks, skin, whole).astype(np.float32),
-        "skinning": skinning_of(landmarks, skin, parts, whole).astype(np.float32),
+        "skinning": skinning.astype(np.float32),
         "uvs": whole.uvs.astype(np.float32),
         "faces_uv": whole.faces_uv.astype(np.int32),
         "mirror": whole.mirror.astype(np.int32),
         "regions": np.stack([masks[name] for name in REGIONS]),
         "expression_names": np.array(names),
+        **contacts,
+        **lids_over_eyeballs(landmarks, skin, whole),
+        **lips_and_jaw(landmarks, names, contacts, whole.vertices, skinning[:, JOINTS.index("jaw")]),
     }

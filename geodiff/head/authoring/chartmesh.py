@@ -22,10 +22,11 @@ EDGE_LENGTHS = {
     ("lid_",): 0.0021,
     ("mouth_rim", "lip_"): 0.0026,
     ("nose",): 0.0020,
-    ("ear",): 0.0022,
-    ("brow", "cheek", "chin", "jaw"): 0.0058,
+    ("ear",): 0.0026,
+    ("brow", "cheek", "chin", "jaw"): 0.0028,
+    ("forehead",): 0.0040,
 }
-GROWTH = 0.27
+GROWTH = 0.19
 LONGEST = 0.015
 
 
@@ -163,9 +164,7 @@ def _relax(
     return moving
 
 
-def build_chart_mesh(
-    landmarks: Landmarks, skin: RoughSkin | SolvedSkin, rounds: int = 40, seed: int = 0
-) -> ChartMesh:
+def build_chart_mesh(landmarks: Landmarks, skin: RoughSkin | SolvedSkin, rounds: int = 40, seed: int = 0) -> ChartMesh:
     """Triangulate the chart of these landmarks, with edges measured on a skin that is known roughly."""
     size = SizeField(landmarks, skin)
     angles = curve_angles(landmarks, "mouth_rim", MOUTH_RIM)

@@ -24,6 +24,12 @@ def eye_sphere(landmarks: Landmarks, side: str) -> tuple[np.ndarray, float]:
     return centre, SHRINK * float(np.linalg.norm(pupil - centre)) / (1 + CORNEA_RISE)
 
 
+def eyeball_radius(offset: np.ndarray, radius: float) -> np.ndarray:
+    """(N,) distance of the eyeball's surface from its centre in the directions offset (N, 3), looking along +z."""
+    away = np.arccos(np.clip(offset[:, 2] / np.linalg.norm(offset, axis=1), -1, 1)) / CORNEA_ANGLE
+    return radius * (1 + CORNEA_RISE * np.where(away < 1, (1 - away**2) ** 2, 0.0))
+
+
 def eyeball(landmarks: Landmarks, side: str) -> Part:
     """A sphere with a cornea, its pole on the gaze axis (+z); vertex 0 is the middle of the pupil."""
     centre, radius = eye_sphere(landmarks, side)
@@ -40,9 +46,7 @@ def eyeball(landmarks: Landmarks, side: str) -> Part:
         -1,
     ).reshape(-1, 3)
     directions = np.concatenate([[[0, 0, 1.0]], directions, [[0, 0, -1.0]]])
-    away = np.arccos(np.clip(directions[:, 2], -1, 1)) / CORNEA_ANGLE
-    rise = 1 + CORNEA_RISE * np.where(away < 1, (1 - away**2) ** 2, 0.0)
-    vertices = centre + radius * directions * rise[:, None]
+    vertices = centre + directions * eyeball_radius(directions, radius)[:, None]
     body = grid_faces(RINGS, SEGMENTS, closed=True) + 1
     after = np.roll(np.arange(SEGMENTS), -1)
     front = np.stack([np.zeros(SEGMENTS, int), 1 + np.arange(SEGMENTS), 1 + after], 1)

@@ -41,14 +41,14 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
     out *= np.sign(out[:, 2] + 4 * out[:, 0] * np.sign(stations))[:, None]
     up = np.array([0, 1.0 if jaw == "upper" else -1.0, 0])
     number = np.abs(stations)
-    depth = np.interp(number, [0, 2, 3, 4, 7], [0.0026, 0.0030, 0.0040, 0.0052, 0.0066]) * np.where(gap, 0.75, 1.0)
+    depth = np.interp(number, [0, 2, 3, 4, 7], [0.0024, 0.0027, 0.0033, 0.0041, 0.0048]) * np.where(gap, 0.95, 1.0)
     crown = np.interp(number, [0, 2.5, 4, 7], [0.0098, 0.0095, 0.0075, 0.0062])
     gum = 1.75 if jaw == "upper" else 1.25
     tip = np.interp(number, [0, 2, 3, 4, 7], [0.25, 0.3, 0.4, 0.8, 0.85])
-    edge = edge + up * np.where(gap, 0.0012, 0.0)[:, None]
+    edge = edge + up * np.where(gap, 0.0003, 0.0)[:, None]
     lean = root - edge
     lean = lean / np.linalg.norm(lean, axis=1, keepdims=True)
-    dig = np.where(gap, 0.0009, 0.0)[:, None] * out
+    dig = np.where(gap, 0.00015, 0.0)[:, None] * out
 
     def point(height: np.ndarray, offset: np.ndarray, inset: float) -> np.ndarray:
         return edge + lean * height[:, None] + out * offset[:, None] - dig * inset
@@ -75,9 +75,7 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
     caps_array[:half] = caps_array[:half, ::-1]
     faces = outward(vertices, np.concatenate([faces, caps_array]))
     members = landmarks.find(f"tooth_{jaw}")
-    uv_grid = np.stack(
-        np.meshgrid(np.arange(width + 1) / width, np.linspace(0, 0.9, len(stations))), -1
-    ).reshape(-1, 2)
+    uv_grid = np.stack(np.meshgrid(np.arange(width + 1) / width, np.linspace(0, 0.9, len(stations))), -1).reshape(-1, 2)
     wide = grid_faces(len(stations), width + 1, closed=False)
     body = len(stations) - 1
     flipped = not np.array_equal(faces[0], grid_faces(len(stations), width, closed=True)[0])
@@ -91,6 +89,9 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
     faces_uv = np.concatenate([wide, cap_uv])
     if flipped:
         faces_uv = faces_uv[:, ::-1]
+    edges = uv[faces_uv[0, 1:]] - uv[faces_uv[0, 0]]
+    if edges[0, 0] * edges[1, 1] < edges[0, 1] * edges[1, 0]:
+        uv = uv * [-1, 1] + [1, 0]
     operator = carried_by(landmarks, members, vertices)
     share = np.full(len(vertices), 1.0 if jaw == "lower" else 0.0)
     mirror = mirror_by_position(vertices)
@@ -101,23 +102,25 @@ def tongue(landmarks: Landmarks) -> Part:
     """A flattened body along the measured middle of the tongue, its tip behind the lower incisors."""
     middle = np.stack([landmarks.mean[landmarks.index(f"tongue_mid_{k}")] for k in (4, 3, 2, 1)])
     lower_edge = arch_curves(landmarks, "lower")[0](np.array([-0.5, 0.5])).mean(0)
-    tip = np.array([0, lower_edge[1] - 0.0075, lower_edge[2] - 0.012])
-    path = np.concatenate([[middle[0] + [0, -0.006, -0.014]], middle[:3], [tip]])
+    tip = np.array([0, lower_edge[1] - 0.0050, lower_edge[2] - 0.0065])
+    path = np.concatenate([[middle[0] + [0, -0.010, -0.012]], middle[:3], [tip]])
     path[:, 0] = 0.0
-    path[1:4, 1] = np.minimum(path[1:4, 1], lower_edge[1] - 0.0045)
+    path[1:4, 1] = np.minimum(path[1:4, 1], lower_edge[1] - np.array([0.0035, 0.0030, 0.0030]))
     knots = np.r_[0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))]
-    along = np.linspace(0.02, 0.985, 13)
+    # Denser towards the tip, which is a half ellipse seen from above.
+    along = np.sin(0.5 * np.pi * np.linspace(0.02, 0.985, 15))
     curve = CubicSpline(knots / knots[-1], path)
     centre = curve(along)
-    half_width = np.interp(along, [0, 0.3, 0.7, 1], [0.0130, 0.0139, 0.0126, 0.0111])
-    half_width = half_width * np.clip(1 - along**5, 0, 1) ** 0.5
-    thickness = np.interp(along, [0, 0.5, 1], [0.009, 0.008, 0.003])
+    half_width = np.interp(along, [0, 0.25, 0.6, 0.8, 1], [0.0140, 0.0165, 0.0165, 0.0158, 0.0150])
+    half_width = half_width * np.sqrt(np.clip(1 - np.clip((along - 0.62) / 0.38, 0, 1) ** 3.2, 0, 1))
+    thickness = np.interp(along, [0, 0.5, 0.85, 1], [0.0095, 0.0085, 0.0055, 0.0020])
     turn = 2 * np.pi * (np.arange(16) + 0.5) / 16
     ring = np.stack([np.cos(turn), np.sin(turn)], 1)
-    groove = -0.0012 * np.exp(-((ring[:, 0] / 0.35) ** 2)) * (ring[:, 1] > 0)
+    groove = -0.0010 * np.exp(-((ring[:, 0] / 0.35) ** 2)) * (ring[:, 1] > 0)
     body = np.zeros((len(along), 16, 3))
     body[:, :, 0] = half_width[:, None] * ring[:, 0]
-    body[:, :, 1] = centre[:, 1:2] - thickness[:, None] + thickness[:, None] * ring[:, 1] + groove
+    body[:, :, 1] = centre[:, 1:2] - thickness[:, None] + thickness[:, None] * ring[:, 1]
+    body[:, :, 1] += groove * np.clip(half_width / 0.012, 0, 1)[:, None]
     body[:, :, 2] = centre[:, 2:3]
     back = np.array([[0, centre[0, 1] - thickness[0], centre[0, 2] - 0.002]])
     front = np.array([[0, centre[-1, 1] - thickness[-1], curve(1.0)[2]]])
@@ -155,14 +158,15 @@ def tongue(landmarks: Landmarks) -> Part:
 
 
 def tongue_out(part: Part) -> np.ndarray:
-    """(V, 3) displacement of tongueOut: the tongue's front comes forward over the teeth and bends down."""
+    """(V, 3) displacement of tongueOut: the tongue slides forward over the lower teeth and bends down over the lip."""
     z = part.vertices[:, 2]
     along = (z - z.min()) / (z.max() - z.min())
-    lift = np.sin(np.pi * np.clip((along - 0.1) / 0.9, 0, 1)) * 0.004
+    reach = np.sin(0.5 * np.pi * np.clip(along / 0.8, 0, 1)) ** 1.6
+    ahead = np.clip((along - 0.55) / 0.45, 0, 1)
     move = np.zeros_like(part.vertices)
-    move[:, 2] = 0.036 * along**1.6
-    move[:, 1] = lift + 0.013 * along - 0.010 * np.clip((along - 0.6) / 0.4, 0, 1) ** 2
-    move[:, 0] = 0.35 * part.vertices[:, 0] * along**3
+    move[:, 2] = 0.040 * reach
+    move[:, 1] = 0.0115 * np.sin(0.5 * np.pi * np.clip(along / 0.6, 0, 1)) - 0.014 * ahead**2
+    move[:, 0] = -0.12 * part.vertices[:, 0] * ahead
     return move
 
 

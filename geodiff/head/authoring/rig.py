@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from geodiff.head.authoring.chartmesh import inside_polygon
 from geodiff.head.authoring.landmarks import Landmarks
 from geodiff.head.authoring.parts import RigidMotion, best_rigid
 from geodiff.head.authoring.skin import Skin
@@ -64,14 +63,7 @@ def affine_regressor(vertices: np.ndarray, members: np.ndarray, target: np.ndarr
     return row
 
 
-def polygon_region(chart: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """(V,) bool: chart positions inside the closed curve through some landmarks, taken in order of angle."""
-    centre = polygon.mean(0)
-    order = np.argsort(np.arctan2(*(polygon - centre).T))
-    return inside_polygon(chart, centre + (polygon[order] - centre) * 1.02)
-
-
-def skin_regions(landmarks: Landmarks, skin: Skin, chart: np.ndarray) -> dict[str, np.ndarray]:
+def skin_regions(landmarks: Landmarks, skin: Skin) -> dict[str, np.ndarray]:
     """Masks (V,) of the skin's own regions: face with lips and eyes in it, scalp, ears, neck."""
     x, y, z = skin.vertices.T
     rim_distance = {
@@ -79,7 +71,8 @@ def skin_regions(landmarks: Landmarks, skin: Skin, chart: np.ndarray) -> dict[st
         for side in ("left", "right")
     }
     eyes = (rim_distance["left"] < 0.011) | (rim_distance["right"] < 0.011)
-    lips = polygon_region(chart, landmarks.chart[landmarks.find("lip_contour")])
+    lips = np.zeros(len(skin.vertices), bool)
+    lips[np.concatenate(skin.rings["mouth"])] = True
     is_ear = np.zeros(len(landmarks.names))
     is_ear[landmarks.find("ear")] = 1.0
     earlike = skin.operator @ is_ear

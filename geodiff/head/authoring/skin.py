@@ -12,6 +12,9 @@ from geodiff.head.authoring.chartmesh import ChartMesh, build_chart_mesh
 from geodiff.head.authoring.landmarks import Landmarks, RoughSkin, SolvedSkin
 from geodiff.head.authoring.surface import bending_energy, boundary_loops, interpolation_operator
 
+#: Landmarks that lie in loose skin and hold less: where many are close together they would wrinkle it.
+SOFT_LANDMARKS, SOFT_TRUST = ("neck", "nape"), 0.02
+
 
 @dataclass(frozen=True)
 class Skin:
@@ -69,11 +72,13 @@ def build_skin(landmarks: Landmarks, mesh: ChartMesh, guess: np.ndarray, rounds:
         (weights.ravel(), (rows, mesh.faces[triangle].ravel())), shape=(len(members), len(mesh.points))
     ).tocsr()
     loops = boundary_loops(mesh.faces)
+    soft = np.isin(members, landmarks.find(*SOFT_LANDMARKS))
+    trust = np.where(soft, SOFT_TRUST, 1.0)
     vertices = guess
     operator = np.zeros((len(vertices), len(members)))
     for _ in range(rounds):
         energy = bending_energy(vertices, mesh.faces, mesh.points, loops, mesh.rings)
-        operator = interpolation_operator(energy, constraints)
+        operator = interpolation_operator(energy, constraints, trust)
         vertices = operator @ landmarks.mean[members]
         vertices = 0.5 * (vertices + vertices[mesh.mirror] * [-1, 1, 1])
     whole = np.zeros((len(vertices), len(landmarks.names)))

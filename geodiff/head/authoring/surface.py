@@ -109,13 +109,15 @@ def bending_energy(
 
 
 def interpolation_operator(
-    energy: sparse.csc_matrix, constraints: sparse.csr_matrix, stiffness: float = 1e7
+    energy: sparse.csc_matrix, constraints: sparse.csr_matrix, trust: np.ndarray, stiffness: float = 1e7
 ) -> np.ndarray:
     """The linear map (V, L) from landmark values to vertex values that bends least.
 
     constraints: (L, V), one row a landmark: the barycentric coordinates where it lies. stiffness: how strongly the
-    landmarks hold, in units of the energy; finite, so that near-coincident landmarks do not fight.
+    landmarks hold, in units of the energy; finite, so that near-coincident landmarks do not fight. trust: (L,) factor
+    on the stiffness of each landmark.
     """
-    system = sparse.csc_matrix(energy + stiffness * (constraints.T @ constraints))
+    pull = stiffness * constraints.T @ sparse.diags(trust)
+    system = sparse.csc_matrix(energy + pull @ constraints)
     regular = system + sparse.identity(system.shape[0]) * (1e-9 * system.diagonal().mean())
-    return splu(sparse.csc_matrix(regular)).solve(np.asarray((stiffness * constraints.T).todense()))
+    return splu(sparse.csc_matrix(regular)).solve(np.asarray(pull.todense()))

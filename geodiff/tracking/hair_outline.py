@@ -1,0 +1,399 @@
+"""What a picture says about hair: the matte's outline against the mesh's, and colours that tell hair from the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from scipy import ndimage, sparse
+
+from geodiff.geometry import project, to_camera
+from geodiff.head.model import HeadModel
+from geodiff.raster.mesh import Fragments, rasterize
+from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_surface import HairSurface
+from geodiff.types import Camera, HeadParams
+
+#: Metres: distance of the rays below the middle of the skull and how far down they go; steps along a ray.
+ROW, DEPTH = 0.0025, 0.22
+#: Rays over the upper half circle.
+ARCH = 121
+#: Metres: gaps beyond an ear from which hair begins to cover it and covers it; a gap that counts as none.
+OVER_EAR, NO_GAP = (0.008, 0.016), 0.003
+#: Mean evidence of both ears from which they count as covered.
+HALF_COVERED = 0.55
+#: Metres below a visible ear over which hair must hang to be seen there, and the mean evidence of both sides from which
+#: it does. (A beard fills less of them.)
+HANG, BELOW_EARS = 0.05, 0.6
+#: Metres by which a visible ear's outline is believed to differ from the fitted one's.
+EAR_SHIFT = 0.010
+#: Shares of an ear's pixels in the hair's colour from which it begins to be covered and is covered.
+HAIR_SHARE = (0.4, 0.7)
+#: Below the ears the shoulders begin where the outline widens by more than this many metres a metre.
+FLARE = 1.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The outline's equations: rows (R, V) @ amount = target (R,) metres, each with a weight (R,) in metres.
+
+    common: the usual offset of the upper outline. level: (V,) metres, what the sides suggest for the back.
+    """
+
+    rows: sparse.csr_matrix
+    target: np.ndarray
+    weight: np.ndarray
+    level: np.ndarray
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the picture says before anything has moved.
+
+    covered: 0..1 how much hair covers the ears. person: (R,) radius in pixels at which the matte ends on each ray.
+    cut: (R,) bool, the picture ends there first. hair: (R,) 0..1 whether the matte beyond the bald mesh is hair.
+    behind: (R,) bool, face or ears are in front of what can move. ear: (R,) bool, a ray that leaves the bald mesh at a
+    visible ear which no hair overhangs.
+    """
+
+    covered: float
+    person: np.ndarray
+    cut: np.ndarray
+    hair: np.ndarray
+    behind: np.ndarray
+    ear: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """The picture around the head at a working size, and rays in it.
+
+    matte: (h, w) 0..1, known: (h, w) bool, inside the picture. likelihood: (h, w) 0..1 hair by its colour, or None.
+    origin, unit: (R, 2) pixels. side: (R,) -1, 1 for the rays below the skull's middle, 0 for those above. radii: (N,).
+    """
+
+    camera: Camera
+    faces: np.ndarray
+    moving: np.ndarray
+    matte: np.ndarray
+    known: np.ndarray
+    likelihood: np.ndarray | None
+    origin: np.ndarray
+    unit: np.ndarray
+    side: np.ndarray
+    radii: np.ndarray
+    metres: float
+    bald: Fragments
+    paths: np.ndarray
+
+    @staticmethod
+    def around(
+        head: HeadModel,
+        params: HeadParams,
+        camera: Camera,
+        surface: HairSurface,
+        matte: np.ndarray,
+        image: np.ndarray | None,
+        pixels: int,
+    ) -> View:
+        """The view of a fitted head; `pixels`: height of face and scalp in it."""
+        bald = head.vertices(params, offsets=False)[0]
+        skull = (head.regions["face"] | head.regions["scalp"]).numpy()
+        points = project(bald, camera)[0].double().numpy()
+        low, high = points[skull].min(0), points[skull].max(0)
+        scale = pixels / max(float(high[1] - low[1]), 1.0)
+        margin = 0.45 * pixels / scale
+        x0, y0 = np.floor(low - margin).astype(int)
+        x1, y1 = np.ceil(high + margin + [0, 0.35 * pixels / scale]).astype(int)
+        x0, y0 = min(x0, camera.width - 2), min(y0, camera.height - 2)
+        size = (max(8, round((x1 - x0) * scale)), max(8, round((y1 - y0) * scale)))
+        near = _window_camera(camera, (x0, y0, x1, y1), size)
+        box = (x0, y0, x1, y1)
+        known = _window(np.ones(matte.shape, np.float32), box, size) > 0.99
+        small = _window(np.clip(matte, 0, 1).astype(np.float32), box, size)
+        fragments = rasterize(bald, head.faces, near)
+        likelihood = None
+        if image is not None:
+            picture = _window(image, box, size)
+            likelihood = hair_likelihood(picture, small, fragments, head, _row_of_ears(bald, near, surface))
+        origin, unit, side, metres = _rays(bald, near, surface, params, head)
+        radii = np.arange(0.0, 0.5 * max(size), 0.5)
+        paths = (origin[:, None] + unit[:, None] * radii[:, None] - 0.5).astype(np.float32)
+        return View(
+            near, head.faces.numpy(), (surface.free > 0.25)[head.faces.numpy()].any(1), small, known, likelihood,
+            origin, unit, side, radii, metres, fragments, paths,
+        )  # fmt: skip
+
+    def along(self, image: np.ndarray, outside: float = 0.0) -> np.ndarray:
+        """(R, N) values of an image (h, w) along the rays."""
+        return cv2.remap(image.astype(np.float32), self.paths, np.empty(0), cv2.INTER_LINEAR,
+                         borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,))  # fmt: skip
+
+    def believe(self, surface: HairSurface, vertices: np.ndarray) -> Belief:
+        """Compare the matte with the bald mesh, posed vertices (V, 3)."""
+        points = torch.as_tensor(vertices)
+        whole = Rim.of(self, points, np.ones(len(self.faces), bool))
+        ears = surface.ears[0] | surface.ears[1]
+        skull = Rim.of(self, points, self.moving & ~ears[self.faces].any(1))
+        person = self._person(0.7 * skull.radius)
+        gap = (person - whole.radius) * self.metres
+        colour = self._between(whole.radius - 2, person)
+        at_ear = (whole.weights * ears[whole.corners]).sum(1) > 0.5
+        covered = self._ears_covered(surface, gap, colour, at_ear)
+        visible = at_ear & (covered < 0.5)
+        # Over a visible ear the matte may show hair, or the ear itself standing out more than the fitted one.
+        beyond = gap > NO_GAP
+        behind = (whole.radius - skull.radius) * self.metres > 0.002
+        hair = np.where(visible, beyond & (colour > 0.6) & (self.likelihood is not None), beyond | ~behind) * 1.0
+        sides = [np.flatnonzero(self.side == side) for side in (-1, 1)]
+        below = np.array([_below_ears(gap[rays], colour[rays], visible[rays]) for rays in sides])
+        hangs = self.likelihood is not None and (np.nanmean(below) if np.isfinite(below).any() else 0.0) > BELOW_EARS
+        for rays in sides:
+            part = _hanging(person[rays] * self.metres, gap[rays], np.where(visible[rays], 1.0, colour[rays]))
+            # Beside the ears the ears tell, below them whether hair hangs there.
+            lowest = surface.rest[ears, 1].min() if ears.any() else surface.centre[1]
+            beside = np.arange(1, len(rays) + 1) * ROW < surface.centre[1] - lowest
+            hair[rays] *= part * np.where(beside, 1.0, max(covered, float(hangs)))
+        cut = ~self.known[self._pixel(person + 2)]
+        return Belief(covered, person, cut, hair, behind, visible & (hair < 0.5))
+
+    def _ears_covered(self, surface: HairSurface, gap: np.ndarray, colour: np.ndarray, at_ear: np.ndarray) -> float:
+        """0 or 1 whether hair covers the ears: what lies over them in the picture, and what stands out beyond them."""
+        evidence = []
+        for ear in surface.ears:
+            shown = ear[self.faces].all(1)[np.maximum(self.bald.face, 0)] & self.bald.mask
+            columns = np.nonzero(shown)[1]
+            if not len(columns):
+                continue
+            right = columns.mean() > self.origin[0, 0]
+            outline = at_ear & (self.side == (1 if right else -1))
+            found = []
+            if outline.sum() >= 4:
+                # Ears that stand out more than the fitted one's are no hair.
+                over = _smooth(np.median(gap[outline]), *OVER_EAR)
+                found.append(float(over * _smooth(np.median(colour[outline]), *HAIR_SHARE)))
+            inside = shown & (self.matte > 0.9)
+            if self.likelihood is not None and inside.sum() >= 40:
+                found.append(float(_smooth((self.likelihood[inside] > 0.5).mean(), *HAIR_SHARE)))
+            if found:
+                evidence.append(max(found))
+        # One decision for both: an ear in deep shadow looks like hair, and of a hidden ear the other one tells.
+        return float(bool(evidence) and np.mean(evidence) > HALF_COVERED)
+
+    def _between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """(R,) mean likelihood of hair between two radii (R,); 1 where no colours are known."""
+        if self.likelihood is None:
+            return np.ones(len(start))
+        inside = (self.radii[None] > start[:, None]) & (self.radii[None] < end[:, None])
+        return (self.along(self.likelihood) * inside).sum(1) / np.maximum(inside.sum(1), 1)
+
+    def _pixel(self, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of the pixels at radius (R,) along the rays."""
+        where = np.floor(self.origin + self.unit * radius[:, None]).astype(int)
+        height, width = self.matte.shape
+        return where[:, 1].clip(0, height - 1), where[:, 0].clip(0, width - 1)
+
+    def _farthest(self, mask: np.ndarray) -> np.ndarray:
+        """(R,) radius in pixels of the farthest point of a mask (h, w) on each ray; 0 where there is none."""
+        inside = self.along(mask) > 0.5
+        last = inside.shape[1] - 1 - inside[:, ::-1].argmax(1)
+        return np.where(inside.any(1), self.radii[last], 0.0)
+
+    def _person(self, start: np.ndarray) -> np.ndarray:
+        """(R,) radius in pixels at which the matte, followed outwards from `start`, falls below one half."""
+        along = np.where(self.along(self.known.astype(np.float32)) > 0.99, self.along(self.matte), 0.0)
+        along = np.where(self.radii[None] < start[:, None], 1.0, along)
+        first = (along < 0.5).argmax(1)
+        first = np.where((along >= 0.5).all(1), along.shape[1] - 1, np.maximum(first, 1))
+        rows = np.arange(len(along))
+        inner, outer = along[rows, first - 1], along[rows, first]
+        part = np.clip((inner - 0.5) / np.maximum(inner - outer, 1e-6), 0, 1)
+        return self.radii[first - 1] + 0.5 * part
+
+
+def look(
+    view: View, belief: Belief, vertices: np.ndarray, reach: np.ndarray, amount: np.ndarray, surface: HairSurface
+) -> Evidence:
+    """Compare the outline of the mesh with offsets `amount` (V,) with the matte's.
+
+    vertices: (V, 3) posed, offsets included. reach: (V, 3) how a unit of offset moves each vertex in the world.
+    """
+    points = torch.as_tensor(vertices)
+    ears = (surface.ears[0] | surface.ears[1]) & (belief.covered < 0.5)
+    whole = Rim.of(view, points, np.ones(len(view.faces), bool))
+    moving = Rim.of(view, points, view.moving & ~ears[view.faces].any(1))
+    # What makes the outline itself is pulled to the matte; what lies behind face or ears, where hair shows beyond them.
+    mine = (whole.radius - moving.radius) * view.metres < 0.002
+    behind = belief.behind & ((belief.person - whole.radius) * view.metres > -0.002)
+    weight = moving.seen * belief.hair * (mine | behind)
+    weight = weight * (moving.weights * surface.free[moving.corners]).sum(1) ** 2
+    gap = (belief.person - np.where(mine, whole.radius, moving.radius)) * view.metres
+    gap, weight = _beyond_the_picture(gap, weight, belief.cut, view.side)
+    rows, target, length = moving.equations(view, reach, amount, gap)
+    # A ray that runs along its surface says little about how far out that is.
+    weight = weight * _smooth(length, 0.2, 0.6)
+    level = _level(view, surface, moving, target / np.maximum(length, 0.3), weight)
+
+    shift = np.clip((belief.person - whole.radius) * view.metres, -EAR_SHIFT, EAR_SHIFT)
+    ear_rows, ear_target, _ = whole.equations(view, reach, amount, shift)
+    at_ear = (whole.weights * ears[whole.corners]).sum(1) > 0.5
+    ear_weight = 0.5 * belief.ear * at_ear * whole.seen * ~belief.cut
+    spacing = np.where(view.side == 0, np.pi / (ARCH - 1) * np.maximum(whole.radius, 1) * view.metres, ROW)
+    return Evidence(
+        sparse.vstack([rows, ear_rows]).tocsr(),
+        np.concatenate([target, ear_target]),
+        np.concatenate([weight * spacing, ear_weight * spacing]),
+        level,
+    )
+
+
+@dataclass(frozen=True)
+class Rim:
+    """Where rays leave a mesh: radius (R,) pixels, corners (R, 3) vertices and weights (R, 3) of the surface there,
+    depth (R,) metres, seen (R,) bool whether the ray meets it at all."""
+
+    radius: np.ndarray
+    corners: np.ndarray
+    weights: np.ndarray
+    depth: np.ndarray
+    seen: np.ndarray
+
+    @staticmethod
+    def of(view: View, points: torch.Tensor, chosen: np.ndarray) -> Rim:
+        fragments = rasterize(points, view.faces[chosen], view.camera)
+        radius = view._farthest(fragments.mask)
+        spot = view._pixel(np.maximum(radius - 0.5, 0))
+        face = fragments.face[spot]
+        corners = view.faces[chosen][np.maximum(face, 0)]
+        return Rim(radius, corners, fragments.barycentrics[spot].astype(np.float64), fragments.depth[spot], face >= 0)
+
+    def equations(
+        self, view: View, reach: np.ndarray, amount: np.ndarray, gap: np.ndarray
+    ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
+        """Rows (R, V) and targets (R,) in metres of the offsets that close gaps (R,) measured at the skull's depth, and
+        how far (R,) a unit of offset moves along the ray."""
+        turned = reach[self.corners] @ view.camera.viewmat[:3, :3].numpy().astype(np.float64).T
+        along = np.einsum("rkc,rc->rk", turned[..., :2], view.unit) * self.weights
+        where = (np.repeat(np.arange(len(gap)), 3), self.corners.ravel())
+        rows = sparse.coo_matrix((along.ravel(), where), (len(gap), len(amount))).tocsr()
+        nearer = np.where(self.seen, self.depth / float(view.camera.K[0, 0]) / view.metres, 1.0)
+        return rows, rows @ amount + gap * nearer, along.sum(1)
+
+
+def _below_ears(gap: np.ndarray, colour: np.ndarray, visible: np.ndarray) -> float:
+    """0..1, nan where no ear is seen: whether hair hangs beside the neck on one side, below an ear that is seen: over
+    how much of the HANG metres below the ear the gap is wide and has the hair's colour."""
+    ear = np.flatnonzero(visible)
+    if not len(ear):
+        return float("nan")
+    under = slice(ear[-1] + 2, ear[-1] + 2 + round(HANG / ROW))
+    if not len(gap[under]):
+        return float("nan")
+    return float(((gap[under] > 2 * NO_GAP) * _smooth(colour[under], 0.4, 0.7)).mean())
+
+
+def _hanging(person: np.ndarray, gap: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """(n,) 0..1 whether the matte beside the rays of one side, from the top down, is hair: down to where it ends, where
+    other colours begin, or where the shoulders do. person, gap: (n,) metres."""
+    smooth = ndimage.uniform_filter1d(np.where(gap > NO_GAP, colour, 1.0), 5)
+    believed = np.minimum.accumulate(_smooth(smooth, 0.3, 0.6))
+    outline = ndimage.gaussian_filter1d(person, 1.5)
+    window = 6
+    widening = np.zeros(len(person))
+    widening[:-window] = (outline[window:] - outline[:-window]) / (window * ROW)
+    level = np.arange(len(person)) * ROW
+    flared = np.cumsum((widening > FLARE) & (level > 0.04)) > 0
+    none = ndimage.uniform_filter1d((gap < NO_GAP).astype(float), 5) > 0.9
+    begun = np.cumsum(gap > 2 * NO_GAP) > 2
+    ended = np.cumsum(none & begun & (level > 0.06)) > 3
+    return believed * ~flared * ~ended
+
+
+def _beyond_the_picture(
+    gap: np.ndarray, weight: np.ndarray, cut: np.ndarray, side: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gaps of rays that leave the picture: at least up to its border, and as much as their neighbours'."""
+    arch = np.flatnonzero(side == 0)
+    known = arch[~cut[arch]]
+    if not cut.any():
+        return gap, weight
+    filled, kept = gap.copy(), np.where(cut & (side != 0), 0.0, weight)
+    if len(known):
+        guess = np.interp(arch, known, gap[known])
+        filled[arch] = np.where(cut[arch], np.maximum(gap[arch], guess), gap[arch])
+    kept[arch] = np.where(cut[arch], 0.3 * weight[arch], weight[arch])
+    return filled, kept
+
+
+def _level(view: View, surface: HairSurface, rim: Rim, offset: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(V,) metres: offsets (R,) of the outline, carried to what is not seen: the usual one above, on the neck those of
+    the same height."""
+    upper = (view.side == 0) & (weight > 0.3)
+    common = max(float(np.median(offset[upper])), 0.0) if upper.any() else 0.0
+    height = (surface.rest[rim.corners, 1] * rim.weights).sum(1)
+    lower = np.flatnonzero(view.side != 0)
+    steps = np.arange(surface.centre[1] - DEPTH, surface.centre[1], 0.006)
+    total = np.zeros(len(steps))
+    mass = np.full(len(steps), 1e-3)
+    place = np.clip(((height[lower] - steps[0]) / 0.006).round().astype(int), 0, len(steps) - 1)
+    np.add.at(total, place, (offset * weight)[lower])
+    np.add.at(mass, place, np.ones(len(lower)))
+    profile = np.clip(ndimage.gaussian_filter1d(total / mass, 1.0), 0.0, None)
+    below = np.interp(surface.rest[:, 1], steps, profile)
+    return np.maximum(common * surface.scalp, np.where(surface.rest[:, 1] < surface.centre[1], below, 0.0))
+
+
+def _rays(
+    bald: torch.Tensor, camera: Camera, surface: HairSurface, params: HeadParams, head: HeadModel
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Origins (R, 2), directions (R, 2), sides (R,) and metres a pixel: an arch over the head, rows below it."""
+    turn = head.joint_transforms(params)[0, 1]
+    centre = turn[:3, :3] @ torch.as_tensor(surface.centre, dtype=torch.float32) + turn[:3, 3]
+    ends = torch.stack([centre, centre + 0.05 * turn[:3, 1]])
+    pixels = project(ends, camera)[0].double().numpy()
+    metres = float(to_camera(centre, camera)[2] / camera.K[0, 0])
+    up = pixels[1] - pixels[0]
+    up = up / max(float(np.linalg.norm(up)), 1e-6)
+    right = np.array([-up[1], up[0]])
+    angles = np.linspace(-np.pi / 2, np.pi / 2, ARCH)
+    arch = np.cos(angles)[:, None] * up + np.sin(angles)[:, None] * right
+    down = np.arange(1, int(DEPTH / ROW))[:, None] * ROW / metres
+    origins, units, sides = [np.tile(pixels[0], (ARCH, 1))], [arch], [np.zeros(ARCH)]
+    for side in (-1, 1):
+        origins.append(pixels[0] - down * up)
+        units.append(np.tile(side * right, (len(down), 1)))
+        sides.append(np.full(len(down), side))
+    return np.concatenate(origins), np.concatenate(units), np.concatenate(sides), metres
+
+
+def _row_of_ears(bald: torch.Tensor, camera: Camera, surface: HairSurface) -> float:
+    """The image row of the ears' middle, or of the skull's."""
+    ears = surface.ears[0] | surface.ears[1]
+    chosen = bald[torch.as_tensor(ears if ears.any() else surface.scalp)]
+    return float(project(chosen, camera)[0][:, 1].mean())
+
+
+def _window(image: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """An image's window x0, y0, x1, y1 (which may reach beyond it: zero there) at another size (w, h)."""
+    x0, y0, x1, y1 = box
+    height, width = image.shape[:2]
+    inside = image[max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
+    padded = cv2.copyMakeBorder(inside, max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0),
+                                cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))  # fmt: skip
+    return cv2.resize(padded, size, interpolation=cv2.INTER_AREA if size[1] < y1 - y0 else cv2.INTER_LINEAR)
+
+
+def _window_camera(camera: Camera, box: tuple[int, int, int, int], size: tuple[int, int]) -> Camera:
+    x0, y0, x1, y1 = box
+    K = camera.K.clone()
+    K[0, 2] -= x0
+    K[1, 2] -= y0
+    scale = torch.diag(torch.tensor([size[0] / float(x1 - x0), size[1] / float(y1 - y0), 1.0], dtype=K.dtype))
+    return Camera(camera.viewmat, scale @ K, *size)
+
+
+def _smooth(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
+    t = np.clip((np.asarray(x) - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
