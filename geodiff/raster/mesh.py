@@ -125,7 +125,7 @@ def _visibility_kernel(screen, inverse_z, faces, cull, face_map, inverse_depth):
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _weights(screen, inverse_z, faces, f, px, py):
+def corner_weights(screen, inverse_z, faces, f, px, py):
     """Perspective-correct weights of face f's corners at a pixel: those of the image, divided by z and normalised."""
     i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
     ax, ay, bx, by, cx, cy = (screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1])
@@ -147,7 +147,7 @@ def _weights_kernel(screen, inverse_z, faces, face_map, weights):
     for y in range(height):
         for x in range(width):
             if face_map[y, x] >= 0:
-                wa, wb, wc = _weights(screen, inverse_z, faces, face_map[y, x], x + 0.5, y + 0.5)
+                wa, wb, wc = corner_weights(screen, inverse_z, faces, face_map[y, x], x + 0.5, y + 0.5)
                 weights[y, x, 0], weights[y, x, 1], weights[y, x, 2] = wa, wb, wc
 
 

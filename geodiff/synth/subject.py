@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from geodiff.conditioning.personal import personal_head, without_identity
-from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
-from geodiff.conditioning.surface import sample
+from geodiff.conditioning.pixels import scaled_normals
 from geodiff.geometry import normals_to_map_axes
 from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
 from geodiff.synth.appearance import Appearance, paint, random_appearance, wrinkles
 from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
 from geodiff.synth.layers import Layer, Stack
-from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
+from geodiff.synth.light import Lamps, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting
+from geodiff.synth.render import render
 from geodiff.synth.wear import Wear, random_wear, under_hat, wear_layers
 from geodiff.types import Camera, HeadParams
 
@@ -23,24 +24,30 @@ from geodiff.types import Camera, HeadParams
 @dataclass(frozen=True)
 class Frame:
     """image: (H, W, 3) float32 0..1 on white. mask: (H, W) 0..1. normals: (H, W, 3) in the axes of normal maps, hair
-    included, zero outside."""
+    included, zero outside.
+
+    Only when asked for, and of the pixels' centres: depth (H, W) float32 metres along the camera's axis, 0 where
+    nothing is seen; uv (H, W, 2) float32, where in the head's own UV layout (v up, as in the head model) the skin seen
+    there lies, -1 where none is seen."""
 
     image: np.ndarray
     mask: np.ndarray
     normals: np.ndarray
+    depth: np.ndarray | None = None
+    uv: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Posed:
     """One expression of a person, to be seen from any number of views.
 
-    vertices: (N, 3) of head and hair. table: (N, 9) their places, normals, occlusion, shininess and folding. shadow:
-    the shadow map, None where there is no directional light.
+    vertices: (N, 3) of head and hair. table: (N, 9) their places, normals, occlusion, shininess and folding. lamps: the
+    lights, with the shadows of this expression.
     """
 
-    vertices: torch.Tensor
+    vertices: np.ndarray
     table: np.ndarray
-    shadow: ShadowMap | None
+    lamps: Lamps
 
 
 class Subject:
@@ -59,7 +66,9 @@ class Subject:
         self._person = personal_head(head, self.params)
         self._rest = self._person.template
         self._stack = self._dressed(texture_size)
-        self._faces = torch.as_tensor(self._stack.faces)
+        self._faces = self._stack.faces.astype(np.int32)
+        sizes = [len(layer.faces) for layer in self._stack.layers]
+        self._layer = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
         self._texture = self._stack.texture
         self._texture[..., :3] **= np.float32(2.2)
         self._areas = _areas(self._rest.numpy(), head.faces.numpy())
@@ -92,12 +101,11 @@ class Subject:
         """The person in the expression of `params` (T = 1; the head itself stays at rest)."""
         head = self._person.vertices(without_identity(params))[0].numpy()
         points, normals = self._stack.posed(head, head - self._rest.numpy())
-        vertices = torch.from_numpy(points)
-        dark = self.light.color.max() < 0.02
-        shadow = None if dark else ShadowMap.make(vertices, self._faces, self.light.direction)
+        shadows = [ShadowMap.make(points, self._faces, light.direction) for light in self.light.lights]
         folded = np.zeros((len(points), 1), np.float32)
         folded[: len(head), 0] = self._folding(head)
-        return Posed(vertices, np.concatenate([points, normals, self._stack.static, folded], 1), shadow)
+        table = np.concatenate([points, normals, self._stack.static, folded], 1)
+        return Posed(points, table, lamps(self.light, shadows))
 
     def _folding(self, vertices: np.ndarray) -> np.ndarray:
         """(V,) how dark wrinkles are: those of age, and more where the expression presses the skin together."""
@@ -105,24 +113,29 @@ class Subject:
         pressed = np.clip(self._areas / np.maximum(areas, 1e-12) - 1.0, 0, 0.6)
         return (0.12 + 0.5 * self.look.age) * (0.25 * self.look.age + 1.6 * pressed).astype(np.float32)
 
-    def render(self, posed: Posed, camera: Camera, supersample: int = 2) -> Frame:
-        """The frame of a posed person in a camera."""
-        samples = CoveredSamples.of(posed.vertices, self._faces, camera, supersample)
-        surface = samples.interpolate(self._faces, posed.table)
-        uv = samples.interpolate(self._faces, self._stack.uvs)
-        # Both sides of hair are seen: its normals face the camera.
-        towards = camera.center.numpy() - surface[:, :3]
-        surface[:, 3:6] *= np.where((surface[:, 3:6] * towards).sum(1, keepdims=True) < 0, -1, 1)
-        painted = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
-        albedo = painted[:, :3] * (1 - np.clip(surface[:, 8:] * painted[:, 3:], 0, 0.6))
-        colors = shade(albedo, surface, camera.center.numpy(), self.light, posed.shadow)
-        turned = normals_to_map_axes(torch.from_numpy(surface[:, 3:6]), camera).numpy()
-        layers, mask = samples.resolve(np.concatenate([colors, turned], 1))
-        return Frame(
-            image=np.clip(layers[..., :3] + (1 - mask[..., None]), 0, 1),
-            mask=mask,
-            normals=scaled_normals(layers[..., 3:6], mask),
+    def render(self, posed: Posed, camera: Camera, supersample: int = 2, truth: bool = False) -> Frame:
+        """The frame of a posed person in a camera. truth: with depth and UV."""
+        uvs, texture = self._stack.uvs, self._texture
+        colors, normals, mask = render(
+            posed.vertices, self._faces, posed.table, self._layer, uvs, texture, posed.lamps, camera, supersample
         )
+        turned = normals_to_map_axes(torch.from_numpy(normals), camera).numpy()
+        depth, uv = self._places(posed, camera) if truth else (None, None)
+        return Frame(
+            image=np.clip(colors + (1 - mask[..., None]), 0, 1),
+            mask=mask,
+            normals=scaled_normals(turned, mask),
+            depth=depth,
+            uv=uv,
+        )
+
+    def _places(self, posed: Posed, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (H, W) and UV (H, W, 2) at the pixels' centres."""
+        seen = mesh.rasterize(posed.vertices, self._faces, camera)
+        corners = self.head.uvs[self.head.faces_uv].numpy()
+        skin = (seen.face >= 0) & (seen.face < len(corners))
+        bare = mesh.Fragments(np.where(skin, seen.face, -1), seen.barycentrics, seen.depth)
+        return seen.depth, np.where(skin[..., None], mesh.interpolate(bare, self.head.faces, corners), np.float32(-1))
 
 
 def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

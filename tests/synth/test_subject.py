@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from heads import ellipsoid_head
+from plain_render import plain_render, reaches
+from plain_render import shade as plain_shade
+from scipy.spatial import cKDTree
 
 from geodiff.conditioning import framed_camera, head_frame
 from geodiff.geometry import normals_to_map_axes, vertex_normals
@@ -17,9 +20,10 @@ from geodiff.raster import mesh
 from geodiff.synth.appearance import paint, random_appearance, template_fields, wrinkles
 from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, random_style
 from geodiff.synth.layers import Layer, Stack
-from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade, shadow_test
+from geodiff.synth.light import Light, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting, shadow_test
 from geodiff.synth.motion import NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
+from geodiff.synth.render import render
 from geodiff.synth.subject import Subject
 from geodiff.synth.wear import Wear, under_hat, wear_layers
 from geodiff.types import Motion
@@ -196,29 +200,78 @@ def test_shadow_falls_behind_and_light_brightens(head: HeadModel) -> None:
     shadow = ShadowMap.make(vertices, head.faces, np.array([0.0, 0.0, 1.0], np.float32))
     lit = shadow_test(shadow, np.array([[0.0, 0.0, 0.3], [0.0, 0.0, -0.3]], np.float32))
     assert lit[0] == pytest.approx(1.0, abs=1e-5) and lit[1] == pytest.approx(0.0, abs=1e-5)
-    light = Lighting(
-        harmonics=np.eye(9, 3, dtype=np.float32)[:, :1].repeat(3, 1) * 0.3,
-        direction=np.array([0, 0, 1], np.float32),
-        color=np.full(3, 0.5, np.float32),
-        gloss=0.0,
-        gain=np.ones(3, np.float32),
-        gamma=2.2,
-    )
-    surface = np.zeros((2, 8), np.float32)
+    ahead = Light(np.array([0, 0, 1], np.float32), np.full(3, 0.5, np.float32), radius=0.03)
+    light = Lighting(np.eye(9, 3, dtype=np.float32)[:, :1].repeat(3, 1) * 0.3, (ahead,), 0.0, np.ones(3), 2.2)
+    surface = np.zeros((2, 9), np.float32)
     surface[:, 5], surface[:, 6] = 1.0, 1.0
     surface[0, 2], surface[1, 2] = 0.3, -0.3
-    albedo = np.full((2, 3), 0.5, np.float32)
-    bright, dark = shade(albedo, surface, np.array([0.0, 0.0, 2.0]), light, shadow)
+    paint = np.full((2, 4), 0.5, np.float32)
+    towards = np.array([0.0, 0.0, 2.0]) - surface[:, :3]
+    bright, dark = plain_shade(paint, surface, towards, lamps(light, [shadow]), np.zeros(2, int))
     assert bright[0] == pytest.approx((0.5 * 0.8) ** (1 / 2.2), abs=1e-3)
     assert dark[0] == pytest.approx((0.5 * 0.3) ** (1 / 2.2), abs=1e-3)
+
+
+def test_shadows_soften_with_the_light_and_the_distance(head: HeadModel) -> None:
+    """Behind a head whose edge lies at x = 0, as the light sees it."""
+    edge = float(head.template[:, 0].max())
+    direction = np.array([0.0, 0.0, 1.0], np.float32)
+    shadow = ShadowMap.make(head.template, head.faces, direction)
+
+    def width(radius: float, behind: float) -> float:
+        across = np.linspace(edge - 0.03, edge + 0.03, 601)
+        points = np.stack([across, 0 * across, 0 * across - behind], 1)
+        points[:, 1] = float(head.template[head.template[:, 0].argmax(), 1])
+        light = Lighting(np.zeros((9, 3)), (Light(direction, np.ones(3), radius),), 0.0, np.ones(3), 2.2)
+        lit = reaches(lamps(light, [shadow]), 0, points, np.arange(601))
+        return float(((lit > 0.05) & (lit < 0.95)).mean()) * 0.06
+
+    assert width(0.03, 0.05) < 0.008 < width(1.5, 0.05) < width(1.5, 0.10)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_the_picture_is_that_of_the_plain_renderer(seed: int) -> None:
+    head = load_head("builtin")
+    subject = Subject(head, seed, texture_size=256)
+    posed, view = subject.pose(subject.params), camera(head, 0.4)
+    uvs, texture = subject._stack.uvs, subject._texture
+    fast = render(posed.vertices, subject._faces, posed.table, subject._layer, uvs, texture, posed.lamps, view, 3)
+    plain = plain_render(posed.vertices, subject._faces, posed.table, uvs, texture, posed.lamps, view, 3)
+    assert np.abs(fast[2] - plain[2]).max() < 1e-5, "coverage"
+    assert np.abs(fast[1] - plain[1]).max() < 1e-3, "normals"
+    difference = np.abs(fast[0] - plain[0])[plain[2] > 0]
+    assert difference.mean() < 0.006 and np.quantile(difference, 0.99) < 0.06, "colours"
+
+
+def test_depth_and_uv_are_those_of_the_surface(head: HeadModel) -> None:
+    subject = Subject(head, 3, texture_size=32)
+    posed, view = subject.pose(subject.params), camera(head, 0.3)
+    plain, frame = subject.render(posed, view, 3), subject.render(posed, view, 3, truth=True)
+    assert plain.depth is None and plain.uv is None and np.array_equal(plain.image, frame.image)
+    assert ((frame.depth > 0) <= (frame.mask > 0)).all() and ((frame.mask > 0.999) <= (frame.depth > 0)).all()
+    rows, columns = np.nonzero(frame.depth)
+    depth = frame.depth[rows, columns]
+    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.K.numpy()).T
+    world = (rays * depth[:, None] - view.viewmat[:3, 3].numpy()) @ view.viewmat[:3, :3].numpy()
+    gap = cKDTree(posed.vertices).query(world)[0]
+    assert np.median(gap) < 0.01, "depth gives points of the surface back"
+    skin = frame.uv[..., 0] >= 0
+    assert skin.any() and ((frame.uv[skin] >= 0) & (frame.uv[skin] <= 1)).all() and (skin <= (frame.depth > 0)).all()
+    corners = head.uvs[head.faces_uv].numpy()
+    seen = mesh.rasterize(head.vertices(subject.params)[0], head.faces, view)
+    same = skin & (np.abs(seen.depth - frame.depth) < 1e-4)
+    assert same.sum() > 50 and np.allclose(mesh.interpolate(seen, head.faces, corners)[same], frame.uv[same], atol=1e-4)
 
 
 def test_occlusion_and_random_light_are_sane(head: HeadModel) -> None:
     occlusion = ambient_occlusion(head)
     assert occlusion.shape == (head.num_vertices,) and occlusion.min() > 0 and occlusion.max() <= 1
     assert occlusion[head.regions["scalp"].numpy()].mean() > 0.8
-    light = random_lighting(np.random.default_rng(0))
-    assert np.linalg.norm(light.direction) == pytest.approx(1.0, abs=1e-5)
+    scenes = [random_lighting(np.random.default_rng(seed)) for seed in range(100)]
+    assert {len(scene.lights) for scene in scenes} == {0, 1, 2, 3}
+    for light in (light for scene in scenes for light in scene.lights):
+        assert np.linalg.norm(light.direction) == pytest.approx(1.0, abs=1e-5) and light.color.min() >= 0
+        assert 0.03 <= light.radius <= 1.5
 
 
 def test_expressions_are_mixtures_and_sequences_smooth() -> None:
