@@ -28,6 +28,7 @@ from geodiff.conditioning.frame import CHIN_TO_CROWN
 from geodiff.driver import Driver
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
+from geodiff.synth.backdrop import backdrop
 from geodiff.synth.motion import BLINK, NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Posed, Subject
@@ -52,7 +53,7 @@ class SampleConfig:
     timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
     targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance.
     driver_share: of the motions whose driving crops show the driver head instead of the person, as built-in motions and
-    parameter files do in use."""
+    parameter files do in use. ground_truth: with depth, UV, cameras and the parameters of both heads."""
 
     size: int = 256
     crop: int = 64
@@ -61,15 +62,28 @@ class SampleConfig:
     views: int = 2
     clips: int = 1
     clip_frames: int = 8
-    supersample: int = 2
+    supersample: int = 3
     detector_noise: float = 0.012
     driver_share: float = 0.4
+    ground_truth: bool = False
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How frames came about. camera, params (T frames): in the true head's world. fitted_camera, fitted: the same
+    frames in the world of the head that conditions, as the tracker knows them."""
+
+    camera: Camera
+    params: HeadParams
+    fitted_camera: Camera
+    fitted: HeadParams
 
 
 @dataclass(frozen=True)
 class Target:
-    """Frames of one camera, uint8: each name of `FRAME_KEYS` -> list of T arrays. proposal: the key of PROPOSALS.
-    reference: number of the portrait. weights: (T, E) the truth's expression, in the order of `EXPRESSIONS`."""
+    """Frames of one camera: each name of `FRAME_KEYS`, and with ground truth of `TRUTH_KEYS`, -> array. proposal: the
+    key of PROPOSALS. reference: number of the portrait. weights: (T, E) the truth's expression, in the order of
+    `EXPRESSIONS`."""
 
     frames: list[Arrays]
     proposal: str
@@ -77,6 +91,7 @@ class Target:
     elevation: float
     reference: int
     weights: np.ndarray
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,8 @@ class Session:
         camera = orbit_camera(math.radians(yaw), math.radians(pitch), distance, frame.center, focal, side, side)
         camera = _rolled(camera, math.radians(rng.normal(0, 5)), rng.normal(0, 0.03 * side, 2))
         photo = self.subject.render(self.subject.pose(self.expression), camera)
-        image = _photographic(photo.image * photo.mask[..., None] + 0.5 * (1 - photo.mask[..., None]), rng)
+        behind = (1 - photo.mask[..., None]) * (backdrop(side, rng) - 1)
+        image = _photographic(photo.image + behind, rng)
         matte = np.clip(cv2.GaussianBlur(photo.mask, (0, 0), rng.uniform(0.6, 1.5)) * 1.5 - rng.uniform(0.1, 0.4), 0, 1)
         fitter = LandmarkFitter(self.head, (side, side), FitConfig())
         points = self._detect(self.expression, camera)
@@ -207,7 +223,7 @@ class Session:
         }[kind]
         frames = []
         for t, posed in enumerate(step.posed):
-            truth = self.subject.render(posed, seen, self.config.supersample)
+            truth = self.subject.render(posed, seen, self.config.supersample, self.config.ground_truth)
             condition = self.conditioner.render(shown.frame(t), camera)
             frames.append({
                 "images": _bytes(truth.image),
@@ -219,7 +235,10 @@ class Session:
                 "visibility": _bytes(condition.visibility),
                 "driving": step.driving[t],
             })  # fmt: skip
-        return Target(frames, kind, yaw, elevation, self.number, expression_vectors(motion))
+            if truth.depth is not None and truth.uv is not None:
+                frames[-1] |= {"depth": depth_levels(truth.depth), "uv": uv_levels(truth.uv)}
+        truth_of = Truth(seen, step.true, camera, step.fitted) if self.config.ground_truth else None
+        return Target(frames, kind, yaw, elevation, self.number, expression_vectors(motion), truth_of)
 
     def step(self, motion: Motion) -> _Step:
         """What all views of a motion share: the truth's expressions, the fitted parameters, the driving
@@ -233,7 +252,7 @@ class Session:
             driving = [_bytes(crop) for crop in self.driver.crops(fitted, self.config.crop)]
         else:
             driving = self.crops(posed, float(yaw), float(elevation))
-        return _Step(posed, fitted, driving)
+        return _Step(posed, true, fitted, driving)
 
     def _repeated(self, params: HeadParams, count: int) -> HeadParams:
         return params.frames(torch.zeros(count, dtype=torch.int64))
@@ -249,6 +268,7 @@ class Session:
 @dataclass(frozen=True)
 class _Step:
     posed: list[Posed]
+    true: HeadParams
     fitted: HeadParams
     driving: list[np.ndarray]
 
@@ -329,3 +349,15 @@ def _bytes(image: np.ndarray) -> np.ndarray:
 
 def _signed_bytes(vectors: np.ndarray) -> np.ndarray:
     return _bytes(vectors / 2 + 0.5)
+
+
+def depth_levels(depth: np.ndarray) -> np.ndarray:
+    """Metres (H, W), 0 where nothing is -> uint16 tenths of a millimetre."""
+    return np.clip(depth * 1e4 + 0.5, 0, 65535).astype(np.uint16)
+
+
+def uv_levels(uv: np.ndarray) -> np.ndarray:
+    """Places (H, W, 2) in 0..1, -1 where there is none -> (H, W, 3) uint16: 0..65535, and 65535 where there is one."""
+    there = uv[..., :1] >= 0
+    levels = np.where(there, np.clip(uv, 0, 1) * 65535 + 0.5, 0)
+    return np.concatenate([levels, 65535 * there], -1).astype(np.uint16)

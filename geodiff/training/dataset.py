@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.files import read_json
-from geodiff.synth.shards import PLANES, REFERENCE_KEYS, SCHEMA, ShardFile
+from geodiff.synth.shards import FRAME_KEYS, PLANES, REFERENCE_KEYS, SCHEMA, ShardFile
 
 #: Every so many identities one is held out.
 HELD_OUT_EVERY = 20
@@ -58,11 +58,9 @@ class SynthShards(Dataset[dict[str, Tensor]]):
     """Samples of T frames.
 
     root: folder of a set. frames: 1 for single images (those of the clips as well), or the clips' length. split:
-    identities
-    to take; every twentieth is held out. proposals: kinds of proposal to take ("tracked", "reference", "neutral"),
-    all by
-    default. augment: changes to the driving crops, None for none (evaluation). size: side of the images; the set's
-    own by default, smaller sizes are averaged down.
+    identities to take; every twentieth is held out. proposals: kinds of proposal to take ("tracked", "reference",
+    "neutral"), all by default. augment: changes to the driving crops, None for none (evaluation). size: side of the
+    images; the set's own by default, smaller sizes are averaged down.
 
     A sample is a dict of float32 tensors; images, normals and pose maps in -1..1:
         reference_image, reference_normals, reference_pose_map (3, S, S); images, normals, pose_maps, proposals,
@@ -111,9 +109,9 @@ class SynthShards(Dataset[dict[str, Tensor]]):
                 if self.frames == 1:
                     pairs = zip(steps, weights, strict=True)
                     self.entries += [(file, reference, [step], {**about, "weights": [w]}) for step, w in pairs]
-                elif len(steps) > 1:
-                    kept = {**about, "weights": weights[: self.frames]}
-                    self.entries.append((file, reference, steps[: self.frames], kept))
+                    continue
+                for start, end in windows(len(steps), self.frames):
+                    self.entries.append((file, reference, steps[start:end], {**about, "weights": weights[start:end]}))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -122,32 +120,14 @@ class SynthShards(Dataset[dict[str, Tensor]]):
         """identity, proposal (its kind), yaw and elevation (degrees) and the frames' expression weights."""
         return self.entries[index][3]
 
-    def rarity(self, anchors: int = 32, floor: float = 0.25, seed: int = 0) -> np.ndarray:
-        """(N,) how often to draw each sample, mean 1: rare expressions more often than common ones.
-
-        Samples are put to the anchor expression that is nearest in cosine similarity, and anchors share the draws
-        evenly, as FlexAvatar adjusts its data's distribution; `floor` of the draws stays uniform. Anchors are chosen
-        farthest from one another.
-        """
-        vectors = np.stack([np.mean(entry[3]["weights"], axis=0) for entry in self.entries])
-        vectors = np.concatenate(
-            [vectors, np.full((len(vectors), 1), 0.15)], 1
-        )  # The neutral face has a direction too.
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        chosen = [int(np.random.default_rng(seed).integers(len(vectors)))]
-        nearest = vectors @ vectors[chosen[0]]
-        while len(chosen) < min(anchors, len(vectors)) and nearest.min() < 0.999:
-            chosen.append(int(nearest.argmin()))
-            nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
-        group = (vectors @ vectors[chosen].T).argmax(1)
-        counts = np.bincount(group, minlength=len(chosen))
-        odds = len(vectors) / (len(chosen) * counts[group])
-        return floor + (1 - floor) * odds
+    def rarity(self) -> np.ndarray:
+        """(N,) how often to draw each sample, mean 1; see `expression_odds`."""
+        return expression_odds(np.stack([np.mean(entry[3]["weights"], axis=0) for entry in self.entries]))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         file, reference, steps, _ = self.entries[index]
         sample = {key: self._tensor(key, file.read(reference[key])) for key in REFERENCE_KEYS}
-        arrays = {key: np.stack([file.read(step[key]) for step in steps]) for key in steps[0]}
+        arrays = {key: np.stack([file.read(step[key]) for step in steps]) for key in FRAME_KEYS}
         if self.augment is not None:
             arrays["driving"] = _augmented(arrays["driving"], self.augment)
         short = self.frames - len(steps)
@@ -165,6 +145,34 @@ class SynthShards(Dataset[dict[str, Tensor]]):
         if key in PLANES:
             return torch.from_numpy(array).float().div_(255.0)[None]
         return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().mul_(1 / 127.5).sub_(1.0)
+
+
+def windows(length: int, frames: int) -> list[tuple[int, int]]:
+    """First and past-the-last frames of the windows that a clip is cut into, one after the other; a shorter rest of at
+    least two frames is one as well, to be padded."""
+    starts = range(0, length, frames)
+    return [(start, min(start + frames, length)) for start in starts if min(frames, length - start) > 1]
+
+
+def expression_odds(vectors: np.ndarray, anchors: int = 32, floor: float = 0.25, seed: int = 0) -> np.ndarray:
+    """(N,) how often to draw each of N samples, mean 1: rare expressions more often than common ones.
+
+    vectors: (N, E) expression weights, about 1 at their strongest. Samples are put to the anchor expression that is
+    nearest in cosine similarity, and anchors share the draws evenly, as FlexAvatar adjusts its data's distribution;
+    `floor` of the draws stays uniform. Anchors are chosen farthest from one another.
+    """
+    # The neutral face has a direction too.
+    vectors = np.concatenate([vectors, np.full((len(vectors), 1), 0.15)], 1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    chosen = [int(np.random.default_rng(seed).integers(len(vectors)))]
+    nearest = vectors @ vectors[chosen[0]]
+    while len(chosen) < min(anchors, len(vectors)) and nearest.min() < 0.999:
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
+    group = (vectors @ vectors[chosen].T).argmax(1)
+    counts = np.bincount(group, minlength=len(chosen))
+    odds = len(vectors) / (np.count_nonzero(counts) * counts[group])
+    return floor + (1 - floor) * odds
 
 
 class Mixture(Dataset[dict[str, Tensor]]):
@@ -198,9 +206,18 @@ class Mixture(Dataset[dict[str, Tensor]]):
         return np.concatenate(odds) * len(self)
 
 
+@runtime_checkable
+class HasRarity(Protocol):
+    """A dataset that knows which of its samples are to be drawn more often."""
+
+    def rarity(self) -> np.ndarray:
+        """(N,) how often to draw each sample, mean 1."""
+        ...
+
+
 def draw_odds(dataset: Dataset[dict[str, Tensor]]) -> np.ndarray:
     """(N,) how often each sample is to be drawn: the dataset's `rarity`, or all alike."""
-    if isinstance(dataset, (SynthShards, Mixture)):
+    if isinstance(dataset, HasRarity):
         return dataset.rarity()
     return np.ones(len(dataset))  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,23 @@ from torch.utils.data import DataLoader
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
+from geodiff.raster import mesh
 from geodiff.synth.samples import EXPRESSIONS, Person, SampleConfig, Session, Target
-from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS, SetConfig, build_set, decode, encode, write_shard
+from geodiff.synth.shards import (
+    FRAME_KEYS,
+    REFERENCE_KEYS,
+    SetConfig,
+    ShardFile,
+    build_set,
+    decode,
+    encode,
+    read_truth,
+    write_shard,
+)
 from geodiff.synth.subject import Subject
-from geodiff.training.dataset import AugmentConfig, Mixture, SynthShards, clip_length
+from geodiff.training.dataset import AugmentConfig, Mixture, SynthShards, clip_length, windows
 from geodiff.training.loop import StepSampler, TrainConfig
+from geodiff.types import Camera, HeadParams
 
 SIZE, CROP = 48, 16
 
@@ -114,6 +126,12 @@ def test_short_clips_are_padded_and_masked(folder: Path) -> None:
     assert torch.equal(sample["images"][4], sample["images"][2])
 
 
+def test_long_clips_are_cut_into_windows(folder: Path) -> None:
+    assert windows(8, 3) == [(0, 3), (3, 6), (6, 8)] and windows(7, 3) == [(0, 3), (3, 6)] and windows(1, 3) == []
+    dataset = SynthShards(folder, frames=2)
+    assert len(dataset) == 2 and dataset[0]["frame_mask"].tolist() == [1, 1]
+
+
 def test_rare_expressions_are_drawn_more_often(folder: Path) -> None:
     dataset = SynthShards(folder)
     vectors = np.zeros((len(dataset), len(EXPRESSIONS)))
@@ -198,3 +216,38 @@ def test_a_set_is_made_once_and_continued(tmp_path: Path) -> None:
     assert len(SynthShards(tmp_path)) == 2 * 3 and len(SynthShards(tmp_path, frames=2)) == 2
     with pytest.raises(InputError, match="seed differ"):
         list(build_set(tmp_path, SetConfig(people=2, people_per_shard=1, samples=SMALL, seed=1)))
+
+
+def test_any_number_of_workers_makes_the_same_set(tmp_path: Path) -> None:
+    config = SetConfig(people=2, people_per_shard=1, samples=replace(SMALL, references=1, clips=0, ground_truth=True))
+    for workers in (1, 2):
+        assert list(build_set(tmp_path / str(workers), config, workers))[-1] == (2, 2)
+    names = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert names == ["set.json", *(f"shard-0000{n}.{kind}" for n in (0, 1) for kind in ("bin", "json"))]
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    _check_truth(tmp_path / "1")
+
+
+def _check_truth(folder: Path) -> None:
+    """Depth, UV, cameras and parameters of the set's first frame are of one head."""
+    head = load_head("builtin")
+    target = json.loads((folder / "shard-00000.json").read_text())["people"][0]["singles"][0]
+    file, truth = ShardFile(folder / "shard-00000.bin"), target["truth"]
+    depth, uv = read_truth(file, target["frames"][0])
+    mask = file.read(target["frames"][0]["masks"])
+    assert depth.shape == (48, 48) and uv.shape == (48, 48, 2) and ((depth > 0) & (mask == 255)).any()
+    skin = uv[..., 0] >= 0
+    assert skin.any() and (skin <= (depth > 0)).all() and uv[skin].max() <= 1
+    view = truth["camera"]
+    camera = Camera(torch.tensor(view["viewmat"]), torch.tensor(view["K"]), *view["size"])
+    params = HeadParams(**{name: torch.tensor(values) for name, values in truth["params"].items()})
+    # What lies under a place in the UV layout is where the camera saw it.
+    vertices = head.vertices(params)[0]
+    seen = mesh.rasterize(vertices, head.faces, camera)
+    same = skin & (np.abs(seen.depth - depth) < 2e-3)
+    assert same.sum() > 0.8 * skin.sum()
+    places = mesh.interpolate(seen, head.faces, head.uvs[head.faces_uv].numpy())
+    assert np.median(np.abs(places - uv)[same]) < 1e-3
+    assert set(truth["fitted"]) == set(truth["params"]) and len(truth["fitted"]["expr"]) == 1
+    assert len(SynthShards(folder)) == 2
