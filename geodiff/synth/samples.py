@@ -208,7 +208,7 @@ class Session:
         base = framed_camera(self.frame, math.radians(yaw), math.radians(elevation), self.distance, 256)
         camera = self.true_camera(face_camera(self.head, self.reference.params, base, self.config.crop))
         frames = [self.subject.render(posed, camera).image for posed in true]
-        return [_bytes(frame) for frame in frames]
+        return [as_bytes(frame) for frame in frames]
 
     def target(self, motion: Motion, kind: str, view: tuple[float, float], cache: _Step | None = None) -> Target:
         """Frames of one camera with all their conditions."""
@@ -226,13 +226,13 @@ class Session:
             truth = self.subject.render(posed, seen, self.config.supersample, self.config.ground_truth)
             condition = self.conditioner.render(shown.frame(t), camera)
             frames.append({
-                "images": _bytes(truth.image),
-                "normals": _signed_bytes(truth.normals),
-                "masks": _bytes(truth.mask),
-                "pose_maps": _signed_bytes(condition.pose_map),
-                "proposals": _bytes(condition.proposal),
-                "proposal_normals": _signed_bytes(condition.normals),
-                "visibility": _bytes(condition.visibility),
+                "images": as_bytes(truth.image),
+                "normals": as_signed_bytes(truth.normals),
+                "masks": as_bytes(truth.mask),
+                "pose_maps": as_signed_bytes(condition.pose_map),
+                "proposals": as_bytes(condition.proposal),
+                "proposal_normals": as_signed_bytes(condition.normals),
+                "visibility": as_bytes(condition.visibility),
                 "driving": step.driving[t],
             })  # fmt: skip
             if truth.depth is not None and truth.uv is not None:
@@ -249,7 +249,7 @@ class Session:
         yaw, elevation = self.rng.uniform(-32, 32), self.rng.uniform(-12, 15)
         fitted = self.fitted(motion, true, tracked=self.rng.random() < 0.4)
         if self.rng.random() < self.config.driver_share:
-            driving = [_bytes(crop) for crop in self.driver.crops(fitted, self.config.crop)]
+            driving = [as_bytes(crop) for crop in self.driver.crops(fitted, self.config.crop)]
         else:
             driving = self.crops(posed, float(yaw), float(elevation))
         return _Step(posed, true, fitted, driving)
@@ -259,9 +259,9 @@ class Session:
 
     def reference_arrays(self) -> Arrays:
         return {
-            "reference_image": _bytes(self.reference.image),
-            "reference_normals": _signed_bytes(self.reference.normals),
-            "reference_pose_map": _signed_bytes(self.reference.pose_map),
+            "reference_image": as_bytes(self.reference.image),
+            "reference_normals": as_signed_bytes(self.reference.normals),
+            "reference_pose_map": as_signed_bytes(self.reference.pose_map),
         }
 
 
@@ -332,7 +332,7 @@ def _photographic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     image = image + rng.normal(0, rng.uniform(0, 0.015), (*image.shape[:2], 1)).astype(np.float32)
-    coded = _bytes(image)
+    coded = as_bytes(image)
     if rng.random() < 0.4:
         _, data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 95))])
         coded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -343,12 +343,14 @@ def _still(frames: int) -> Motion:
     return Motion({}, np.zeros((frames, 3), np.float32), np.zeros((frames, 2), np.float32))
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """0..1 -> uint8."""
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _signed_bytes(vectors: np.ndarray) -> np.ndarray:
-    return _bytes(vectors / 2 + 0.5)
+def as_signed_bytes(vectors: np.ndarray) -> np.ndarray:
+    """-1..1 -> uint8."""
+    return as_bytes(vectors / 2 + 0.5)
 
 
 def depth_levels(depth: np.ndarray) -> np.ndarray:

@@ -142,4 +142,4 @@ def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(V,) area of the triangles around each vertex."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    return sum(np.bincount(faces[:, k], area, len(vertices)) for k in range(3))
+    return np.bincount(faces.T.ravel(), np.tile(area, 3), len(vertices))

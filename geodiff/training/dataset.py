@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.files import read_json
+from geodiff.synth.samples import Arrays
 from geodiff.synth.shards import FRAME_KEYS, PLANES, REFERENCE_KEYS, SCHEMA, ShardFile
 
 #: Every so many identities one is held out.
@@ -126,25 +127,33 @@ class SynthShards(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         file, reference, steps, _ = self.entries[index]
-        sample = {key: self._tensor(key, file.read(reference[key])) for key in REFERENCE_KEYS}
-        arrays = {key: np.stack([file.read(step[key]) for step in steps]) for key in FRAME_KEYS}
+        portrait = {key: file.read(reference[key]) for key in REFERENCE_KEYS}
+        frames = [{key: file.read(step[key]) for key in FRAME_KEYS} for step in steps]
         if self.augment is not None:
-            arrays["driving"] = _augmented(arrays["driving"], self.augment)
-        short = self.frames - len(steps)
-        for key, values in arrays.items():
-            frames = [self._tensor(key, value) for value in values]
-            sample[key] = torch.stack(frames + frames[-1:] * short)
-        if self.frames > 1:
-            sample["frame_mask"] = (torch.arange(self.frames) < len(steps)).float()
-        return sample
+            crops = _augmented(np.stack([frame["driving"] for frame in frames]), self.augment)
+            frames = [frame | {"driving": crop} for frame, crop in zip(frames, crops, strict=True)]
+        return stacked(portrait, frames, self.frames, self.size)
 
-    def _tensor(self, key: str, array: np.ndarray) -> Tensor:
-        """uint8 (H, W[, 3]) -> float32 (C, H, W): 0..1 for planes, -1..1 for the rest."""
-        if self.size is not None and key != "driving" and array.shape[0] != self.size:
-            array = cv2.resize(array, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        if key in PLANES:
-            return torch.from_numpy(array).float().div_(255.0)[None]
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().mul_(1 / 127.5).sub_(1.0)
+
+def stacked(portrait: Arrays, steps: list[Arrays], frames: int, size: int | None = None) -> dict[str, Tensor]:
+    """A sample of `frames` frames from uint8 arrays: those of the portrait, and of each frame that is there; the last
+    one is repeated. size: side of the images, None for the arrays' own."""
+    sample = {key: _tensor(key, array, size) for key, array in portrait.items()}
+    for key in steps[0]:
+        values = [_tensor(key, step[key], size) for step in steps]
+        sample[key] = torch.stack(values + values[-1:] * (frames - len(steps)))
+    if frames > 1:
+        sample["frame_mask"] = (torch.arange(frames) < len(steps)).float()
+    return sample
+
+
+def _tensor(key: str, array: np.ndarray, size: int | None) -> Tensor:
+    """uint8 (H, W[, 3]) -> float32 (C, H, W): 0..1 for planes, -1..1 for the rest."""
+    if size is not None and key != "driving" and array.shape[0] != size:
+        array = cv2.resize(array, (size, size), interpolation=cv2.INTER_AREA)
+    if key in PLANES:
+        return torch.from_numpy(array).float().div_(255.0)[None]
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().mul_(1 / 127.5).sub_(1.0)
 
 
 def windows(length: int, frames: int) -> list[tuple[int, int]]:
