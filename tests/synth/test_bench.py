@@ -21,6 +21,7 @@ from geodiff.synth.bench.report import Run, markdown
 from geodiff.synth.bench.report import record as as_record
 from geodiff.synth.bench.scores import Score, chosen, frame_metrics, groups, means, sized
 from geodiff.synth.bench.tasks import Bench, Proposal, Request
+from geodiff.synth.subject import Subject
 
 SMALL = BenchConfig.quick(identities=2, size=64, supersample=1, texture=256, views=2, steps=2, held_views=1)
 
@@ -116,6 +117,8 @@ def test_people_come_from_their_seeds_alone(bench: Bench) -> None:
     again = Bench(load_builtin(), load_builtin(), SMALL)
     assert np.array_equal(again.person(0).photo.image, bench.person(0).photo.image)
     assert not np.array_equal(bench.person(0).photo.image, bench.person(1).photo.image)
+    low = Subject(bench.truth, 0, texture_size=64, natural=True)
+    assert not torch.equal(low.params.shape, bench.person(0).subject.params.shape), "the whole seed counts"
 
 
 def test_a_perfect_generator_has_perfect_figures(bench: Bench) -> None:
