@@ -6,10 +6,11 @@ import numpy as np
 
 from geodiff.raster import mesh
 from geodiff.synth.light import REACH, SEARCH, SHADOW_BIAS, TAPS, Lamps
+from geodiff.synth.render import HAIR
 from geodiff.types import Camera
 
 
-def plain_render(points, faces, table, uvs, texture, lamps: Lamps, camera: Camera, supersample: int):
+def plain_render(points, faces, table, layer, uvs, texture, lamps: Lamps, camera: Camera, supersample: int):
     """Colours on black, world normals, covered shares: as `geodiff.synth.render.render`."""
     fine = camera.resized(camera.width * supersample, camera.height * supersample)
     seen = mesh.rasterize(points, faces, fine)
@@ -18,7 +19,10 @@ def plain_render(points, faces, table, uvs, texture, lamps: Lamps, camera: Camer
     uv = mesh.interpolate(seen, faces, uvs)[covered]
     eye = camera.center.numpy()
     towards = eye - surface[:, :3]
-    surface[:, 3:6] *= np.where((surface[:, 3:6] * towards).sum(1, keepdims=True) < 0, -1, 1)
+    facing = np.minimum((surface[:, 3:6] * towards).sum(1), 0) / (towards**2).sum(1)
+    hair = layer[seen.face[covered]] & HAIR > 0
+    surface[:, 3:6] *= np.where((facing < 0) & ~hair, -1, 1)[:, None]
+    surface[:, 3:6] -= 2 * (facing * hair)[:, None] * towards
     rows, columns = np.nonzero(covered)
     spin = ((columns // supersample) * 73856093) ^ ((rows // supersample) * 19349663)
     colors = shade(texel(texture, uv), surface, towards, lamps, spin)

@@ -15,6 +15,8 @@ from geodiff.raster import mesh
 from geodiff.synth.light import Lamps, lamp_light, sky_light
 from geodiff.types import Camera
 
+#: The bit of `Surface.layer` that tells hair, whose normals are not those of its triangles.
+HAIR = 128
 #: Pieces of surface that a pixel may see; more are lit with the last.
 PIECES = 4
 #: How far apart (metres squared) and how differently turned (cosine) the surface of one piece may be within a pixel.
@@ -26,8 +28,8 @@ class Surface(NamedTuple):
 
     face: (H s, W s) int32 the nearest face of each sample, -1 for none. screen: (N, 2) pixels, inverse_z: (N,) of the
     vertices. faces: (M, 3) int32. table: (N, 9) float32 place, normal, occlusion, shininess and folding of the
-    vertices. layer: (M,) uint8, what each face belongs to. uvs: (M, 3, 2) places in `texture` (h, w, 4), linear colour
-    and the depth of wrinkles.
+    vertices. layer: (M,) uint8, what each face belongs to, HAIR added where it is hair. uvs: (M, 3, 2) places in
+    `texture` (h, w, 4), linear colour and the depth of wrinkles.
     """
 
     face: np.ndarray
@@ -87,15 +89,23 @@ def _color(point, paint, eye, lamps, spin, color):  # noqa: ANN001, ANN202
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _sample(surface, f, x, y, eye, out):  # noqa: ANN001, ANN202
-    """What the sample in row y and column x sees of face f, into out (13,): a row of the table, with the normal turned
-    to the camera (both sides of hair are seen), and the texel."""
+    """What the sample in row y and column x sees of face f, into out (13,): a row of the table, its normal brought
+    to the camera's side (both sides of sheets and of hair are seen), and the texel."""
     wa, wb, wc = mesh.corner_weights(surface.screen, surface.inverse_z, surface.faces, f, x + 0.5, y + 0.5)
     a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
     i, j, k = surface.faces[f, 0], surface.faces[f, 1], surface.faces[f, 2]
     for n in range(9):
         out[n] = a * surface.table[i, n] + b * surface.table[j, n] + c * surface.table[k, n]
-    if out[3] * (eye[0] - out[0]) + out[4] * (eye[1] - out[1]) + out[5] * (eye[2] - out[2]) < 0:
-        out[3], out[4], out[5] = -out[3], -out[4], -out[5]
+    vx, vy, vz = eye[0] - out[0], eye[1] - out[1], eye[2] - out[2]
+    facing = out[3] * vx + out[4] * vy + out[5] * vz
+    if facing < 0:
+        twice = np.float32(0)
+        if surface.layer[f] & HAIR:
+            # Mirrored: what looks aside changes little as it turns away.
+            twice = 2 * facing / (vx * vx + vy * vy + vz * vz)
+        else:
+            out[3], out[4], out[5] = -out[3], -out[4], -out[5]
+        out[3], out[4], out[5] = out[3] - twice * vx, out[4] - twice * vy, out[5] - twice * vz
     u = a * surface.uvs[f, 0, 0] + b * surface.uvs[f, 1, 0] + c * surface.uvs[f, 2, 0]
     v = a * surface.uvs[f, 0, 1] + b * surface.uvs[f, 1, 1] + c * surface.uvs[f, 2, 1]
     _texel(surface.texture, u, v, out[9:])

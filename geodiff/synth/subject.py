@@ -16,7 +16,7 @@ from geodiff.synth.appearance import Appearance, paint, random_appearance, wrink
 from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
 from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Lamps, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting
-from geodiff.synth.render import render
+from geodiff.synth.render import HAIR, render
 from geodiff.synth.wear import Wear, random_wear, under_hat, wear_layers
 from geodiff.types import Camera, HeadParams
 
@@ -67,8 +67,8 @@ class Subject:
         self._rest = self._person.template
         self._stack = self._dressed(texture_size)
         self._faces = self._stack.faces.astype(np.int32)
-        sizes = [len(layer.faces) for layer in self._stack.layers]
-        self._layer = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+        kinds = [number | (HAIR if layer.normals is not None else 0) for number, layer in enumerate(self.layers)]
+        self._layer = np.repeat(np.array(kinds, np.uint8), [len(layer.faces) for layer in self.layers])
         self._texture = self._stack.texture
         self._texture[..., :3] **= np.float32(2.2)
         self._areas = _areas(self._rest.numpy(), head.faces.numpy())

@@ -80,14 +80,28 @@ def _hat(rng: np.random.Generator, head: HeadModel, shaped: torch.Tensor, wear: 
         points = smooth @ points
     # Smoothing shrinks: what sank comes out again.
     points += np.maximum(thickness - ((points - vertices) * normal).sum(1), 0)[:, None] * normal
-    kept = (torch.as_tensor(inside) > 0)[head.faces].all(-1)
-    used, faces = np.unique(head.faces[kept].numpy(), return_inverse=True)
+    points, kept = _trimmed(points, head.faces.numpy(), inside)
+    used, faces = np.unique(kept, return_inverse=True)
+    inside = np.maximum(inside, 0)
     color = rng.uniform(0.04, 0.8, 3) if rng.random() < 0.5 else np.full(3, rng.uniform(0.03, 0.7))
     fabric = _fabric(rng, color, ribbed=wear.hat == "beanie")
     around = np.arctan2(points[used, 0], points[used, 2]) / (2 * np.pi) + 0.5
     uv = np.stack([around, np.clip((inside[used]) / 0.16, 0, 1)], 1)
     crown = Layer(points[used], faces.reshape(-1, 3), _unwrapped(uv[faces.reshape(-1, 3)]), fabric, shine=0.02)
     return [crown] if wear.hat == "beanie" else [crown, _visor(points[used], inside[used], fabric)]
+
+
+def _trimmed(points: np.ndarray, faces: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (V, 3) and the faces of the part of a mesh where inside (V,) > 0, with a border that runs where it is 0:
+    the points just outside are drawn in to it."""
+    kept = faces[(inside > 0)[faces].any(1)]
+    edges = np.concatenate([kept[:, [i, j]] for i in range(3) for j in range(3) if i != j])
+    outer, inner = edges[(inside[edges[:, 0]] <= 0) & (inside[edges[:, 1]] > 0)].T
+    share = (-inside[outer] / (inside[inner] - inside[outer]))[:, None]
+    crossing = points[outer] + share * (points[inner] - points[outer])
+    drawn, count = np.zeros_like(points), np.bincount(outer, minlength=len(points))[:, None]
+    np.add.at(drawn, outer, crossing)
+    return np.where(count > 0, drawn / np.maximum(count, 1), points), kept
 
 
 def _visor(points: np.ndarray, inside: np.ndarray, fabric: np.ndarray) -> Layer:
@@ -97,7 +111,7 @@ def _visor(points: np.ndarray, inside: np.ndarray, fabric: np.ndarray) -> Layer:
     half = min(0.068, 0.95 * np.abs(rim[:, 0]).max())
     x = half * across
     base = np.stack([np.polyval(np.polyfit(rim[:, 0], rim[:, k], 2), x[:, 0]) for k in (1, 2)], 1)
-    reach = 0.072 * np.sqrt(np.clip(1 - 0.75 * across**2, 0, 1)) * ahead
+    reach = 0.072 * np.sqrt(np.clip(1 - 0.96 * across**2, 0, 1)) * ahead
     y = base[:, :1] - 0.22 * reach - 0.016 * across**2 * ahead
     sheet = np.stack([x, y, base[:, 1:] - 0.003 + reach], -1)
     faces = _grid_faces(25, 9)

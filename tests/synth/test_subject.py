@@ -25,7 +25,7 @@ from geodiff.synth.motion import NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.render import render
 from geodiff.synth.subject import Subject
-from geodiff.synth.wear import Wear, under_hat, wear_layers
+from geodiff.synth.wear import Wear, _trimmed, under_hat, wear_layers
 from geodiff.types import Motion
 
 SIZE = 64
@@ -106,6 +106,19 @@ def test_hair_stands_off_the_skull_and_long_hair_hangs(head: HeadModel, kind: st
         assert np.quantile(locks[:, 1], 0.05) < lowest[kind], "long hair falls below the chin"
     none = hair_layers(head, shaped, style, look, 32, ~everywhere)
     assert len(none) == 1, "no locks grow under a hat"
+
+
+def test_borders_of_hats_run_where_they_should() -> None:
+    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
+    points = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], 1)
+    first = np.array([5 * row + column for row in range(4) for column in range(4)])
+    faces = np.concatenate([np.stack([first, first + 1, first + 5], 1), np.stack([first + 1, first + 6, first + 5], 1)])
+    inside = points[:, 1] - 1.3 + 0.1 * points[:, 0]
+    trimmed, kept = _trimmed(points, faces, inside)
+    used = np.unique(kept)
+    border = used[inside[used] <= 0]
+    assert np.abs(trimmed[border, 1] - 1.3 + 0.1 * trimmed[border, 0]).max() < 1e-9
+    assert np.array_equal(trimmed[inside > 0], points[inside > 0])
 
 
 def test_beards_go_with_the_jaw(head: HeadModel) -> None:
@@ -235,8 +248,8 @@ def test_the_picture_is_that_of_the_plain_renderer(seed: int) -> None:
     subject = Subject(head, seed, texture_size=256)
     posed, view = subject.pose(subject.params), camera(head, 0.4)
     uvs, texture = subject._stack.uvs, subject._texture
-    fast = render(posed.vertices, subject._faces, posed.table, subject._layer, uvs, texture, posed.lamps, view, 3)
-    plain = plain_render(posed.vertices, subject._faces, posed.table, uvs, texture, posed.lamps, view, 3)
+    drawn = (posed.vertices, subject._faces, posed.table, subject._layer, uvs, texture, posed.lamps, view, 3)
+    fast, plain = render(*drawn), plain_render(*drawn)
     assert np.abs(fast[2] - plain[2]).max() < 1e-5, "coverage"
     assert np.abs(fast[1] - plain[1]).max() < 1e-3, "normals"
     difference = np.abs(fast[0] - plain[0])[plain[2] > 0]
