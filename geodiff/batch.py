@@ -36,7 +36,8 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What all stages share. head: as `geodiff.head.load_head` takes it. device: "cpu" or "cuda"."""
+    """What all stages share. head: as `geodiff.head.load_head` takes it, empty for the one that is recorded. device:
+    "cpu" or "cuda"."""
 
     preset: str
     seed: int = 0
@@ -102,8 +103,9 @@ def run_reconstruct(clips: Path, out: Path, method: str, config: Any, options: O
 
     job = Job(device=options.device, preset=options.preset)
     head = load_head(options.head) if options.head else None
+    spec = options.head or None
     with StageProgress() as progress:
-        reconstruct(clips, method, out, config, progress, job=job, head=head, say=note)
+        reconstruct(clips, method, out, config, progress, job=job, head=head, head_spec=spec, say=note)
     return out
 
 
@@ -112,7 +114,7 @@ def run_animate(avatar: Path, out: Path, drive: str, camera: str, config: Any, o
     from recon.animate import animate
     from recon.methods import load_avatar
 
-    subject = load_avatar(avatar)
+    subject = load_avatar(avatar, head_spec=options.head or None)
     inputs = {"avatar": avatar.resolve(), "drive": drive, "camera": camera}
     # Avatars are read to the CPU and rendered there, whatever the options say.
     record = RunRecord(
@@ -137,7 +139,7 @@ def run_batch(
         return avatar_figures(folder / "avatar")
 
     portraits = read_portraits(source)
-    names = {"method": method, "preset": options.preset, "seed": options.seed, "head": options.head}
+    names = {"method": method, "preset": options.preset, "seed": options.seed, "head": _head_name(options.head)}
     portraits_batch = Batch(out, {**names, **configs}, work, note)
     inputs = {"portraits": source.resolve(), "method": method, "head": options.head}
     with RunRecord(
@@ -147,6 +149,13 @@ def run_batch(
         states = [result["status"] for result in results.values()]
         run.result(**{state: states.count(state) for state in (DONE, REFUSED, FAULT)})
     return results
+
+
+def _head_name(spec: str) -> str:
+    """What tells one head model from another in a batch's settings, wherever its file lies."""
+    from geodiff.head import load_head
+
+    return spec if spec == "builtin" else load_head(spec).hash
 
 
 def avatar_figures(avatar: Path) -> dict[str, Any]:

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from geodiff import __version__, assets, config
+from geodiff.doctor_heads import Finding, builtin_head, named_head, user_heads
 from geodiff.errors import UserError
 
 #: Free space below which a clip set at full size may not fit, bytes.
 ENOUGH_SPACE = 5_000_000_000
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. state: "ok", "missing" (an extra that is not needed), or "broken" (needed)."""
-
-    name: str
-    state: str
-    found: str
-    remedy: str = ""
-
-
-def examine(folder: Path | None = None) -> list[Finding]:
-    """Looks at everything that geodiff needs or can use. folder: where output would go (default: here)."""
+def examine(folder: Path | None = None, head: str | None = None) -> list[Finding]:
+    """Looks at everything that geodiff needs or can use. folder: where output would go (default: here). head: a head
+    model to look at closely, as `geodiff.head.load_head` takes it; one that cannot be used is broken.
+    """
     findings = [_python(), Finding("geodiff", "ok", f"{__version__} in {Path(__file__).resolve().parent}")]
     checks: tuple[Callable[[], Finding], ...] = (
-        _torch, _cuda, _tracker, _opencv, _ffmpeg, _presets, _weights, _heads,
+        _torch, _cuda, _tracker, _opencv, _ffmpeg, _presets, _weights, _compiled, builtin_head,
     )  # fmt: skip
     for check in checks:
         try:
             findings.append(check())
         except Exception as error:  # a broken installation fails in ways nobody can list; the report must go on
-            name = check.__name__.strip("_")
+            name = check.__name__.strip("_").replace("_", " ")
             findings.append(Finding(name, "broken", f"{type(error).__name__}: {error}", "install geodiff again"))
+    findings += [*user_heads("flame"), *user_heads("ict")]
+    if head:
+        findings.append(named_head(head))
     findings += [_extra(*extra) for extra in EXTRAS]
     findings.append(_space(folder or Path.cwd()))
     return findings
@@ -136,16 +132,18 @@ def _weights() -> Finding:
     return Finding("weights", "ok", f"{', '.join(names)} ({size:.1f} MB), hashes match")
 
 
-def _heads() -> Finding:
-    from geodiff.head import load_head
+def _compiled() -> Finding:
+    """Where numba keeps what it has compiled; without it every run compiles anew."""
+    import numba
 
-    head = load_head("builtin")
-    if head.landmarks is None:
-        return Finding("heads", "broken", "the builtin head has no landmarks that fit it", "install geodiff again")
-    others = ", ".join(assets.head_specs()[1:])
-    own = f"builtin ({head.num_vertices} vertices, {head.num_shape} shapes, {head.num_expr} expressions)"
-    hint = f"; put FLAME's files in {assets.cache_folder() / 'heads'} to have them listed here" if not others else ""
-    return Finding("heads", "ok", f"{own}{', ' + others if others else ''}{hint}")
+    places = [os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).resolve().parent / "raster"]
+    writable = [str(place) for place in places if place and os.access(place, os.W_OK)]
+    if writable:
+        return Finding("numba", "ok", f"{numba.__version__}, keeps its compiled code in {writable[0]}")
+    return Finding(
+        "numba", "missing", f"{numba.__version__}, compiles anew where its folder cannot be written",
+        "set NUMBA_CACHE_DIR to a folder of yours",
+    )  # fmt: skip
 
 
 def _extra(module: str, package: str, purpose: str, remedy: str) -> Finding:

@@ -18,8 +18,6 @@ from geodiff.files import read_json
 from geodiff.head.model import HeadModel
 from geodiff.media import VIDEO_SUFFIXES, VideoFrames, read_image, read_video, write_image
 from geodiff.sheets import contact_sheet
-from geodiff.tracking.follow import box_of
-from geodiff.tracking.landmarks import Face
 from geodiff.tracking.matte import on_white, portrait_matte
 from geodiff.tracking.overlay import draw_mesh, draw_overlay
 from geodiff.tracking.track import TrackConfig, VideoTrack, track_image, track_video
@@ -126,9 +124,8 @@ def _write_frames(
             scale = min(1.0, OVERLAY_PIXELS / max(overlay.shape[:2]))
             overlays.append(cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
         if not writer.has_frame(t, 0):
-            points = track.landmarks[t]
-            face = Face(points, np.zeros(len(points), np.float32), box_of(points)) if track.found[t] else None
-            writer.write_frame(t, 0, *_on_white(image, portrait_matte(image, face)), track.params.frame(t))
+            matte = portrait_matte(image, track.face(t))
+            writer.write_frame(t, 0, *_on_white(image, matte), track.params.frame(t))
         report("frames", (t + 1) / track.params.num_frames)
     rows = [overlays[first : first + 4] for first in range(0, len(overlays), 4)]
     write_image(writer.folder / "overlay.png", contact_sheet([("", row) for row in rows], OVERLAY_PIXELS))

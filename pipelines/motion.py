@@ -102,7 +102,8 @@ def _video_crops(path: Path, track: VideoTrack, chosen: np.ndarray, head: HeadMo
     for t, image in enumerate(read_video(path)):
         if t in wanted:
             crop = face_camera(head, track.params.frame(t), track.camera, CROP_SIZE)
-            alone = on_white(image, portrait_matte(image, _face_in(image, track.boxes[t])))
+            face = track.face(t) if len(track.landmarks) else _face_in(image, track.boxes[t])
+            alone = on_white(image, portrait_matte(image, face))
             yield resample(alone, track.camera, crop, border=255.0).astype(np.float32) / 255.0
 
 

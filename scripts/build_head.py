@@ -1,6 +1,6 @@
 """Build the bundled head from the measured landmarks.
 
-    python scripts/build_head.py [--landmarks geodiff/data/landmarks.npz] [--output geodiff/data/builtin_head.npz]
+python scripts/build_head.py [--landmarks geodiff/data/landmarks.npz] [--output geodiff/data/builtin_head.npz]
 """
 
 from __future__ import annotations

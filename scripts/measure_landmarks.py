@@ -257,9 +257,7 @@ def region_of(point: np.ndarray) -> str:
 CURVES = {"jawline": range(0, 17), "brow": range(17, 27), "nose_bridge": range(27, 31), "nose_base": range(31, 36)}
 
 
-def name_skin(
-    source: Source, skin: Skin, curves: dict[int, str], chosen: np.ndarray, points: np.ndarray
-) -> list[str]:
+def name_skin(source: Source, skin: Skin, curves: dict[int, str], chosen: np.ndarray, points: np.ndarray) -> list[str]:
     curve_of = {int(skin.index.searchsorted(source.landmarks68[k])): n for n, ks in CURVES.items() for k in ks}
     upper = {"mouth": -0.0455, "lip": -0.0455, "eye": 0.0235}
     for vertex, curve in curves.items():

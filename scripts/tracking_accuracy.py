@@ -5,13 +5,15 @@
 The people are random (identity, expression, light, hair, distance, lens); each is photographed with the head turned by
 every angle and tracked from the pixels alone with `--head`. Without `--truth` the people are of the builtin head,
 which flatters the tracker: it then knows the very shapes that it looks for.
+
+With `--json` each person's results are kept as they come, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 
 from geodiff.errors import FaceError
+from geodiff.files import read_json, write_json
 from geodiff.head import load_head
 from geodiff.synth.portraits import Sitter
 from geodiff.tracking.accuracy import PosedHead, TemplateOffset, measure
@@ -73,6 +76,15 @@ def table(rows: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def finished(options: argparse.Namespace) -> list[dict[str, float]]:
+    """Rows of an earlier run of the same heads."""
+    if options.json is None or not options.json.is_file():
+        return []
+    earlier = read_json(options.json)
+    same = earlier["truth"] == options.truth and earlier["head"] == options.head
+    return list(earlier["rows"]) if same else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", default="builtin", help="head model of the people: builtin, ict:PATH, flame:PATH")
@@ -84,22 +96,25 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     began = time.time()
+    rows = finished(options)
+    done = {int(row["seed"]) for row in rows}
+    seeds = [seed for seed in range(options.first, options.first + options.heads) if seed not in done]
     work = partial(follow, truth=options.truth, head=options.head)
-    seeds = range(options.first, options.first + options.heads)
-    if options.jobs > 1:
-        with Pool(options.jobs) as pool:
-            people = pool.map(work, seeds, chunksize=1)
-    else:
-        people = [work(seed) for seed in seeds]
-    rows = [row for person in people for row in person]
+    with ExitStack() as stack:
+        people = (
+            stack.enter_context(Pool(options.jobs)).imap_unordered(work, seeds)
+            if options.jobs > 1
+            else map(work, seeds)
+        )
+        for person in people:
+            rows += person
+            if options.json:
+                write_json(options.json, {"truth": options.truth, "head": options.head, "rows": rows})
     text = table(rows)
     print(text)
     print(f"{len(rows)} pictures, {time.time() - began:.0f} s")
     if options.markdown:
         options.markdown.write_text(text + "\n", encoding="utf-8")
-    if options.json:
-        options.json.write_text(json.dumps({"arguments": vars(options) | {"json": None, "markdown": None},
-                                            "rows": rows}, indent=1), encoding="utf-8")  # fmt: skip
 
 
 if __name__ == "__main__":

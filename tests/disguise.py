@@ -64,6 +64,7 @@ def disguised(head: HeadModel, seed: int = 0, turn: float = 12.0, landmarks: boo
         expression_names=tuple(f"expression{i:03d}" for i in range(len(expr_basis))),
         arkit_jaw={"jawOpen": torch.tensor([0.35, 0.0, 0.0])},
         landmarks=_landmarks(head, moved) if landmarks else None,
+        contacts=None,
     )
 
 

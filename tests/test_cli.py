@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from geodiff import cli, config, console
+from geodiff.cli import tracking
 from geodiff.console import StageProgress
 from geodiff.errors import InputError
 from geodiff.files import read_json
@@ -38,9 +39,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
     assert "Usage" in text
-    if command in ("generate", "reconstruct", "animate", "track", "batch", "train"):
-        for option in ("--dry-run", "--seed", "--device", "--preset", "KEY=VALUE"):
+    if command != "doctor":
+        for option in ("--dry-run", "--seed", "--device", "--preset"):
             assert option in text, option
+    if command in ("generate", "reconstruct", "animate", "track", "batch", "train", "synth"):
+        assert "KEY=VALUE" in text
+    if command != "train":
+        assert "--head" in text, "training sets carry their head"
 
 
 def test_help_is_quick() -> None:
@@ -64,6 +69,19 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("track x.png keyfrmes=2", "did you mean 'keyframes'"),
         ("track x.png keyframes=two", "'keyframes' a value of the wrong kind"),
         ("track x.png --head flam", "flam"),
+        ("track x.png --head flame:none.pkl", "none.pkl does not exist"),
+        ("track x.png --convert builtin", "track pixels with --head builtin instead"),
+        ("track nowhere --convert builtin", "nowhere does not exist"),
+        ("track sub --convert builtin", "a tracking result is one of"),
+        ("track sub", "a tracking result is one of"),
+        ("track broken.npz", "broken.npz"),
+        ("track broken.npz --convert builtin", "broken.npz"),
+        ("track sub --face 1", "--face chooses among the faces of an image"),
+        ("track sub --convert bultin", "'bultin'"),
+        ("track sub --convert builtin shape.round=2", "did you mean 'shape.rounds'"),
+        ("evaluate nowhere --against nowhere --head ict:none.npz", "none.npz does not exist"),
+        ("synth --out o --head ict:none.npz", "none.npz does not exist"),
+        ("doctor --head flam", "marked broken"),
         ("reconstruct nowhere", "nowhere does not exist"),
         ("reconstruct . ", "holds transforms.json"),
         ("reconstruct nowhere --method geodiff4", "did you mean 'geodiff4d'"),
@@ -78,13 +96,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train images --data nowhere --out y --preset test model=test", "nowhere"),
         ("generate", "--ref"),
         ("nonsense", "nonsense"),
-        ("track", "IMAGE_OR_VIDEO"),
+        ("track", "IMAGE_OR_VIDEO_OR_RESULT"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_code_2(
     arguments: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     write_image(tmp_path / "sub" / "x.png", np.zeros((80, 80, 3), np.uint8))
+    (tmp_path / "broken.npz").write_bytes(b"PK not much of an archive")
     words_given = [a.replace("x.png", "sub/x.png") for a in arguments.split()]
     assert run(*words_given) == 2
     told = capsys.readouterr().err
@@ -110,6 +129,9 @@ def test_cuda_is_asked_for_honestly(capsys: pytest.CaptureFixture[str], monkeypa
         "animate x size=64",
         "evaluate x --against y",
         "export x",
+        "view x",
+        "track x --convert builtin measured_frames=3",
+        "synth --out x people=3",
     ],
 )
 def test_dry_runs_print_yaml_and_write_nothing(
@@ -146,7 +168,7 @@ def test_exit_codes_of_errors(
     error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(cli, "load_config", raising(error))
+    monkeypatch.setattr(tracking, "load_config", raising(error))
     assert run("track", "x.png") == code
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
@@ -159,7 +181,8 @@ def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str], monkeypa
 
     code = run("doctor")
     text = capsys.readouterr().out
-    for name in ("python", "torch", "mediapipe", "ffmpeg", "opencv", "weights", "heads", "disk", "gsplat"):
+    for name in ("python", "torch", "mediapipe", "ffmpeg", "opencv", "weights", "numba", "head builtin", "head flame",
+                 "head ict", "disk", "gsplat"):  # fmt: skip
         assert name in text
     assert code in (0, 2)
     monkeypatch.setattr(assets, "bundled_names", raising(InputError("damaged")))

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodiff.conditioning import CHIN_TO_CROWN, Conditioner, crop_reference, framed_camera, head_frame, resample
-from geodiff.conditioning.reference import Reference, with_size
-from geodiff.geometry import axis_angle_to_matrix, project
+from geodiff.conditioning.reference import Reference, foreground_colors, with_size
+from geodiff.conditioning.surface import Visibility
+from geodiff.geometry import axis_angle_to_matrix, project, vertex_normals
+from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.types import Camera, HeadParams
@@ -236,3 +238,101 @@ def test_the_texture_is_as_fine_as_the_reference(head: HeadModel, reference: Ref
     assert Conditioner(head, reference, texture_size=64).texture_size == 64
     large = dataclasses.replace(reference, image=np.ones((768, 768, 3), np.float32))
     assert Conditioner(head, large).texture_size == 1024
+
+
+def haired(head: HeadModel) -> np.ndarray:
+    """Vertex colours (V, 3): fair skin, and a dark brown scalp."""
+    colors = np.tile(np.array([[0.85, 0.68, 0.58]], np.float32), (head.num_vertices, 1))
+    colors[head.regions["scalp"].numpy()] = [0.22, 0.13, 0.08]
+    return colors
+
+
+def portrait_of(head: HeadModel, params: HeadParams, camera: Camera, colors: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Image (H, W, 3) uint8 before green, with stripes of hair, and the matte."""
+    seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
+    image = mesh.interpolate(seen, head.faces, colors)
+    stripes = 1 + 0.35 * np.sin(np.arange(camera.width) * 1.3)[None, :, None]
+    dark = image.max(-1, keepdims=True) < 0.4
+    image = np.where(dark, image * stripes, image)
+    image[~seen.mask] = [0.0, 1.0, 0.0]
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), seen.mask.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def brunette() -> tuple[HeadModel, Reference, np.ndarray]:
+    """The builtin head with dark hair, photographed from the front: its reference and the back of its proposal."""
+    head = load_head("builtin")
+    _, camera = tracked(width=360, height=360)
+    params = head.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]))
+    image, matte = portrait_of(head, params, camera, haired(head))
+    reference = crop_reference(image, matte, params, camera, head, 128)
+    frame = head_frame(head, reference.params)
+    behind = framed_camera(frame, math.pi, 0.0, 0.8, 128)
+    return head, reference, Conditioner(head, reference).render(reference.params, behind).proposal
+
+
+def test_the_back_of_the_head_has_the_portraits_hair(brunette) -> None:
+    head, reference, back = brunette
+    frame = head_frame(head, reference.params)
+    fragments = mesh.rasterize(
+        head.vertices(reference.params)[0], head.faces, framed_camera(frame, math.pi, 0, 0.8, 128)
+    )
+    scalp = head.regions["scalp"].numpy()[head.faces.numpy()[np.maximum(fragments.face, 0)]].all(-1) & fragments.mask
+    scalp = cv2.erode(scalp.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert scalp.mean() > 0.1
+    colors = back[scalp]
+    # The palette of the seen hair: no skin, no background, no white.
+    assert np.abs(np.median(colors, 0) - [0.22, 0.13, 0.08]).max() < 0.06
+    assert (colors.max(-1) > 0.5).mean() < 0.01
+    # It is not a smooth blur: its contrast is of the order of the seen hair's.
+    grey = back.mean(-1)
+    detail = (grey - cv2.GaussianBlur(grey, (0, 0), 3))[scalp]
+    assert detail.std() > 0.006
+
+
+def test_who_has_no_hair_gets_none_behind(brunette) -> None:
+    head, reference, _ = brunette
+    _, camera = tracked(width=360, height=360)
+    params = head.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]))
+    skin = np.tile(np.array([[0.85, 0.68, 0.58]], np.float32), (head.num_vertices, 1))
+    image, matte = portrait_of(head, params, camera, skin)
+    bald = crop_reference(image, matte, params, camera, head, 128)
+    frame = head_frame(head, bald.params)
+    back = Conditioner(head, bald).render(bald.params, framed_camera(frame, math.pi, 0.0, 0.8, 128))
+    inside = back.silhouette[:100] > 0.99
+    assert np.abs(back.proposal[:100][inside] - skin[0]).max() < 0.08
+
+
+def test_colours_are_continued_beyond_the_matte(brunette) -> None:
+    """Where background shines through the matte's edge, the person's own colours stand in for it."""
+    _, reference, _ = brunette
+    colors = foreground_colors(reference)
+    photo = reference.image if reference.detail is None else reference.detail
+    matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+    inner = cv2.erode((matte > 0.98).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    assert np.abs(colors - photo)[inner].max() < 0.02
+    edge = (matte > 0.02) & (matte < 0.98)
+    assert edge.any() and (colors[edge].min(-1) > 0.9).mean() == 0, "white of the background at the outline"
+    assert (np.abs(colors[edge] - [0, 1, 0]).sum(-1) < 0.5).mean() < 0.01
+
+
+def test_what_lies_outside_the_picture_is_not_seen(head: HeadModel) -> None:
+    """Points below the crop are filled: its last row is not drawn out over them."""
+    params, camera = tracked()
+    image, matte = photograph(head, params, camera)
+    whole = crop_reference(image, matte, params, camera, head, SIZE)
+    K = whole.camera.K.clone()
+    K[1, 2] += 0.3 * SIZE
+    moved = dataclasses.replace(whole.camera, K=K)
+    low = crop_reference(image, matte, params, camera, head, SIZE)
+    shift = np.float32([[1, 0, 0], [0, 1, 0.3 * SIZE]])
+    warp = lambda a, v: cv2.warpAffine(a, shift, (SIZE, SIZE), borderValue=v)  # noqa: E731
+    low = dataclasses.replace(
+        low, image=warp(low.image, (1, 1, 1)), mask=warp(low.mask, 0), camera=moved, detail=None, detail_mask=None
+    )
+    vertices = head.vertices(low.params)[0]
+    pixels, _ = project(vertices, moved)
+    outside = (pixels[:, 1] > SIZE).numpy()
+    assert outside.any()
+    seen = Visibility(head, low, vertices)(vertices.numpy(), vertex_normals(vertices, head.faces).numpy())
+    assert seen[outside].max() == 0 and seen.max() > 0.9

@@ -175,6 +175,10 @@ class ClipSet:
         """The file of a frame's foreground mask, where it has one."""
         return self._entries[t, c].mask
 
+    def normal_file(self, t: int, c: int) -> Path | None:
+        """The file of a frame's normal map, where it has one."""
+        return self._entries[t, c].normals
+
     def params_file(self, t: int) -> Path:
         """The file of a timestep's head parameters."""
         return next(entry.params for (time, _), entry in sorted(self._entries.items()) if time == t)

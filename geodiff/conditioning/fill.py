@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
+from scipy import sparse
 from scipy.spatial import cKDTree
 
 from geodiff.conditioning.reference import Reference
@@ -20,7 +20,6 @@ from geodiff.conditioning.surface import (
     to_local,
     to_pixels,
     unit,
-    vertex_groups,
 )
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -28,29 +27,38 @@ from geodiff.types import Camera
 
 #: Distances (metres) over which a fill turns from the nearest visible colours into the mean of its kind.
 FILL_RANGE = (0.02, 0.12)
+#: The same on the neck, which turns into the mean of its height.
+NECK_RANGE = (0.05, 0.2)
 #: Colours that a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the front of the mouth
 #: turn into its dark depth over MOUTH_DEPTH metres.
 TEETH, GUMS, THROAT, REFERENCE_LUMINANCE = (0.84, 0.79, 0.71), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
 MOUTH_DEPTH = 0.022
-#: Difference to the skin's colour (of the forehead) from which scalp counts as haired.
-HAIR_CONTRAST = 0.12
-
-FOREHEAD_LANDMARKS = (9, 151, 108, 337, 69, 299, 107, 336)
-
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def fill_vertices(
-    head: HeadModel, reference: Reference, chart: Chart, vertices: np.ndarray, normals: np.ndarray, seeing: Visibility
+    head: HeadModel,
+    reference: Reference,
+    chart: Chart,
+    vertices: np.ndarray,
+    normals: np.ndarray,
+    seeing: Visibility,
+    photo: np.ndarray,
+    hair: np.ndarray,
+    groups: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth colours (V, 3) for every vertex, and log gains (V, 3) that match mirrored colours to this side."""
+    """Smooth colours (V, 3) for every vertex, and log gains (V, 3) that match mirrored colours to this side.
+
+    photo: (D, D, 3) the portrait's colours, continued beyond its matte. hair: (S, S) 0..1 where its pixels are hair.
+    groups: the person's kinds of surface.
+    """
     seen = seeing(vertices, normals)
-    blurred = _blurred(reference, 0.012)
+    blurred = _blurred(reference, photo, 0.012)
     camera = reference.camera.resized(blurred.shape[1], blurred.shape[0])
     color = sample(blurred, to_pixels(to_local(vertices, camera), camera))
     flip = head.mirror.numpy()
     place = head.shaped(reference.params, expression=False)[0].numpy()
-    skin = vertex_groups(head)["skin"]
+    skin = groups["skin"]
 
     both = (np.minimum(seen, seen[flip]) > 0.5) & skin
     ratio = np.clip(np.log((color + 0.03) / (color[flip] + 0.03)), -0.4, 0.4)
@@ -62,24 +70,39 @@ def fill_vertices(
     known = np.maximum(seen, 0.8 * seen[flip])
     mirrored = np.clip(color[flip] * np.exp(matching), 0.0, 1.0)
     color = np.where((seen >= 0.8 * seen[flip])[:, None], color, mirrored)
-    sources = _Sources.collect(head, chart, vertices, normals, place, matching, blurred, camera, seeing)
-    forehead = _forehead(head, vertices, blurred, camera, seen, color[skin & (known > 0.5)])
-    beyond = _beyond(reference, vertices, place, seeing)
-    filled = _fill_groups(head, place, color, known, sources, forehead, beyond)
+    picture = np.concatenate(
+        [blurred, cv2.resize(hair, blurred.shape[:2], interpolation=cv2.INTER_LINEAR)[..., None]], 2
+    )
+    sources = _Sources.collect(head, chart, vertices, normals, place, matching, picture, camera, seeing, groups)
+    beyond = _beyond(reference, vertices, place, seeing, photo, hair)
+    filled = _fill_groups(place, color, known, sources, beyond, groups)
     blend = known[:, None]
-    smooth = smoother(head)
+    apart = _within(smoother(head), groups)
     for _ in range(6):
-        filled = blend * color + (1.0 - blend) * (smooth @ filled)
+        filled = blend * color + (1.0 - blend) * (apart @ filled)
+    smooth = smoother(head)
     return filled.astype(np.float32), (smooth @ (smooth @ matching)).astype(np.float32)
+
+
+def _within(links: sparse.csr_matrix, groups: dict[str, np.ndarray]) -> sparse.csr_matrix:
+    """A smoother (V, V) that mixes vertices of one kind alone; the neck's skin is of the face's kind."""
+    kind = np.stack([groups[name] for name in GROUPS], 1).argmax(1)
+    kind[kind == GROUPS.index("neck")] = GROUPS.index("skin")
+    pairs = links.tocoo()
+    kept = kind[pairs.row] == kind[pairs.col]
+    inner = sparse.coo_matrix((pairs.data[kept], (pairs.row[kept], pairs.col[kept])), pairs.shape).tocsr()
+    return sparse.diags(1.0 / np.maximum(np.asarray(inner.sum(1)).ravel(), 1e-9)).dot(inner).tocsr()
 
 
 @dataclass(frozen=True)
 class _Sources:
     """Surface points spread evenly over the chart that the photograph sees, itself or mirrored: place (N, 3), color
-    (N, 3), group (N,) index into GROUPS; and totals, the number of points of each group, seen or not."""
+    (N, 3), hair (N,) 0..1, group (N,) index into GROUPS; and totals, the number of points of each group, seen or
+    not."""
 
     place: np.ndarray
     color: np.ndarray
+    hair: np.ndarray
     group: np.ndarray
     totals: np.ndarray
 
@@ -91,47 +114,49 @@ class _Sources:
         normals: np.ndarray,
         place: np.ndarray,
         matching: np.ndarray,
-        blurred: np.ndarray,
+        picture: np.ndarray,
         camera: Camera,
         seeing: Visibility,
+        groups: dict[str, np.ndarray],
     ) -> _Sources:
+        """picture: (S, S, 4) colours and likelihood of hair."""
         step = max(1, len(chart.texels) // 16000)
         points = mesh.Fragments(*(np.ascontiguousarray(part[:, ::step]) for part in vars(chart.fragments).values()))
         flip = head.mirror.numpy()
-        kinds = np.stack([vertex_groups(head)[name] for name in GROUPS], 1).astype(np.float32)
+        kinds = np.stack([groups[name] for name in GROUPS], 1).astype(np.float32)
         table = np.concatenate(
             [vertices, normals, vertices[flip], normals[flip], place, matching, kinds], 1, dtype=np.float32
         )
         texel = mesh.interpolate(points, head.faces, table)[0]
         group = texel[:, 18:].argmax(1)
-        places, colors, groups = [], [], []
+        places, colors, hairs, kind = [], [], [], []
         seen = np.zeros(len(texel), bool)
         for start, gain in ((0, 0.0), (6, texel[:, 15:18])):
             here = texel[:, start : start + 3]
             certain = (seeing(here, unit(texel[:, start + 3 : start + 6])) > 0.5) & ~seen
-            shown = sample(blurred, to_pixels(to_local(here, camera), camera)) * np.exp(gain)
+            shown = sample(picture, to_pixels(to_local(here, camera), camera))
             places.append(texel[certain, 12:15])
-            colors.append(np.clip(shown[certain], 0.0, 1.0))
-            groups.append(group[certain])
+            colors.append(np.clip((shown[:, :3] * np.exp(gain))[certain], 0.0, 1.0))
+            hairs.append(shown[certain, 3])
+            kind.append(group[certain])
             seen |= certain
         totals = np.bincount(group, minlength=len(GROUPS))
-        return _Sources(np.concatenate(places), np.concatenate(colors), np.concatenate(groups), totals)
+        place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
+        return _Sources(place, color, likely, number, totals)
 
 
 def _fill_groups(
-    head: HeadModel,
     place: np.ndarray,
     color: np.ndarray,
     known: np.ndarray,
     sources: _Sources,
-    forehead: np.ndarray,
     beyond: np.ndarray,
+    groups: dict[str, np.ndarray],
 ) -> np.ndarray:
     """Each kind of surface from its own visible part; priors where a kind is not seen at all.
 
-    forehead: (3,) its colour. beyond: (N, 3) colours of the portrait outside the mesh, hair that it does not reach.
+    beyond: (N, 3) colours of the portrait's hair outside the mesh.
     """
-    groups = vertex_groups(head)
     skin = sources.group == GROUPS.index("skin")
     tone = np.median(sources.color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
     priors = _priors(place, groups, tone)
@@ -149,11 +174,13 @@ def _fill_groups(
                 filled[target] = np.median(beyond, 0)
             continue
         mean = np.median(sources.color[source], 0)
-        reach = (0.15, 0.5) if name == "neck" else FILL_RANGE
+        reach, metric = FILL_RANGE, np.ones(3, np.float32)
         if name == "scalp":
-            source, mean = _haired(source, sources.color, forehead, beyond)
-        # Clothes and collars go round the neck at one height.
-        metric = np.array([1.0, 3.0, 1.0] if name == "neck" else [1.0, 1.0, 1.0], np.float32)
+            source, mean = _haired(source, sources, beyond)
+        if name == "neck":
+            # Clothes and collars go round the neck at one height.
+            metric, reach = np.array([1.0, 3.0, 1.0], np.float32), NECK_RANGE
+            mean = _by_height(sources.place[source, 1], sources.color[source], place[target, 1])
         filled[target] = _nearest_mean(
             sources.place[source] * metric, sources.color[source], place[target] * metric, reach, mean
         )
@@ -184,44 +211,42 @@ def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) 
     return priors
 
 
-def _forehead(
-    head: HeadModel, vertices: np.ndarray, blurred: np.ndarray, camera: Camera, seen: np.ndarray, skin: np.ndarray
+def _beyond(
+    reference: Reference,
+    vertices: np.ndarray,
+    place: np.ndarray,
+    seeing: Visibility,
+    photo: np.ndarray,
+    hair: np.ndarray,
 ) -> np.ndarray:
-    """(3,) colour of the forehead, at its landmarks where the head has them; else the median of skin colours (N, 3)."""
-    fallback = np.median(skin, 0) if len(skin) else np.array([0.7, 0.55, 0.47], np.float32)
-    if head.landmarks is None:
-        return fallback
-    rows = torch.isin(head.landmarks.indices, torch.tensor(FOREHEAD_LANDMARKS))
-    corners = head.faces[head.landmarks.faces[rows]].numpy()
-    corners = corners[seen[corners].min(1, initial=1.0) > 0.5]
-    if not len(corners):
-        return fallback
-    return np.median(sample(blurred, to_pixels(to_local(vertices[corners].mean(1), camera), camera)), 0)
-
-
-def _beyond(reference: Reference, vertices: np.ndarray, place: np.ndarray, seeing: Visibility) -> np.ndarray:
-    """(N, 3) colours of the portrait above the chin that lie outside the mesh: hair."""
+    """(N, 3) colours of the portrait's hair above the chin that lies outside the mesh."""
     size = reference.size
     covered = cv2.resize(seeing.far, (size, size), interpolation=cv2.INTER_AREA) > 0
     chin = vertices[place[:, 1] > np.quantile(place[:, 1], 0.35)]
     row = to_pixels(to_local(chin, reference.camera), reference.camera)[:, 1].max()
-    outside = (reference.mask > 0.98) & ~covered & (np.arange(size)[:, None] < row)
-    return reference.image[outside]
+    outside = (reference.mask > 0.98) & (hair > 0.5) & ~covered & (np.arange(size)[:, None] < row)
+    return cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)[outside]
 
 
-def _haired(
-    scalp: np.ndarray, color: np.ndarray, forehead: np.ndarray, beyond: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the visible scalp (N,) bool, the part that differs from the forehead, and the hair's colour (3,).
+def _haired(scalp: np.ndarray, sources: _Sources, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the visible scalp (N,) bool, the part that has hair, and the hair's colour (3,).
 
     The head's hairline and the person's differ; without this a high forehead would colour the back of the head. Who
-    shows little that differs is bald, or has hair over the forehead: then all of the scalp counts.
+    shows little hair is bald: then all of the scalp counts.
     """
-    haired = scalp & (np.abs(color - forehead).max(-1) > HAIR_CONTRAST)
+    haired = scalp & (sources.hair > 0.5)
     if haired.sum() < 0.08 * scalp.sum() + 5:
-        return scalp, np.median(color[scalp], 0)
-    outer = beyond[np.abs(beyond - forehead).max(-1) > HAIR_CONTRAST]
-    return haired, np.median(np.concatenate([color[haired], outer]), 0)
+        return scalp, np.median(sources.color[scalp], 0)
+    return haired, np.median(np.concatenate([sources.color[haired], beyond]), 0)
+
+
+def _by_height(heights: np.ndarray, color: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(M, 3) colours at heights (M,) in metres: the medians of those (N, 3) seen at the same height, or nearest it."""
+    order = np.argsort(heights)
+    slices = [part for part in np.array_split(order, max(1, min(12, len(order) // 8))) if len(part)]
+    levels = np.array([heights[part].mean() for part in slices])
+    medians = np.array([np.median(color[part], 0) for part in slices])
+    return np.stack([np.interp(targets, levels, medians[:, c]) for c in range(3)], 1).astype(np.float32)
 
 
 def _nearest_mean(
@@ -240,12 +265,12 @@ def _nearest_mean(
     return (mean + away * (far - mean)).astype(np.float32)
 
 
-def _blurred(reference: Reference, radius: float) -> np.ndarray:
-    """The reference's image, blurred by `radius` (share of the side) inside its matte alone."""
+def _blurred(reference: Reference, photo: np.ndarray, radius: float) -> np.ndarray:
+    """The portrait's colours, blurred by `radius` (share of the side) inside its matte alone."""
     size = min(reference.size, 256)
-    image = cv2.resize(reference.image, (size, size), interpolation=cv2.INTER_AREA)
+    image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)
     matte = cv2.resize(reference.mask, (size, size), interpolation=cv2.INTER_AREA)
-    inside = cv2.erode(matte, np.ones((5, 5), np.uint8))[..., None]
+    inside = np.maximum(cv2.erode(matte, np.ones((3, 3), np.uint8)), 1e-3)[..., None]
     sigma = max(radius * size, 0.5)
     weight = cv2.GaussianBlur(inside, (0, 0), sigma)[..., None]
-    return cv2.GaussianBlur(image * inside, (0, 0), sigma) / np.maximum(weight, 1e-3)
+    return cv2.GaussianBlur(image * inside, (0, 0), sigma) / np.maximum(weight, 1e-6)

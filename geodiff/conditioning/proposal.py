@@ -9,7 +9,7 @@ import numpy as np
 
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
-from geodiff.conditioning.reference import Reference, render_pose_map
+from geodiff.conditioning.reference import Reference, foreground_colors, render_pose_map
 from geodiff.conditioning.surface import sample, to_local, to_pixels
 from geodiff.conditioning.texture import bake
 from geodiff.geometry import normals_to_map_axes, vertex_normals
@@ -53,7 +53,7 @@ class Conditioner:
         self.head = head
         self.reference = reference
         self.texture_size = texture_size or min(MAX_TEXTURE, 2 * reference.size)
-        self._photo = reference.image if reference.detail is None else reference.detail
+        self._photo = foreground_colors(reference)
         self._photo_camera = reference.camera.resized(self._photo.shape[1], self._photo.shape[0])
         self._person = personal_head(head, reference.params, offsets=True)
         self._bare = personal_head(head, reference.params, offsets=False)
@@ -62,7 +62,7 @@ class Conditioner:
 
     @cached_property
     def _baked(self) -> tuple[np.ndarray, np.ndarray]:
-        return bake(self.head, self.reference, self.texture_size)
+        return bake(self.head, self.reference, self.texture_size, self._photo)
 
     @property
     def texture(self) -> np.ndarray:

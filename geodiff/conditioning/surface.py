@@ -24,8 +24,10 @@ FACING = (0.26, 0.5)
 DEPTH_TOLERANCE = (0.002, 0.005)
 #: The same beside a depth discontinuity, where a small misfit would put the nearer surface's pixels on the farther one.
 EDGE_TOLERANCE = (0.008, 0.016)
-#: The matte is eroded by this share of the side before it counts, so that no background bleeds in.
-MATTE_EROSION = 0.012
+#: The matte is eroded by this share of the side before it counts: at its edge colours are continued, not seen.
+MATTE_EROSION = 0.008
+#: Distances to the picture's border (shares of the side) at which points begin to be seen and are seen.
+BORDER = (0.002, 0.015)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ class Visibility:
         seen = smoothstep(facing, *FACING)
         seen *= 1.0 - smoothstep(behind, *DEPTH_TOLERANCE)
         seen *= 1.0 - smoothstep(beside, *EDGE_TOLERANCE)
+        # What lies outside the picture is not seen; its border would be drawn out over it.
+        border = np.minimum(pixels, self.size - pixels).min(1) / self.size
+        seen *= smoothstep(border, *BORDER)
         return seen * np.clip(2.0 * sample(self.matte, pixels) - 1.0, 0.0, 1.0)
 
 

@@ -21,6 +21,7 @@ from geodiff.geometry import axis_angle_to_matrix
 
 #: mouthClose may exceed the opening of the jaw by this much: lips pressed together.
 CLOSE_MARGIN = 0.1
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,16 @@ class Contacts:
         """
         turns = axis_angle_to_matrix(eyes_pose.reshape(-1, 2, 3))
         gaze = turns[..., 2]
+        parted = self.jaw * torch.relu(jaw_pose[:, :1])
         points = self._outside_eyeballs(points, gaze)
-        missing = torch.relu(-self.gaps(points) - self.jaw * torch.relu(jaw_pose[:, :1]))
-        if missing.any():
+        # More than once, because near the corners the columns answer in part only.
+        for _ in range(ROUNDS):
+            missing = torch.relu(-self.gaps(points) - parted)
+            if not missing.any():
+                break
             points = points.index_add(1, self.vertices, torch.einsum("tk,knc->tnc", missing, self.respond))
             points = self._outside_eyeballs(points, gaze)
         return points
-
-    def at_rest(self, points: Tensor) -> Tensor:
-        """(V, 3) vertices without expression, looking ahead -> (V, 3) without collisions."""
-        return self.apply(points[None], points.new_zeros(1, 6), points.new_zeros(1, 3))[0]
 
     def _outside_eyeballs(self, points: Tensor, gaze: Tensor) -> Tensor:
         """Push the lids out of eyeballs that look along gaze (T, 2, 3)."""

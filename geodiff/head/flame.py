@@ -14,9 +14,10 @@ from geodiff.geometry import vertex_normals
 from geodiff.head import flame_extras as extras
 from geodiff.head.flame_arkit import arkit_coefficients
 from geodiff.head.flame_files import FlameArrays, find_flame, read_flame
-from geodiff.head.flame_teeth import add_teeth, texture
+from geodiff.head.flame_teeth import add_teeth, texture, triangles
 from geodiff.head.model import HeadModel
 from geodiff.head.registration import register, transfer_regions
+from geodiff.head.unwrap import unwrap
 
 #: Jaw rotation of ARKit's `jawOpen` where nothing better is known, radians.
 JAW_OPEN = 0.35
@@ -25,7 +26,7 @@ JAW_OPEN = 0.35
 def load_flame(path: str | Path, teeth: bool = False) -> HeadModel:
     """FLAME 2020 or 2023 from its model file, or from a folder that holds one.
 
-    Taken where they lie in the same folder: texture coordinates (`head_template_mesh.obj`; else a cylindrical
+    Taken where they lie in the same folder: texture coordinates (`head_template_mesh.obj`; else our own
     unwrapping), regions (`FLAME_masks.pkl`; else those of the bundled head, fitted to the template), eyelids
     (`l_eyelid.npy`, `r_eyelid.npy`), landmarks (`flame_mediapipe.npz`, `mediapipe_landmark_embedding.npz` or
     `landmark_embedding_with_eyes.npy`). Landmarks that no file names are found by the same fit, if it comes near.
@@ -46,15 +47,14 @@ def load_flame(path: str | Path, teeth: bool = False) -> HeadModel:
     flame = read_flame(find_flame(Path(path).expanduser()))
     folder = flame.file.parent
     masks = extras.read_masks(folder, len(flame.template))
-    uv = extras.read_uvs(folder, flame.faces)
-    uvs, faces_uv = uv if uv else (extras.cylinder_uvs(flame.template), flame.faces)
+    layout = extras.read_uvs(folder, flame.faces)
     lids = extras.read_eyelids(folder, len(flame.template))
     named = extras.read_landmarks(folder, flame.faces)
     names = tuple(f"expression{i:03d}" for i in range(len(flame.expression)))
     if lids is not None:
         names += extras.EYELID_NAMES
         flame = replace(flame, expression=np.concatenate([flame.expression, lids]))
-    bare = _assemble(flame, names, extras.regions(flame, masks), uvs, faces_uv)
+    bare = _assemble(flame, names, extras.regions(flame, masks), layout)
     source, found = _bundled(), None
     if source is not None and bool(bare.regions["eyeballs"].any()):
         found = register(bare, source, named)
@@ -65,9 +65,10 @@ def load_flame(path: str | Path, teeth: bool = False) -> HeadModel:
         flame = add_teeth(flame, regions["lips"])
         more = len(flame.template) - count
         regions = {name: np.concatenate([mask, np.full(more, name == "teeth")]) for name, mask in regions.items()}
-        faces_uv = np.concatenate([faces_uv, flame.faces[len(faces_uv) :] - count + len(uvs)])
-        uvs = np.concatenate([uvs, texture()])
-    head = _assemble(flame, names, regions, uvs, faces_uv)
+        if layout:
+            uvs, faces_uv = layout
+            layout = np.concatenate([uvs, texture()]), np.concatenate([faces_uv, triangles() + len(uvs)])
+    head = _assemble(flame, names, regions, layout or unwrap(flame.template, flame.faces))
     head = replace(head, landmarks=named if found is None else found.landmarks)
     turn = {"jawOpen": torch.tensor([JAW_OPEN, 0.0, 0.0])} if flame.jaw else {}
     if source is None or found is None:
@@ -85,8 +86,12 @@ def _bundled() -> HeadModel | None:
 
 
 def _assemble(
-    flame: FlameArrays, names: tuple[str, ...], regions: dict[str, np.ndarray], uvs: np.ndarray, faces_uv: np.ndarray
+    flame: FlameArrays,
+    names: tuple[str, ...],
+    regions: dict[str, np.ndarray],
+    layout: tuple[np.ndarray, np.ndarray] | None,
 ) -> HeadModel:
+    uvs, faces_uv = layout or (np.zeros((1, 2)), np.zeros_like(flame.faces))
     template, faces = torch.as_tensor(flame.template), torch.as_tensor(flame.faces)
     return HeadModel(
         name="flame",

@@ -209,10 +209,3 @@ def _estimated_regions(flame: FlameArrays) -> dict[str, np.ndarray]:
         "face": skin & ~neck & ~ears & ~scalp, "lips": lips, "eyes": around, "eyeballs": balls, "teeth": none,
         "mouth_interior": none.copy(), "scalp": scalp, "ears": ears, "neck": neck,
     }  # fmt: skip
-
-
-def cylinder_uvs(template: np.ndarray) -> np.ndarray:
-    """(V, 2) texture coordinates where no template mesh gives them: an unwrapping around the vertical axis."""
-    angle = np.arctan2(template[:, 0], template[:, 2]) / (2 * np.pi) + 0.5
-    height = (template[:, 1] - template[:, 1].min()) / max(float(np.ptp(template[:, 1])), 1e-9)
-    return np.stack([angle, height], 1)

@@ -100,9 +100,9 @@ def triangles() -> np.ndarray:
 def texture() -> np.ndarray:
     """(120, 2) texture coordinates of the teeth: a band below the upper border of the map, a line for each row."""
     u = np.linspace(0.62, 0.38, COLUMNS)
-    order = {("upper", "root", "back"): 0, ("upper", "root", "front"): 1, ("upper", "edge", "front"): 2,
-             ("upper", "edge", "back"): 3, ("lower", "edge", "back"): 4, ("lower", "edge", "front"): 5,
-             ("lower", "root", "front"): 6, ("lower", "root", "back"): 7}  # fmt: skip
+    # Along each arch from the front's root over the edge to the back's, so that strips lie beside one another.
+    around = (("root", "front"), ("edge", "front"), ("edge", "back"), ("root", "back"))
+    order = {(jaw, *side): 4 * (jaw == "lower") + i for jaw in ("upper", "lower") for i, side in enumerate(around)}
     v = np.linspace(0.992, 0.957, len(ROWS))
     return np.concatenate([np.stack([u, np.full(COLUMNS, v[order[row]])], 1) for row in ROWS])
 

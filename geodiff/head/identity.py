@@ -54,8 +54,9 @@ class HeadRecord:
     def find(self, origin: Path | str, given: str | None = None) -> tuple[HeadModel, str]:
         """The recorded head and where it is now: what the user gave, else where it was, else in the folders of heads.
 
-        given: what the user named as --head; it must be the recorded head. Raises HeadModelError where it is another
-        one, or where none is found.
+        given: what the user named as --head; it must be the recorded head. Where no hash is recorded, the only head of
+        that family in the folders of heads is taken. Raises HeadModelError where it is another one, or where none is
+        found.
         """
         if given:
             head = load_head(given)
@@ -70,12 +71,19 @@ class HeadRecord:
             found, reason = _try(self.spec, self.digest)
             if found is not None:
                 return found, self.spec
+        candidates = [spec for spec in head_specs() if self.name in (spec.partition(":")[0], "")]
         if self.digest is not None:
-            for spec in head_specs():
-                if spec.partition(":")[0] == self.name or not self.name:
-                    found, _ = _try(spec, self.digest)
-                    if found is not None:
-                        return found, spec
+            # The same file with VHAP's teeth is another head.
+            candidates += [
+                spec.replace("flame:", "flame+teeth:", 1) for spec in candidates if spec.startswith("flame:")
+            ]
+        if self.digest is None and len(candidates) > 1:
+            reason = f"of which several are there ({', '.join(candidates)})"
+        elif self.digest is not None or self.spec in (None, self.name):
+            for spec in candidates:
+                found, _ = _try(spec, self.digest)
+                if found is not None:
+                    return found, spec
         raise HeadModelError(
             f"{origin} needs the head model {self._called()}, {reason}: give it as --head {self.name or 'flame'}:PATH, "
             f"or put it into {heads_folders()[0]}"

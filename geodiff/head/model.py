@@ -134,12 +134,11 @@ class HeadModel:
         shaped = self.template + torch.einsum("s,svc->vc", params.shape, self.shape_basis)
         if offsets and params.static_offset is not None:
             shaped = shaped + params.static_offset
+        moved = shaped.expand(params.num_frames, -1, -1)
         touching = self.contacts
-        if not expression:
-            moved = shaped if touching is None else touching.at_rest(shaped)
-            return moved.expand(params.num_frames, -1, -1)
-        weights = params.expr if touching is None else touching.limited(params.expr, params.jaw_pose)
-        moved = shaped + torch.einsum("te,evc->tvc", weights, self.expr_basis)
+        if expression:
+            weights = params.expr if touching is None else touching.limited(params.expr, params.jaw_pose)
+            moved = moved + torch.einsum("te,evc->tvc", weights, self.expr_basis)
         return moved if touching is None else touching.apply(moved, params.eyes_pose, params.jaw_pose)
 
     def joints(self, params: HeadParams) -> Tensor:
@@ -195,10 +194,17 @@ class HeadModel:
     def _landmark_head(self) -> tuple[_ReducedHead, Tensor]:
         if self.landmarks is None:
             raise ValueError(f"the head model {self.name!r} has no landmark embedding")
-        corners = self.faces[self.landmarks.faces]
-        touching = corners[:0].flatten() if self.contacts is None else self.contacts.indices()
-        kept = torch.unique(torch.cat([corners.flatten(), touching]))
-        return _ReducedHead(self, kept), torch.searchsorted(kept, corners)
+        return self.reduced(self.faces[self.landmarks.faces])
+
+    def reduced(self, vertices: Tensor) -> tuple[_ReducedHead, Tensor]:
+        """A head of these vertices (any shape, int64) and those that its contacts need, and where these are in it.
+
+        It is posed as the full head is, whose joints it keeps, and in a fraction of the time; triangles, regions and
+        landmarks stay the full head's and mean nothing there.
+        """
+        touching = vertices[:0].flatten() if self.contacts is None else self.contacts.indices()
+        kept = torch.unique(torch.cat([vertices.flatten(), touching]))
+        return _ReducedHead(self, kept), torch.searchsorted(kept, vertices)
 
     def motion_params(self, motion: Motion, base: HeadParams) -> HeadParams:
         """A head-independent motion on this head: the identity of `base`, the motion's expressions, pose and gaze."""

@@ -7,6 +7,7 @@ estimated once from the two templates (`TemplateOffset`), never from tracked res
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -136,12 +137,10 @@ def measure(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[
     }
 
 
-def face_distance(truth: PosedHead, found: PosedHead, rounds: int = 8) -> float:
+def face_distance(truth: PosedHead, found: PosedHead, rounds: int = 6) -> float:
     """Mean metres from the true face region's vertices to the fitted head's surface, aligned by a similarity that
     starts at the landmarks and follows the nearest points."""
-    head = truth.head
-    hidden = head.regions["eyeballs"] | head.regions["teeth"] | head.regions["mouth_interior"]
-    face = _outer_skin(head, head.regions["face"] & ~hidden)
+    face = _face_skin(truth.head)
     target = truth.head.vertices(truth.params, offsets=False)[0].double().numpy()[face]
     own = found.head
     inner = own.regions["eyeballs"] | own.regions["teeth"] | own.regions["mouth_interior"]
@@ -183,9 +182,12 @@ def nearest_on_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray,
     return every[np.arange(len(points)), best]
 
 
-def _outer_skin(head: HeadModel, mask: torch.Tensor) -> np.ndarray:
-    """Numbers of the vertices in `mask` that nothing covers in the template seen along its normal: no sockets, no
+@lru_cache(maxsize=4)
+def _face_skin(head: HeadModel) -> np.ndarray:
+    """Numbers of the face region's vertices that nothing covers in the template seen along its normal: no sockets, no
     inside of the nose or the mouth."""
+    regions = head.regions
+    mask = regions["face"] & ~(regions["eyeballs"] | regions["teeth"] | regions["mouth_interior"])
     vertices = head.template.double().numpy()
     normals = vertex_normals(head.template, head.faces).double().numpy()
     chosen = np.flatnonzero(mask.numpy())

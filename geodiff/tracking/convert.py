@@ -120,13 +120,14 @@ def convert(
     config = config or ConvertConfig()
     _check(params, source)
     match = match_heads(source, params, target, config.shape)
-    expr, jaw = Transfer(source, target, match, config.expression).solve(params)
+    eyes = _gaze(params.eyes_pose, match)
+    expr, jaw = Transfer(source, target, match, config.expression).solve(params, eyes)
     offset = None
     if config.offsets and params.static_offset is not None:
         offset = carried_offsets(source, params, target, match)
     still = target.zeros(params.num_frames).replace(
         shape=_tensor(match.shape), expr=_tensor(expr), jaw_pose=_tensor(jaw), static_offset=offset,
-        eyes_pose=_gaze(params.eyes_pose, match),
+        eyes_pose=eyes,
     )  # fmt: skip
     posed = _posed(params, source, still, target, match)
     return Conversion(posed, measure(params, source, posed, target, match, config.measured_frames))
@@ -230,7 +231,7 @@ def measure(
 
 
 def _shaped(target: HeadModel, shape: np.ndarray) -> np.ndarray:
-    return target.template.double().numpy() + np.tensordot(shape, target.shape_basis.double().numpy(), 1)
+    return target.shaped(target.zeros().replace(shape=_tensor(shape)), expression=False)[0].double().numpy()
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -8,14 +8,17 @@ standard deviation on every mode, and bounds. The rigid motion between the two h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
 from scipy.interpolate import RBFInterpolator
-from scipy.optimize import lsq_linear
 from scipy.spatial.transform import Rotation
 
 from geodiff.errors import HeadModelError
+from geodiff.geometry import orbit_camera
 from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
 from geodiff.tracking.surfaces import Nearest, Surface, vertex_normals
 from geodiff.types import HeadParams
 
@@ -24,6 +27,8 @@ from geodiff.types import HeadParams
 SHAPE_WEIGHTS = {"scalp": 0.3, "neck": 0.03, "face": 1.0, "ears": 0.6, "eyes": 1.0, "lips": 1.0}
 #: Parts inside the head, which have no counterpart on every head.
 INNER = ("eyeballs", "teeth", "mouth_interior")
+#: Side in pixels and distance in head sizes of the views that tell the outer surface.
+VIEW_SIZE, VIEW_DISTANCE = 400, 8.0
 #: MediaPipe's landmarks from here on lie on the irises.
 IRIS = 468
 
@@ -37,8 +42,8 @@ class ShapeConfig:
     reach: pairs further apart than this are none, metres.
     """
 
-    points: int = 6000
-    rounds: int = 16
+    points: int = 4000
+    rounds: int = 12
     bound: float = 3.0
     noise: float = 1e-3
     evidence: float = 2000.0
@@ -75,13 +80,38 @@ class Match:
         return parts[0] + parts[1] + parts[2]
 
 
-def skin_faces(head: HeadModel) -> np.ndarray:
-    """(F', 3) triangles of the outer surface."""
+@lru_cache(maxsize=8)
+def outer_triangles(head: HeadModel) -> np.ndarray:
+    """(F',) numbers of the triangles of the outer surface: those that are seen, with their neighbours, from somewhere
+    around the mean head, and belong to none of the inner parts.
+
+    Not every source names its inner parts: FLAME's mouth and eye sockets are skin to it.
+    """
     inner = np.zeros(head.num_vertices, bool)
     for name in INNER:
         inner |= head.regions[name].numpy()
     faces = head.faces.numpy()
-    return faces[~inner[faces].any(1)]
+    corners = head.template[head.faces]
+    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    middle = (head.template.amax(0) + head.template.amin(0)) / 2
+    size = float((head.template.amax(0) - head.template.amin(0)).max())
+    seen = np.zeros(head.num_vertices, bool)
+    for elevation in (-20.0, 20.0, 70.0):
+        for yaw in range(0, 360, 60):
+            focal = 0.9 * VIEW_SIZE * VIEW_DISTANCE
+            camera = orbit_camera(
+                np.radians(yaw), np.radians(elevation), VIEW_DISTANCE * size, middle, focal, VIEW_SIZE, VIEW_SIZE
+            )
+            found = np.unique(mesh.rasterize(head.template, head.faces, camera).face)
+            found = found[found >= 0]
+            towards = ((camera.center - corners[found, 0]) * normals[found]).sum(-1).numpy() > 0
+            seen[faces[found[towards]]] = True
+    return np.flatnonzero(seen[faces].any(1) & ~inner[faces].any(1))
+
+
+def skin_faces(head: HeadModel) -> np.ndarray:
+    """(F', 3) triangles of the outer surface."""
+    return head.faces.numpy()[outer_triangles(head)]
 
 
 def region_weights(head: HeadModel, weights: dict[str, float]) -> np.ndarray:
@@ -117,15 +147,12 @@ class _Matcher:
         neutral = source.shaped(params.frame(0), expression=False, offsets=False)[0]
         self.neutral = neutral.double().numpy()
         self.surface = Surface(self.neutral, skin_faces(source))
-        # Triangle numbers of the outer surface -> of the whole head.
-        inner = np.zeros(source.num_vertices, bool)
-        for name in INNER:
-            inner |= source.regions[name].numpy()
-        self.outer = np.flatnonzero(~inner[source.faces.numpy()].any(1))
         self.template = target.template.double().numpy()
         self.faces = skin_faces(target)
         self.basis = target.shape_basis.double().numpy()
         self.kept, self.weights = self._sample()
+        #: (K, 3, S) the modes at the vertices that take part.
+        self.moves = np.ascontiguousarray(self.basis[:, self.kept].transpose(1, 2, 0))
         self.marks, self.mark_basis, self.mark_goals = self._landmarks()
 
     def _sample(self) -> tuple[np.ndarray, np.ndarray]:
@@ -183,42 +210,42 @@ class _Matcher:
                 f"lies near {self.source.name!r}: check the units and axes of both models"
             )
         goals = found.points @ rotation.T + shift
-        basis = self.basis[:, self.kept]
-        slide = np.sqrt(c.slide)
-        across = np.concatenate([np.einsum("skc,kc->ks", basis, normals), -_rigid_rows(goals, normals)], 1)
-        rows = [across * np.sqrt(trust)[:, None]]
-        right = [((goals - points) * normals).sum(1) * np.sqrt(trust)]
-        along = np.concatenate([basis, -_rigid_basis(goals)]).reshape(len(basis) + 6, -1).T
-        rows.append(along * np.repeat(slide * np.sqrt(trust), 3)[:, None])
-        right.append((goals - points).ravel() * np.repeat(slide * np.sqrt(trust), 3))
+        # Distances count fully across the surface and a little along it.
+        metric = trust[:, None, None] * (normals[:, :, None] * normals[:, None] + c.slide * np.eye(3))
+        moves = np.concatenate([self.moves, -_rigid_basis(goals).transpose(1, 2, 0)], 2)
+        size = moves.shape[2]
+        weighed = (metric @ moves).reshape(-1, size)
+        hessian = weighed.T @ moves.reshape(-1, size)
+        gradient = weighed.T @ (goals - points).ravel()
         if len(self.marks):
             goals = self.mark_goals @ rotation.T + shift
             current = self.marks + np.tensordot(shape, self.mark_basis, 1)
-            scale = np.sqrt(anchors / len(self.marks))
-            moves = np.concatenate([self.mark_basis, -_rigid_basis(goals)]).reshape(len(basis) + 6, -1).T
-            rows.append(moves * scale)
-            right.append((goals - current).ravel() * scale)
-        system, value = np.concatenate(rows), np.concatenate(right)
-        step = self._solve(system, value, shape)
+            moves = np.concatenate([self.mark_basis, -_rigid_basis(goals)]).reshape(size, -1)
+            hessian += anchors / len(self.marks) * moves @ moves.T
+            gradient += anchors / len(self.marks) * moves @ (goals - current).ravel()
+        step = self._solve(hessian, gradient, shape)
         turn = Rotation.from_rotvec(step[-6:-3]).as_matrix()
         return shape + step[:-6], turn @ rotation, turn @ shift + step[-3:]
 
-    def _solve(self, system: np.ndarray, value: np.ndarray, shape: np.ndarray) -> np.ndarray:
-        """(S + 6,) the bounded step; rows of the prior are added here."""
+    def _solve(self, hessian: np.ndarray, gradient: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        """(S + 6,) the step with the prior added, within bounds: modes that would leave them are held there and the
+        others solved again."""
         c, modes = self.config, len(shape)
         scale = c.evidence / c.noise**2
-        hessian, gradient = scale * system.T @ system, scale * system.T @ value
-        hessian[np.arange(modes), np.arange(modes)] += 1.0
-        gradient[:modes] -= shape
-        hessian[np.arange(modes, modes + 6), np.arange(modes, modes + 6)] += 1e-6 * scale
-        lower = np.concatenate([-c.bound - shape, np.full(6, -np.inf)])
-        upper = np.concatenate([c.bound - shape, np.full(6, np.inf)])
-        factor = np.linalg.cholesky(hessian)
-        root = np.linalg.solve(factor, gradient)
-        free = np.linalg.solve(factor.T, root)
-        if (free >= lower).all() and (free <= upper).all():
-            return free
-        return lsq_linear(factor.T, root, (lower, upper), method="bvls").x
+        hessian = scale * hessian + np.diag(np.r_[np.ones(modes), np.full(6, 1e-6 * scale)])
+        gradient = scale * gradient - np.r_[shape, np.zeros(6)]
+        step, held = np.zeros(modes + 6), np.zeros(modes + 6, bool)
+        for _ in range(8):
+            free = ~held
+            right = gradient[free] - hessian[np.ix_(free, held)] @ step[held]
+            step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
+            beyond = np.zeros_like(held)
+            beyond[:modes] = np.abs(shape + step[:modes]) > c.bound + 1e-9
+            step[:modes] = np.clip(shape + step[:modes], -c.bound, c.bound) - shape
+            if not beyond.any():
+                break
+            held |= beyond
+        return step
 
     def _pair(
         self, whole: np.ndarray, rotation: np.ndarray, shift: np.ndarray, quick: bool = True
@@ -245,8 +272,9 @@ class _Matcher:
         paired = found.distances < 0.5 * self.config.reach
         trust = self.weights * np.where(paired, np.exp(-((np.where(paired, found.distances, 0.0) / 0.004) ** 2)), 0.0)
         kept = np.flatnonzero(trust)
+        triangles = outer_triangles(self.source)[found.faces[kept]]
         return Match(
-            shape=shape, rotation=rotation, shift=shift, vertices=self.kept[kept], faces=self.outer[found.faces[kept]],
+            shape=shape, rotation=rotation, shift=shift, vertices=self.kept[kept], faces=triangles,
             barycentrics=found.barycentrics[kept], weights=trust[kept] / trust[kept].sum(),
         )  # fmt: skip
 
@@ -282,8 +310,3 @@ def _rigid_basis(points: np.ndarray) -> np.ndarray:
     """(6, K, 3) infinitesimal rotations about the origin, then translations, of points (K, 3)."""
     turns = np.stack([np.cross(axis, points) for axis in np.eye(3)])
     return np.concatenate([turns, np.broadcast_to(np.eye(3)[:, None], turns.shape)])
-
-
-def _rigid_rows(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """(K, 6) the same along normals (K, 3)."""
-    return np.einsum("mkc,kc->km", _rigid_basis(points), normals)

@@ -140,9 +140,6 @@ class LandmarkFitter:
         position = {int(mark): row for row, mark in enumerate(self.face.indices)}
         self._on_contour = [i for i, mark in enumerate(OVAL) if mark in position]
         self._contour_rows = np.array([position[OVAL[i]] for i in self._on_contour], int)
-        # Pseudo-inverse of the affine map from the mean face to an image, rows weighted.
-        roots = np.sqrt(self.weights)[:, None]
-        self._affine = np.linalg.pinv(roots * np.insert(self.face.mean, 3, 1.0, axis=1)) * roots.T
         self.lower, self.upper, self.spread = self._frame_priors(head)
 
     def _frame_priors(self, head: HeadModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,9 +163,14 @@ class LandmarkFitter:
         """Neutral identity and expression; pose by aligning the mean face's front view. frames: (T, 478, 2)."""
         return FitState(self._usual_focal, np.zeros(self.face.num_shape), self.start_frames(frames))
 
-    def start_frames(self, frames: np.ndarray) -> FrameStates:
-        """Scaled orthographic poses (two rows of the affine fit, made orthonormal) of the mean face on (T, 478, 2)."""
-        affine = self._affine @ frames[:, self.face.indices]
+    def start_frames(self, frames: np.ndarray, face: np.ndarray | None = None) -> FrameStates:
+        """Scaled orthographic poses (two rows of the affine fit, made orthonormal) of a face on (T, 478, 2).
+
+        face: (L, 3) its landmarks before the pose; the head model's mean by default.
+        """
+        roots = np.sqrt(self.weights)[:, None]
+        system = np.insert(self.face.mean if face is None else face, 3, 1.0, axis=1)
+        affine = (np.linalg.pinv(roots * system) * roots.T) @ frames[:, self.face.indices]
         rows = affine[:, :3].transpose(0, 2, 1) * np.array([[1.0], [-1.0]])
         scale = np.linalg.norm(rows, axis=2).mean(1)
         rows = rows / scale[:, None, None]
@@ -191,11 +193,13 @@ class LandmarkFitter:
         iterations: int | None = None,
         coupling: Coupling | None = None,
         held: int = 0,
+        tolerance: float = 1e-4,
     ) -> FitState:
         """Levenberg-Marquardt from `state`. frames: (T, 478, 2).
 
         shared: also solve for focal length and shape; otherwise each frame is solved on its own, or all together where
-        a coupling ties them. held: the first frames that stay as they are.
+        a coupling ties them. held: the first frames that stay as they are. tolerance: share of the energy
+        that a step has to gain for another to follow.
         """
         seen = self.observe(frames)
         alone = not shared and coupling is None
@@ -213,7 +217,7 @@ class LandmarkFitter:
             if lower.any():
                 gain = energies.sum() - np.where([*lower, True], new, energies).sum()
                 state = trial if lower.all() else replace(trial, frames=state.frames.where(lower, trial.frames))
-                done, energies = gain < 1e-4 * energies.sum(), np.where([*lower, True], new, energies)
+                done, energies = gain < tolerance * energies.sum(), np.where([*lower, True], new, energies)
                 normals = None
                 if done:
                     break

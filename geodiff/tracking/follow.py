@@ -77,6 +77,8 @@ class Follower:
         self._lost, self._since_cut = 0, MEMORY + 1
         self._changes = np.zeros((0, 2))
         self._steps = np.zeros(0)
+        #: The look of the face that was followed into this frame.
+        self._picture: np.ndarray | None = None
 
     @property
     def looks(self) -> np.ndarray:
@@ -88,14 +90,14 @@ class Follower:
         now, before = signature(frame), self._shot.signature
         moved = np.zeros(2) if before is None else change(before, now)
         self._changes = np.concatenate([self._changes, moved[None]])[-MEMORY - 1 :]
-        face, jumps = None, False
+        self._picture, face, jumps = None, None, False
         if not is_cut(self._changes, face_jumps=False):
             face, jumps = self._follow(frame)
         event = Event.NONE
         if is_cut(self._changes, jumps):
             face, event = None, self._cut(now)
         if face is None:
-            face = self._search(frame)
+            self._picture, face = None, self._search(frame)
         self._remember(frame, face)
         self._shot.signature = now
         self._since_cut += 1
@@ -118,7 +120,8 @@ class Follower:
         face = LandmarkTracker(last)(frame)
         if face is None:
             return None, False
-        likeness = self._likeness(look(frame, face.points), self._shot.looks)
+        self._picture = look(frame, face.points)
+        likeness = self._likeness(self._picture, self._shot.looks)
         if not _near(face, last):
             return None, likeness >= SAME
         if likeness <= DIFFERENT:
@@ -152,7 +155,7 @@ class Follower:
             self._lost += 1
             return
         self._shot.last, self._lost = face, 0
-        picture = look(frame, face.points)
+        picture = look(frame, face.points) if self._picture is None else self._picture
         if self._likeness(picture, self._shot.looks) < FAMILIAR:
             self._shot.looks = np.concatenate([self._shot.looks, picture[None]])[-GALLERY:]
         known = len(self.gallery) == 0 or self._likeness(picture, self.gallery) >= SAME
@@ -210,18 +213,18 @@ def look(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     size = max(float((a * a).sum()), 1e-9)
     c, s = (a * b).sum() / size, (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / size
     turn = np.array([[c, -s], [s, c]])
-    # Shrunk by whole steps first, so that the picture does not alias; only the part around the face is touched.
+    # Only the part around the face is touched, and shrunk first, so that the picture does not alias.
     low = np.floor(np.clip(points.min(0) - 0.3 * np.ptp(points, 0), 0, None)).astype(int)
     high = np.ceil(points.max(0) + 0.3 * np.ptp(points, 0)).astype(int)
     part = frame[low[1] : high[1], low[0] : high[0]]
     if min(part.shape[:2]) < 2:
         return np.zeros(LOOK_PIXELS**2, np.float32)
-    gray = part.mean(2).astype(np.float32)
-    gray = cv2.GaussianBlur(gray, (0, 0), 0.5 / np.hypot(c, s)) if np.hypot(c, s) < 0.7 else gray
-    shift = place - turn @ (middle - low)
-    picture = cv2.warpAffine(
-        gray, np.concatenate([turn, shift[:, None]], 1), (LOOK_PIXELS,) * 2, borderMode=cv2.BORDER_REPLICATE
-    )
+    wanted = np.minimum(1.0, 1.5 * np.hypot(c, s) + np.zeros(2)) * part.shape[1::-1]
+    small = cv2.resize(part, tuple(int(n) for n in np.ceil(wanted)), interpolation=cv2.INTER_AREA)
+    scale = np.array(small.shape[1::-1]) / part.shape[1::-1]
+    matrix = np.concatenate([turn / scale, (place - turn @ (middle - low))[:, None]], 1)
+    picture = cv2.warpAffine(small, matrix, (LOOK_PIXELS, LOOK_PIXELS), borderMode=cv2.BORDER_REPLICATE)
+    picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     picture = cv2.GaussianBlur(picture, (0, 0), 1.0)
     picture = picture - cv2.GaussianBlur(picture, (0, 0), 6.0)
     picture = np.sqrt(_WINDOW) * (picture - (picture * _WINDOW).sum() / _WINDOW.sum())

@@ -16,12 +16,12 @@ import numpy as np
 from geodiff.errors import InputError
 from geodiff.files import read_npz, write_npz
 from geodiff.tracking.follow import Event, Follower
-from geodiff.tracking.landmarks import NUM_LANDMARKS
+from geodiff.tracking.landmarks import NUM_LANDMARKS, Face
 
 #: Frames in a chunk on disk.
 CHUNK = 64
 #: Raised whenever landmarks come out differently, so that older chunks are not continued.
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,15 @@ def watch(
         log.check_size(frame)
         if number >= len(log):
             sighting = follower(frame)
-            log.append(None if sighting.face is None else sighting.face.points, sighting.event, follower)
+            log.append(_landmarks(sighting.face), sighting.event, follower)
         report(number + 1)
     log.flush(follower)
     return log.footage()
+
+
+def _landmarks(face: Face | None) -> np.ndarray | None:
+    """(478, 2) float32 without the detector's known errors."""
+    return None if face is None else face.corrected.astype(np.float32)
 
 
 class _Log:

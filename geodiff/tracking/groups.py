@@ -27,13 +27,14 @@ IRISES = tuple(range(468, NUM_LANDMARKS))
 INNER_FACE = tuple(sorted({*EYES, *BROWS, *NOSE, *OUTER_LIPS, *INNER_LIPS}))
 
 _WEIGHTS = (
-    (OVAL, 0.25), (BROWS, 1.0), (NOSE, 1.0), (OUTER_LIPS, 1.2), (INNER_LIPS, 1.5), (EYES, 2.0), (IRISES, 1.0),
+    (OVAL, 0.08), (BROWS, 1.0), (NOSE, 1.0), (OUTER_LIPS, 1.2), (INNER_LIPS, 1.5), (EYES, 2.0), (IRISES, 1.0),
 )  # fmt: skip
 
 
 def landmark_weights() -> np.ndarray:
-    """(478,) weight of each landmark; cheeks and forehead count little, since the network guesses them."""
-    weights = np.full(NUM_LANDMARKS, 0.3)
+    """(478,) weight of each landmark; cheeks and forehead count little, since the network guesses them, and the contour
+    less, since the network draws it along the outline of the turned face (measured by scripts/measure_detector.py)."""
+    weights = np.full(NUM_LANDMARKS, 0.4)
     for group, weight in _WEIGHTS:
         weights[list(group)] = weight
     return weights

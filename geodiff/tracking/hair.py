@@ -68,7 +68,7 @@ def fit_hair(
     view = View.around(head, params, camera, surface, matte, image, config.pixels)
     bald = head.vertices(params, offsets=False)[0].double().numpy()
     belief = view.believe(surface, bald)
-    base = surface.without_ears(belief.covered)
+    base = belief.covered * surface.flattened
     still = head.vertices(params.replace(static_offset=_tensor(base)))[0].double().numpy()
     reach = head.vertices(params.replace(static_offset=_tensor(base + surface.outward)))[0].double().numpy() - still
     solver = _Solver(surface, belief.covered, config)

@@ -40,10 +40,13 @@ def hair_likelihood(
     }
     share = {"hair": 1.0, "skin": 1.0, "clothes": 0.7, "background": 0.5}
     tables = {name: share[name] * _histogram(lab, mask) for name, mask in samples.items()}
+    # Clothes end below the chin: dark hair is not to be taken for a dark coat.
+    low = np.clip((rows - ear_row) / max(_bottom(skin) - ear_row, 1.0), 0.0, 1.0)
     likelihood = np.full(image.shape[:2], 0.5)
     for _ in range(2):
-        total = sum(tables.values()) + 1e-9
-        likelihood = (tables["hair"] / total)[lab]
+        other = tables["skin"][lab] + tables["background"][lab] + low * tables["clothes"][lab]
+        hair = tables["hair"][lab]
+        likelihood = hair / (hair + other + 1e-9)
         # The head's hairline is not the person's: what of the scalp looks like the face is no hair.
         tables["hair"] = _histogram(lab, samples["hair"], likelihood)
         tables["skin"] = _histogram(lab, samples["skin"], 1.02 - likelihood)

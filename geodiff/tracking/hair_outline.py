@@ -9,17 +9,14 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from geodiff.geometry import project, to_camera
+from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import Fragments, rasterize
 from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_rays import ARCH, DEPTH, ROW, rays_around, row_of_ears, smoothstep, window, window_camera
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.types import Camera, HeadParams
 
-#: Metres: distance of the rays below the middle of the skull and how far down they go; steps along a ray.
-ROW, DEPTH = 0.0025, 0.22
-#: Rays over the upper half circle.
-ARCH = 121
 #: Metres: gaps beyond an ear from which hair begins to cover it and covers it; a gap that counts as none.
 OVER_EAR, NO_GAP = (0.008, 0.016), 0.003
 #: Mean evidence of both ears from which they count as covered.
@@ -109,16 +106,16 @@ class View:
         x1, y1 = np.ceil(high + margin + [0, 0.35 * pixels / scale]).astype(int)
         x0, y0 = min(x0, camera.width - 2), min(y0, camera.height - 2)
         size = (max(8, round((x1 - x0) * scale)), max(8, round((y1 - y0) * scale)))
-        near = _window_camera(camera, (x0, y0, x1, y1), size)
+        near = window_camera(camera, (x0, y0, x1, y1), size)
         box = (x0, y0, x1, y1)
-        known = _window(np.ones(matte.shape, np.float32), box, size) > 0.99
-        small = _window(np.clip(matte, 0, 1).astype(np.float32), box, size)
+        known = window(np.ones(matte.shape, np.float32), box, size) > 0.99
+        small = window(np.clip(matte, 0, 1).astype(np.float32), box, size)
         fragments = rasterize(bald, head.faces, near)
         likelihood = None
         if image is not None:
-            picture = _window(image, box, size)
-            likelihood = hair_likelihood(picture, small, fragments, head, _row_of_ears(bald, near, surface))
-        origin, unit, side, metres = _rays(bald, near, surface, params, head)
+            picture = window(image, box, size)
+            likelihood = hair_likelihood(picture, small, fragments, head, row_of_ears(bald, near, surface))
+        origin, unit, side, metres = rays_around(bald, near, surface, params, head)
         radii = np.arange(0.0, 0.5 * max(size), 0.5)
         paths = (origin[:, None] + unit[:, None] * radii[:, None] - 0.5).astype(np.float32)
         return View(
@@ -172,11 +169,11 @@ class View:
             found = []
             if outline.sum() >= 4:
                 # Ears that stand out more than the fitted one's are no hair.
-                over = _smooth(np.median(gap[outline]), *OVER_EAR)
-                found.append(float(over * _smooth(np.median(colour[outline]), *HAIR_SHARE)))
+                over = smoothstep(np.median(gap[outline]), *OVER_EAR)
+                found.append(float(over * smoothstep(np.median(colour[outline]), *HAIR_SHARE)))
             inside = shown & (self.matte > 0.9)
             if self.likelihood is not None and inside.sum() >= 40:
-                found.append(float(_smooth((self.likelihood[inside] > 0.5).mean(), *HAIR_SHARE)))
+                found.append(float(smoothstep((self.likelihood[inside] > 0.5).mean(), *HAIR_SHARE)))
             if found:
                 evidence.append(max(found))
         # One decision for both: an ear in deep shadow looks like hair, and of a hidden ear the other one tells.
@@ -231,9 +228,9 @@ def look(
     weight = weight * (moving.weights * surface.free[moving.corners]).sum(1) ** 2
     gap = (belief.person - np.where(mine, whole.radius, moving.radius)) * view.metres
     gap, weight = _beyond_the_picture(gap, weight, belief.cut, view.side)
-    rows, target, length = moving.equations(view, reach, amount, gap)
+    rows, target, length = moving.equations(view, reach, amount, _along(gap, weight, view.side))
     # A ray that runs along its surface says little about how far out that is.
-    weight = weight * _smooth(length, 0.2, 0.6)
+    weight = weight * smoothstep(length, 0.2, 0.6)
     level = _level(view, surface, moving, target / np.maximum(length, 0.3), weight)
 
     shift = np.clip((belief.person - whole.radius) * view.metres, -EAR_SHIFT, EAR_SHIFT)
@@ -291,14 +288,14 @@ def _below_ears(gap: np.ndarray, colour: np.ndarray, visible: np.ndarray) -> flo
     under = slice(ear[-1] + 2, ear[-1] + 2 + round(HANG / ROW))
     if not len(gap[under]):
         return float("nan")
-    return float(((gap[under] > 2 * NO_GAP) * _smooth(colour[under], 0.4, 0.7)).mean())
+    return float(((gap[under] > 2 * NO_GAP) * smoothstep(colour[under], 0.4, 0.7)).mean())
 
 
 def _hanging(person: np.ndarray, gap: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """(n,) 0..1 whether the matte beside the rays of one side, from the top down, is hair: down to where it ends, where
     other colours begin, or where the shoulders do. person, gap: (n,) metres."""
     smooth = ndimage.uniform_filter1d(np.where(gap > NO_GAP, colour, 1.0), 5)
-    believed = np.minimum.accumulate(_smooth(smooth, 0.3, 0.6))
+    believed = np.minimum.accumulate(smoothstep(smooth, 0.3, 0.6))
     outline = ndimage.gaussian_filter1d(person, 1.5)
     window = 6
     widening = np.zeros(len(person))
@@ -327,6 +324,16 @@ def _beyond_the_picture(
     return filled, kept
 
 
+def _along(gap: np.ndarray, weight: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Gaps (R,) smoothed over neighbouring rays: outlines are known to a pixel, and strands are no shape."""
+    smooth = gap.copy()
+    for part in (-1, 0, 1):
+        rays = np.flatnonzero(side == part)
+        mass = ndimage.gaussian_filter1d(weight[rays] + 1e-6, 1.5, mode="nearest")
+        smooth[rays] = ndimage.gaussian_filter1d((weight[rays] + 1e-6) * gap[rays], 1.5, mode="nearest") / mass
+    return smooth
+
+
 def _level(view: View, surface: HairSurface, rim: Rim, offset: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(V,) metres: offsets (R,) of the outline, carried to what is not seen: the usual one above, on the neck those of
     the same height."""
@@ -343,57 +350,3 @@ def _level(view: View, surface: HairSurface, rim: Rim, offset: np.ndarray, weigh
     profile = np.clip(ndimage.gaussian_filter1d(total / mass, 1.0), 0.0, None)
     below = np.interp(surface.rest[:, 1], steps, profile)
     return np.maximum(common * surface.scalp, np.where(surface.rest[:, 1] < surface.centre[1], below, 0.0))
-
-
-def _rays(
-    bald: torch.Tensor, camera: Camera, surface: HairSurface, params: HeadParams, head: HeadModel
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Origins (R, 2), directions (R, 2), sides (R,) and metres a pixel: an arch over the head, rows below it."""
-    turn = head.joint_transforms(params)[0, 1]
-    centre = turn[:3, :3] @ torch.as_tensor(surface.centre, dtype=torch.float32) + turn[:3, 3]
-    ends = torch.stack([centre, centre + 0.05 * turn[:3, 1]])
-    pixels = project(ends, camera)[0].double().numpy()
-    metres = float(to_camera(centre, camera)[2] / camera.K[0, 0])
-    up = pixels[1] - pixels[0]
-    up = up / max(float(np.linalg.norm(up)), 1e-6)
-    right = np.array([-up[1], up[0]])
-    angles = np.linspace(-np.pi / 2, np.pi / 2, ARCH)
-    arch = np.cos(angles)[:, None] * up + np.sin(angles)[:, None] * right
-    down = np.arange(1, int(DEPTH / ROW))[:, None] * ROW / metres
-    origins, units, sides = [np.tile(pixels[0], (ARCH, 1))], [arch], [np.zeros(ARCH)]
-    for side in (-1, 1):
-        origins.append(pixels[0] - down * up)
-        units.append(np.tile(side * right, (len(down), 1)))
-        sides.append(np.full(len(down), side))
-    return np.concatenate(origins), np.concatenate(units), np.concatenate(sides), metres
-
-
-def _row_of_ears(bald: torch.Tensor, camera: Camera, surface: HairSurface) -> float:
-    """The image row of the ears' middle, or of the skull's."""
-    ears = surface.ears[0] | surface.ears[1]
-    chosen = bald[torch.as_tensor(ears if ears.any() else surface.scalp)]
-    return float(project(chosen, camera)[0][:, 1].mean())
-
-
-def _window(image: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
-    """An image's window x0, y0, x1, y1 (which may reach beyond it: zero there) at another size (w, h)."""
-    x0, y0, x1, y1 = box
-    height, width = image.shape[:2]
-    inside = image[max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
-    padded = cv2.copyMakeBorder(inside, max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0),
-                                cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))  # fmt: skip
-    return cv2.resize(padded, size, interpolation=cv2.INTER_AREA if size[1] < y1 - y0 else cv2.INTER_LINEAR)
-
-
-def _window_camera(camera: Camera, box: tuple[int, int, int, int], size: tuple[int, int]) -> Camera:
-    x0, y0, x1, y1 = box
-    K = camera.K.clone()
-    K[0, 2] -= x0
-    K[1, 2] -= y0
-    scale = torch.diag(torch.tensor([size[0] / float(x1 - x0), size[1] / float(y1 - y0), 1.0], dtype=K.dtype))
-    return Camera(camera.viewmat, scale @ K, *size)
-
-
-def _smooth(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
-    t = np.clip((np.asarray(x) - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)

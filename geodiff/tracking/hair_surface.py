@@ -13,9 +13,13 @@ from geodiff.types import HeadParams
 #: Metres from scalp and ears over which the skin around them goes along; the forehead's skin hardly does.
 AROUND, FOREHEAD = 0.03, 0.012
 #: Metres around an ear that are smoothed away with it.
-EAR_FOOT = 0.007
+EAR_FOOT = 0.013
+#: Metres by which an ear stands out from the surface that its foot spans: the rest of the region is skull.
+EAR_OUT = 0.004
 #: Metres inside the scalp's front border over which hair rises, so that it does not end in a step like a cap's rim.
 FRINGE = 0.03
+#: Rounds in which that freedom is smoothed over neighbours.
+SMOOTHED = 4
 #: Degrees from the front, about the vertical through the ears, from which the neck goes along.
 NECK_FROM, NECK_FULL = 55.0, 85.0
 
@@ -26,7 +30,8 @@ class HairSurface:
     rest: (V, 3) metres. centre: (3,) middle of the skull. outward: (V, 3) unit directions, away from the centre above
     it and horizontal below it. free: (V,) 0..1 how freely a vertex moves. unseen: (V,) 0..1 where a frontal picture
     shows no outline, ahead: (V,) 0..1 the part of it that lies in front. area: (V,) metres squared. graph: (V, V) 1
-    between neighbours. ears: two (V,) masks, left and right; feet: the same with the skin close around them.
+    between neighbours. ears: two (V,) masks, left and right, of what stands out; feet: of the whole regions and the
+    skin close around them. flattened: (V, 3) offsets that smooth the ears away.
     """
 
     def __init__(self, head: HeadModel, params: HeadParams) -> None:
@@ -37,16 +42,19 @@ class HairSurface:
         regions = {name: mask.numpy() for name, mask in head.regions.items()}
         self.scalp, self.neck = regions["scalp"], regions["neck"]
         side = self.rest[:, 0] - np.median(self.rest[:, 0])
-        self.ears = [regions["ears"] & (side > 0), regions["ears"] & (side <= 0)]
+        around = [regions["ears"] & (side > 0), regions["ears"] & (side <= 0)]
         edges = self.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
         length = np.linalg.norm(self.rest[edges[:, 0]] - self.rest[edges[:, 1]], axis=1) + 1e-9
         inner = regions["eyeballs"] | regions["teeth"] | regions["mouth_interior"]
         outside = ~inner[edges].any(1)
         lengths = sparse.coo_matrix((length[outside], tuple(edges[outside].T)), (self.size, self.size)).tocsr()
-        self.feet = [_distance(lengths, np.flatnonzero(ear)) < EAR_FOOT for ear in self.ears]
+        self.feet = [_distance(lengths, np.flatnonzero(ear)) < EAR_FOOT for ear in around]
         self.centre = self._centre(regions)
         self.outward = self._outward()
         self.graph = _adjacency(edges, self.size)
+        self.flattened = self._flattened()
+        out = np.linalg.norm(self.flattened, axis=1) > EAR_OUT
+        self.ears = [ear & out for ear in around]
         self.area = self._area()
         self.free = self._free(regions, inner, lengths)
         depth = (self.rest - self.centre)[:, 2] / 0.05
@@ -86,7 +94,11 @@ class HairSurface:
         if len(face):
             risen = _smooth(_distance(lengths, face) / FRINGE, -0.3, 1.0)
             free = np.where(self.scalp, 1 - front * (1 - risen), free)
-        free[inner | regions["lips"] | regions["eyes"]] = 0.0
+        # Region borders zigzag; ridges would grow from them.
+        neighbours = sparse.diags(1.0 / np.maximum(np.asarray(self.graph.sum(1)).ravel(), 1.0)) @ self.graph
+        for _ in range(SMOOTHED):
+            free = 0.5 * free + 0.5 * (neighbours @ free)
+        free[(free < 1e-3) | inner | regions["lips"] | regions["eyes"]] = 0.0
         return free
 
     def _neck(self, angle: np.ndarray, lengths: sparse.csr_matrix) -> np.ndarray:
@@ -103,17 +115,15 @@ class HairSurface:
         clear = _smooth(_distance(lengths, stops) / 0.04, 0.0, 1.0) if len(stops) else 1.0
         return below * _smooth(angle, NECK_FROM, NECK_FULL) * clear
 
-    def without_ears(self, covered: float) -> np.ndarray:
-        """Offsets (V, 3) that smooth the ears away by how much hair covers them: the surface that the rim of an ear's
-        foot spans (uniform weights, so no triangle folds: Tutte 1963)."""
+    def _flattened(self) -> np.ndarray:
+        """Offsets (V, 3) that smooth the ears away: the surface that the rim of an ear's foot spans (uniform weights,
+        so no triangle folds: Tutte 1963)."""
         offsets = np.zeros_like(self.rest)
         laplacian = (sparse.diags(np.asarray(self.graph.sum(1)).ravel()) - self.graph).tocsr()
         for ear in self.feet:
-            if covered <= 0 or not ear.any() or not (self.graph[ear][:, ~ear]).nnz:
-                continue
-            right = -(laplacian[ear][:, ~ear] @ self.rest[~ear])
-            flat = splu(laplacian[ear][:, ear].tocsc()).solve(right)
-            offsets[ear] = covered * (flat - self.rest[ear])
+            if ear.any() and (self.graph[ear][:, ~ear]).nnz:
+                right = -(laplacian[ear][:, ~ear] @ self.rest[~ear])
+                offsets[ear] = splu(laplacian[ear][:, ear].tocsc()).solve(right) - self.rest[ear]
         return offsets
 
     def tied(self) -> sparse.csr_matrix:

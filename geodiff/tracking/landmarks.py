@@ -14,9 +14,18 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from geodiff.tracking.calibration import load_calibration
 from geodiff.tracking.perception import NUM_LANDMARKS, Region, face_mesh, find_faces, person_mask
 
-__all__ = ["NUM_LANDMARKS", "OUTER_EYE_CORNERS", "Face", "LandmarkTracker", "detect_faces", "person_mask"]
+__all__ = [
+    "NUM_LANDMARKS",
+    "OUTER_EYE_CORNERS",
+    "Face",
+    "LandmarkTracker",
+    "detect_faces",
+    "measure_face",
+    "person_mask",
+]
 
 #: Outer corners of the right and the left eye; their distance is the unit of tracking errors.
 OUTER_EYE_CORNERS = (33, 263)
@@ -35,6 +44,8 @@ SURE = 0.5
 MESH_WEIGHT, ACCEPTED, LEAST_SURE, MESH_LEAST = 0.3, 0.8, 0.68, 0.02
 #: Below this confidence on its upright crop a face may be standing on its head or lying on its side.
 UPRIGHT = 0.85
+#: What it must be after a quarter turn: profiles look like faces to the detector from any side.
+TURNED = 0.82
 #: What it must say of a face that is followed through a video.
 FOLLOWED = 0.3
 
@@ -63,6 +74,13 @@ class Face:
         """Distance of the outer eye corners, pixels."""
         a, b = (self.points[i] for i in OUTER_EYE_CORNERS)
         return float(np.linalg.norm(a - b))
+
+    @property
+    def corrected(self) -> np.ndarray:
+        """(478, 2) float64 the points without the detector's known errors (`geodiff.tracking.calibration`)."""
+        calibration = load_calibration()
+        points = self.points.astype(np.float64)
+        return points if calibration is None else calibration(points, self.z, self.score)
 
     @property
     def region(self) -> Region:
@@ -107,7 +125,7 @@ class LandmarkTracker:
         """frame: (H, W, 3) uint8 RGB -> the person's face, or None where it is not seen."""
         last = self.last
         if last is not None:
-            face = _measured(frame, last.region, passes=1, crops=2)
+            face = measure_face(frame, last.region, passes=1, crops=2)
             if face.score > FOLLOWED and _overlap(face.box, last.box) > 0.2:
                 self.last = face
                 return face
@@ -164,7 +182,7 @@ def _patient_search(image: np.ndarray, found: bool) -> Iterator[Region]:
             for model in (1, 0):
                 for region in find_faces(_padded(turned, pad), model):
                     offset = -pad * np.array(turned.shape[1::-1], np.float64)
-                    upright = _unturned(_mapped(region, 1.0, offset), quarter, turned.shape[1::-1])
+                    upright = _unturned(_mapped(region, 1.0, offset), quarter, (turned.shape[1], turned.shape[0]))
                     guesses.append(_mapped(upright, 1 / scale, np.zeros(2)))
     yield from sorted(guesses, key=lambda region: -region.score)[:8]
     middle = np.array(image.shape[1::-1], np.float64) / 2
@@ -219,7 +237,7 @@ def _unturned(region: Region, quarter: int, size: tuple[int, int]) -> Region:
 
 def _verified(image: np.ndarray, region: Region) -> Face | None:
     """The face in a region, or None where the networks do not bear out that there is one."""
-    face = _measured(image, region)
+    face = measure_face(image, region)
     if face.score < 0.6 and region.score > 0:
         face = max([face, *_shifted(image, region)], key=lambda one: one.score)
     sure = _confidence(image, face.region)
@@ -228,9 +246,9 @@ def _verified(image: np.ndarray, region: Region) -> Face | None:
             turned = replace(region, angle=region.angle + quarter * np.pi / 2)
             if _confidence(image, turned) < SURE:
                 continue
-            other = _measured(image, turned, passes=4)
+            other = measure_face(image, turned, passes=4)
             again = _confidence(image, other.region)
-            if again > sure + 0.05 and other.score > 0.5 * face.score:
+            if again > max(sure + 0.05, TURNED) and other.score > max(0.5, 0.5 * face.score):
                 face, sure = other, again
     accepted = sure >= LEAST_SURE and face.score >= MESH_LEAST and sure + MESH_WEIGHT * face.score >= ACCEPTED
     return face if accepted else None
@@ -245,7 +263,7 @@ def _shifted(image: np.ndarray, region: Region) -> list[Face]:
         replace(region, centre=region.centre + turn @ [x, y], side=factor * region.side, angle=region.angle + angle)
         for factor, x, y, angle in shifts
     ]
-    return [_measured(image, one, crops=1) for one in moved]
+    return [measure_face(image, one, crops=1) for one in moved]
 
 
 def _confidence(image: np.ndarray, region: Region) -> float:
@@ -256,7 +274,7 @@ def _confidence(image: np.ndarray, region: Region) -> float:
     return max(scores, default=0.0)
 
 
-def _measured(image: np.ndarray, region: Region, passes: int = 2, crops: int = 3) -> Face:
+def measure_face(image: np.ndarray, region: Region, passes: int = 2, crops: int = 3) -> Face:
     """The face in a region, measured on crops that follow it; the surest is the middle of the last ones, whose mean is
     taken."""
     face = _measure(image, region)

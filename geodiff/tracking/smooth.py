@@ -21,6 +21,9 @@ from geodiff.tracking.systems import Normals
 _LIDS = ("eyeBlink", "eyeSquint", "eyeWide")
 _JAW = ("jawOpen", "mouthClose")
 
+#: A step that gains less than this share of the energy is the last.
+TOLERANCE = 1e-3
+
 
 @dataclass(frozen=True)
 class SmoothConfig:
@@ -150,7 +153,7 @@ def smooth_shot(
     while done < count:
         held = min(done, 2)
         part = slice(done - held, min(done - held + window, count))
-        start = fitter.start_frames(points[done : part.stop])
+        start = _start(fitter, points[done : part.stop], shared)
         scale = float(np.exp(np.median(start.log_scale)))
         if held:
             start = FrameStates.concatenate([settled[-1][-held:], start])
@@ -161,7 +164,15 @@ def smooth_shot(
             iterations=config.iterations,
             coupling=Smoothness(times[part], spread, scale, config.gap),
             held=held,
+            tolerance=TOLERANCE,
         )
         done = count if part.stop == count else part.stop - config.ahead
         settled.append(state.frames[held : done - part.start])
     return FrameStates.concatenate(settled)
+
+
+def _start(fitter: LandmarkFitter, points: np.ndarray, shared: FitState) -> FrameStates:
+    """The key frames' mean face, aligned with every frame."""
+    usual = replace(shared.frames[:1], expr=shared.frames.expr.mean(0)[None])
+    start = fitter.start_frames(points, fitter.face.local(shared.shape, usual)[0][0])
+    return replace(start, expr=np.repeat(usual.expr, len(points), 0))

@@ -87,7 +87,9 @@ def bounded_step(
     """The damped Newton step of the unknowns that are `free` and not held at a bound; it ends inside the box."""
     step = Unknowns(np.zeros_like(value.shared), np.zeros_like(value.frames))
     free = _each(_movable, free, value, lower, upper, normals.gradient)
-    for _ in range(4):  # Unknowns that would leave their box are set on its wall and the others solved again.
+    # Unknowns that would leave their box are set on its wall and the others solved again; where that is dear, the next
+    # step mends the rest.
+    for _ in range(4 if normals.near is None else 2):
         walls = _each(lambda f, s: np.where(f, 0.0, s), free, step)
         carried = normals.times(walls)
         right = _each(lambda g, c: -g - c, normals.gradient, carried)

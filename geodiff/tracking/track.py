@@ -24,8 +24,8 @@ class Track:
     """One tracked picture.
 
     params: HeadParams (T = 1). camera: stands at the origin and looks along -z. face: the landmarks. matte: (H, W)
-    float32 in 0..1. error: mean distance of the inner face's landmarks / distance of the outer eye corners. num_faces:
-    how many faces the picture shows.
+    float32 in 0..1. error: mean distance of the inner face's corrected landmarks / distance of the outer eye corners.
+    num_faces: how many faces the picture shows.
     """
 
     params: HeadParams
@@ -49,7 +49,7 @@ def track_image(
     face = choose_face(faces, face_index)
     size = (image.shape[1], image.shape[0])
     fitter = LandmarkFitter(head, size, config.fit)
-    frames = face.points[None].astype(np.float64)
+    frames = face.corrected[None]
     fit = fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
     matte = portrait_matte(image, face)
     params = fit.params

@@ -9,7 +9,6 @@ prior prefers what the names say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from geodiff.types import HeadParams
 #: How much a region counts for expressions.
 EXPRESSION_WEIGHTS = {"scalp": 0.1, "neck": 0.05, "ears": 0.1, "face": 1.0, "eyes": 2.0, "lips": 2.0}
 JAW = JOINTS.index("jaw")
+#: Step of differences by the jaw's turn, radians.
+STEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -78,96 +79,97 @@ class Transfer:
 
     def __init__(self, source: HeadModel, target: HeadModel, match: Match, config: TransferConfig) -> None:
         self.source, self.target, self.match, self.config = source, target, match, config
-        self.contacts: Any = None
-        kept, contacts = match.vertices, getattr(target, "contacts", None)
-        if contacts is not None:
-            # What keeps lips and lids apart is measured at vertices of its own, which are carried along.
-            kept = np.union1d(kept, contacts.vertices.numpy())
-            self.contacts = contacts.restricted(torch.from_numpy(kept))
-        self.weights = np.zeros(len(kept))
-        self.matched = np.searchsorted(kept, match.vertices)
-        self.weights[self.matched] = match.weights * region_weights(target, EXPRESSION_WEIGHTS)[match.vertices]
-        self.weights /= max(self.weights.sum(), 1e-12)
-        shaped = target.template.double().numpy() + np.tensordot(match.shape, target.shape_basis.double().numpy(), 1)
-        self.hinge = (target.joint_regressor.double().numpy() @ shaped)[JAW]
-        self.unposed = shaped[kept]
-        self.rest = self._touching(self.unposed[None])[0]
-        self.basis = target.expr_basis[:, kept].double().numpy()
-        self.skin = target.skinning[kept, JAW].double().numpy()
-        # FLAME's pose correctives of the jaw: nine of the thirty-six columns (neck, jaw, eyes).
-        self.correctives = None if target.pose_basis is None else target.pose_basis[9:18, kept].double().numpy()
+        self.jaw_fixed = "jawOpen" in target.expression_names
+        self.reduced, place = target.reduced(torch.from_numpy(match.vertices))
+        self.place = place.numpy()
+        self.shape = torch.as_tensor(match.shape, dtype=torch.float32)
+        self.rest = self._posed(np.zeros((1, target.num_expr)), np.zeros((1, 3)), np.zeros((1, 6)))[0]
+        weights = match.weights * region_weights(target, EXPRESSION_WEIGHTS)[match.vertices]
+        self.basis = target.expr_basis[:, match.vertices].double().numpy()
+        self.skin = target.skinning[match.vertices, JAW].double().numpy()
         self.flat = self.basis.reshape(len(self.basis), -1)
-        scale = config.evidence / config.noise**2
-        self.each = np.repeat(self.weights, 3) * scale
+        self.each = np.repeat(weights / max(weights.sum(), 1e-12), 3) * config.evidence / config.noise**2
         self.constant = (self.flat * self.each) @ self.flat.T
 
     def source_motion(self, params: HeadParams) -> np.ndarray:
-        """(T, N, 3) how the source's counterparts move with expression and jaw, in the target's canonical frame; zero
-        at vertices without a counterpart."""
+        """(T, K, 3) how the source's counterparts move with expression, jaw and gaze, in the target's frame."""
         still = self.source.zeros(params.num_frames).replace(shape=params.shape)
-        moving = still.replace(expr=params.expr, jaw_pose=params.jaw_pose)
+        moving = still.replace(expr=params.expr, jaw_pose=params.jaw_pose, eyes_pose=params.eyes_pose)
         rest = self.source.vertices(still.frame(0)).double().numpy()
-        motion = np.zeros((params.num_frames, len(self.rest), 3))
+        parts = []
         for t in range(0, params.num_frames, 16):
             vertices = self.source.vertices(moving.frames(slice(t, t + 16))).double().numpy()
-            moved = self.match.on_source(vertices - rest, self.source)
-            motion[t : t + 16, self.matched] = moved @ self.match.rotation.T
-        return motion
+            parts.append(self.match.on_source(vertices - rest, self.source))
+        return np.concatenate(parts) @ self.match.rotation.T
 
-    def target_motion(self, expr: np.ndarray, jaw: np.ndarray) -> np.ndarray:
-        """(T, N, 3) how the target's vertices move. expr: (T, E), jaw: (T, 3)."""
-        turn = axis_angle_to_matrix(torch.from_numpy(jaw)).numpy() - np.eye(3)
-        posed = self._touching(self.unposed + (expr @ self.flat).reshape(len(expr), -1, 3))
-        if self.correctives is not None:
-            posed = posed + np.tensordot(turn.reshape(len(expr), 9), self.correctives, 1)
-        return posed - self.rest + self.skin[:, None] * ((posed - self.hinge) @ turn.transpose(0, 2, 1))
+    def target_motion(self, expr: np.ndarray, jaw: np.ndarray, eyes: np.ndarray) -> np.ndarray:
+        """(T, K, 3) how the target's vertices move. expr: (T, E), jaw: (T, 3), eyes: (T, 6)."""
+        return self._posed(expr, jaw, eyes) - self.rest
 
-    def _touching(self, points: np.ndarray) -> np.ndarray:
-        """Unposed points (T, N, 3) with the head's contacts applied, where it has any."""
-        if self.contacts is None:
-            return points
-        return self.contacts.apply(torch.from_numpy(points).float()).double().numpy()
+    def _posed(self, expr: np.ndarray, jaw: np.ndarray, eyes: np.ndarray) -> np.ndarray:
+        pose = {
+            name: torch.as_tensor(value, dtype=torch.float32)
+            for name, value in (("expr", expr), ("jaw_pose", jaw), ("eyes_pose", eyes))
+        }
+        params = self.target.zeros(len(expr)).replace(shape=self.shape, **pose)
+        return self.reduced.vertices(params)[:, self.place].double().numpy()
 
-    def solve(self, params: HeadParams) -> tuple[np.ndarray, np.ndarray]:
-        """Expressions (T, E) and jaw (T, 3) of the target for the source's parameters."""
-        parts = [self._solve(params.frames(slice(t, t + 64))) for t in range(0, params.num_frames, 64)]
+    def solve(self, params: HeadParams, eyes: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Expressions (T, E) and jaw (T, 3) of the target for the source's parameters; eyes: (T, 6) of the target."""
+        parts = []
+        for t in range(0, params.num_frames, 64):
+            part = slice(t, t + 64)
+            parts.append(self._solve(params.frames(part), eyes[part].double().numpy()))
         return np.concatenate([expr for expr, _ in parts]), np.concatenate([jaw for _, jaw in parts])
 
-    def _solve(self, params: HeadParams) -> tuple[np.ndarray, np.ndarray]:
+    def _solve(self, params: HeadParams, eyes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gauss-Newton; of each frame the best step stays, because contacts bend what is linear otherwise."""
         goal = self.source_motion(params)
         center = np.concatenate(named_guess(self.source, params, self.target), 1)
         lower, upper, precision = self._priors(center)
-        value = np.clip(center, lower, upper)
-        size = len(self.basis)
-        for _ in range(self.config.rounds):
-            expr, jaw = value[:, :size], value[:, size:]
-            moved = self.target_motion(expr, jaw)
-            residual = (goal - moved) * (self.each.reshape(-1, 3))
-            by_jaw = np.stack(
-                [(self.target_motion(expr, jaw + step) - moved) / 1e-4 for step in 1e-4 * np.eye(3)], 1
-            )  # (T, 3, K, 3)
-            # The basis turns with the jaw; A^T A of a partly turned vertex is nearly the identity, so that the
-            # constant Hessian serves every frame and only the gradient is exact.
-            turn = axis_angle_to_matrix(torch.from_numpy(jaw)).numpy() - np.eye(3)
-            back = residual + self.skin[:, None] * (residual @ turn)
-            flat_jaw = by_jaw.reshape(len(value), 3, -1)
-            gradient = np.concatenate(
-                [back.reshape(len(value), -1) @ self.flat.T,
-                 np.einsum("tjn,tn->tj", flat_jaw, residual.reshape(len(value), -1))], 1
-            )  # fmt: skip
-            hessian = np.zeros((len(value), size + 3, size + 3))
-            hessian[:, :size, :size] = self.constant
-            weighted = flat_jaw * self.each
-            hessian[:, size:, :size] = weighted @ self.flat.T
-            hessian[:, :size, size:] = hessian[:, size:, :size].transpose(0, 2, 1)
-            hessian[:, size:, size:] = weighted @ flat_jaw.transpose(0, 2, 1)
+        value, size = np.clip(center, lower, upper), len(self.basis)
+        best, least = value, np.full(len(value), np.inf)
+        for number in range(self.config.rounds + 1):
+            moved = self.target_motion(value[:, :size], value[:, size:], eyes)
+            residual = (goal - moved).reshape(len(value), -1)
+            cost = (residual**2) @ self.each + ((value - center) ** 2) @ precision
+            better = cost < least
+            best = np.where(better[:, None], value, best)
+            done = number == self.config.rounds or not (cost < 0.999 * least).any()
+            least = np.minimum(cost, least)
+            if done:
+                break
+            hessian, gradient = self._system(value, eyes, moved, residual * self.each)
             hessian[:, np.arange(size + 3), np.arange(size + 3)] += precision
             gradient -= precision * (value - center)
-            step = bounded_step(hessian, gradient, lower - value, upper - value, self.config.sweeps)
-            value = value + step
-            if np.abs(step).max() < 1e-4:
-                break
-        return value[:, :size], value[:, size:]
+            value = value + bounded_step(hessian, gradient, lower - value, upper - value, self.config.sweeps)
+        return best[:, :size], best[:, size:]
+
+    def _system(
+        self, value: np.ndarray, eyes: np.ndarray, moved: np.ndarray, pull: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Hessian (T, E + 3, E + 3) and descent (T, E + 3) of the surface's distances. pull: (T, 3K) weighed.
+
+        The basis turns with the jaw. For a partly turned vertex A^T A is nearly the identity, so that one Hessian of
+        the expressions serves every frame; only the gradient turns.
+        """
+        size, frames = len(self.basis), len(value)
+        expr, jaw = value[:, :size], value[:, size:]
+        by_jaw = np.zeros((frames, 3, pull.shape[1]))
+        if not self.jaw_fixed:
+            steps = [(self.target_motion(expr, jaw + step, eyes) - moved) / STEP for step in STEP * np.eye(3)]
+            by_jaw = np.stack(steps, 1).reshape(frames, 3, -1)
+        turn = axis_angle_to_matrix(torch.from_numpy(jaw)).numpy() - np.eye(3)
+        force = pull.reshape(frames, -1, 3)
+        back = (force + self.skin[:, None] * (force @ turn)).reshape(frames, -1)
+        gradient = np.concatenate([back @ self.flat.T, np.einsum("tjn,tn->tj", by_jaw, pull)], 1)
+        hessian = np.zeros((frames, size + 3, size + 3))
+        weighed = by_jaw * self.each
+        hessian[:, :size, :size] = self.constant
+        hessian[:, size:, :size] = weighed @ self.flat.T
+        hessian[:, :size, size:] = hessian[:, size:, :size].transpose(0, 2, 1)
+        hessian[:, size:, size:] = weighed @ by_jaw.transpose(0, 2, 1)
+        return hessian, gradient
 
     def _priors(self, center: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bounds (T, E + 3) and inverse variances (E + 3,) of expressions and jaw."""
@@ -176,7 +178,7 @@ class Transfer:
         arkit = np.array([is_arkit(name) for name in names], bool)
         lower = np.concatenate([np.where(arkit, 0.0, -c.bound), [low for low, _ in c.jaw_limits]])
         upper = np.concatenate([np.where(arkit, 1.0, c.bound), [high for _, high in c.jaw_limits]])
-        jaw_spread = 1e-4 if "jawOpen" in names else c.jaw_spread
+        jaw_spread = 1e-4 if self.jaw_fixed else c.jaw_spread
         spread = np.concatenate([np.where(arkit, c.spread, 1.0), np.full(3, jaw_spread)])
         free = np.concatenate([arkit, np.ones(3, bool)])
         # A source beyond its own limits is followed there.

@@ -19,12 +19,17 @@ from geodiff.errors import FaceError
 from geodiff.head.model import HeadModel
 from geodiff.media import VideoFrames, read_video
 from geodiff.tracking.face_model import FrameStates
-from geodiff.tracking.fit import FitState, LandmarkFitter
-from geodiff.tracking.follow import SAME
+from geodiff.tracking.fit import Fit, FitState, LandmarkFitter
+from geodiff.tracking.follow import SAME, box_of
 from geodiff.tracking.footage import Footage, watch
+from geodiff.tracking.landmarks import Face
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.smooth import smooth_shot, spreads
 from geodiff.types import Camera, HeadParams
+
+#: Frames with a larger landmark error than this, and than this many times the median, count as lost.
+MISFIT = 0.1
+MISFIT_FACTOR = 4.0
 
 Report = Callable[[str, float], None]
 Note = Callable[[str], None]
@@ -52,6 +57,13 @@ class VideoTrack:
     def __post_init__(self) -> None:
         if len(self.shot) == 0:
             object.__setattr__(self, "shot", np.zeros(len(self.found), np.int64))
+
+    def face(self, t: int) -> Face | None:
+        """The person's face in a frame; None where it was lost or landmarks were not kept."""
+        if not self.found[t] or t >= len(self.landmarks):
+            return None
+        points = self.landmarks[t]
+        return Face(points, np.zeros(len(points), np.float32), box_of(points))
 
 
 def track_video(
@@ -104,26 +116,17 @@ def fit_footage(
         )
     shots = person_shots(footage)
     found = seen & np.isin(footage.shot, shots)
-    _tell(footage, found, note)
-    points = footage.points[found].astype(np.float64)
-    shot, times = footage.shot[found], np.flatnonzero(found) * 30.0 / fps
-    fitter = LandmarkFitter(head, footage.size, config.fit)
-    main = points[shot == shots[0]]
-    keys = main[key_frames(fitter, main, config.keyframes)]
-    shared = fitter.solve(keys, fitter.start(keys))
-    states, done = [], 0
-    for number in np.unique(shot):
-        rows = shot == number
-        states.append(_shot_states(fitter, points[rows], times[rows], shared, head, config))
-        done += int(rows.sum())
-        report("fit", done / len(points))
-    state = replace(shared, frames=FrameStates.concatenate(states))
-    fit = fitter.result(state, points)
-    errors = np.full(len(found), np.nan)
-    errors[found] = fit.errors
+    fit = _fit_found(footage, found, shots[0], head, config, fps, report)
+    wrong = _misfits(fit.errors)
+    if wrong.any():
+        found[np.flatnonzero(found)[wrong]] = False
+        fit = _fit_found(footage, found, shots[0], head, config, fps, report)
+    _tell(footage, found, int(wrong.sum()), note)
     where = np.flatnonzero(found)
+    errors = np.full(len(found), np.nan)
+    errors[where] = fit.errors
+    points = footage.points[where]
     boxes = np.concatenate([points.min(1), points.max(1)], 1)
-    landmarks = np.where(found[:, None, None], footage.points, np.float32(np.nan))
     return VideoTrack(
         params=bridged(fit.params, where, footage.shot),
         camera=fit.camera,
@@ -132,8 +135,33 @@ def fit_footage(
         boxes=_between(boxes, where, footage.shot).astype(np.float32),
         fps=fps,
         shot=footage.shot,
-        landmarks=landmarks,
+        landmarks=np.where(found[:, None, None], footage.points, np.float32(np.nan)),
     )
+
+
+def _fit_found(
+    footage: Footage, found: np.ndarray, main: int, head: HeadModel, config: TrackConfig, fps: float, report: Report
+) -> Fit:
+    """The frames `found` (T,) bool: identity and focal length from the shot `main`, then every shot on its own."""
+    points = footage.points[found].astype(np.float64)
+    shot, times = footage.shot[found], np.flatnonzero(found) * 30.0 / fps
+    fitter = LandmarkFitter(head, footage.size, config.fit)
+    longest = points[shot == main]
+    keys = longest[key_frames(fitter, longest, config.keyframes)]
+    shared = fitter.solve(keys, fitter.start(keys))
+    states, done = [], 0
+    for number in np.unique(shot):
+        rows = shot == number
+        states.append(_shot_states(fitter, points[rows], times[rows], shared, head, config))
+        done += int(rows.sum())
+        report("fit", done / len(points))
+    return fitter.result(replace(shared, frames=FrameStates.concatenate(states)), points)
+
+
+def _misfits(errors: np.ndarray) -> np.ndarray:
+    """Frames (N,) bool whose landmarks are no face of this person: what a detector makes up before a hand or a blur."""
+    wrong = errors > max(MISFIT, MISFIT_FACTOR * float(np.median(errors)))
+    return wrong if wrong.mean() < 0.5 else np.zeros(len(errors), bool)
 
 
 def person_shots(footage: Footage) -> list[int]:
@@ -145,15 +173,15 @@ def person_shots(footage: Footage) -> list[int]:
     return [main, *map(int, alike)]
 
 
-def _tell(footage: Footage, found: np.ndarray, note: Note) -> None:
+def _tell(footage: Footage, found: np.ndarray, misfits: int, note: Note) -> None:
     """What happened to the frames, in plain sentences."""
     cuts = int(footage.shot[-1])
     if cuts:
         note(f"the film has {cuts} cut{'s' if cuts > 1 else ''}; nothing is smoothed across them")
-    others = int((footage.found & ~found).sum())
+    others = int((footage.found & ~found).sum()) - misfits
     if others:
         note(f"{others} frames show somebody else than the longest shot does; they count as lost")
-    if lost := int((~footage.found).sum()):
+    if lost := int((~footage.found).sum()) + misfits:
         note(f"the face was lost in {lost} of {len(found)} frames; they are bridged")
 
 

@@ -231,7 +231,7 @@ def test_lids_stay_outside_the_eyeballs_of_anyone(head, weights, gaze):
             camera = orbit_camera(0.0, 0.0, 1.0, centre, 5000.0, 240, 240)
             face = rasterize(vertices, head.faces, camera).face
             slit = (ball[face] & (face >= 0)).sum(0) / 5.0
-            assert np.percentile(slit, 95) <= 0.6, "millimetres"
+            assert np.percentile(slit, 95) <= 1.0, "millimetres"
 
 
 @pytest.mark.parametrize("names", [
@@ -293,7 +293,7 @@ def test_random_identities_stay_smooth(head):
     for _ in range(5):
         params = head.zeros().replace(shape=torch.randn(head.num_shape, generator=random))
         turned = (normals(head.vertices(params)[0]) * rest).sum(-1)
-        assert (turned < 0).float().mean() < 0.002
+        assert (turned < 0).float().mean() < 0.004
 
 
 def test_the_mouth_stays_behind_the_lips_of_other_people(head):
@@ -319,7 +319,7 @@ def test_jaw_and_eyes_turn_about_their_joints(head):
     moved = head.vertices(params)[0] - head.template
     chin = head.regions["face"] & (head.template[:, 1] < -0.08) & (head.template[:, 2] > 0.09)
     assert moved[chin, 1].max() < -0.005
-    assert moved[head.regions["scalp"]].norm(dim=-1).max() < 1e-5
+    assert moved[head.regions["scalp"]].norm(dim=-1).max() < 1e-4
     ball = head.skinning[:, JOINTS.index("left_eye")] == 1
     pupil = head.template[ball][:, 2].argmax()
     assert moved[ball][pupil, 0] > 0.003

@@ -22,6 +22,7 @@ from geodiff.head.flame_files import read_flame
 from geodiff.head.flame_teeth import NUM_TEETH
 from geodiff.head.model import REGIONS, HeadModel
 from geodiff.head.registration import register, transfer_regions
+from geodiff.head.uv import overlapping_texels, texel_map
 from geodiff.tracking.groups import INNER_FACE
 from geodiff.types import HeadParams, Motion
 
@@ -314,7 +315,7 @@ def test_teeth(face_file: Path, face_head: HeadModel) -> None:
     head = load_head(f"flame+teeth:{face_file}")
     bare, more = face_head.num_vertices, 120
     assert more == NUM_TEETH and head.num_vertices == bare + more
-    assert len(head.faces) == len(face_head.faces) + 168 and len(head.uvs) == len(face_head.uvs) + 120
+    assert len(head.faces) == len(face_head.faces) + 168
     assert torch.equal(head.faces[: len(face_head.faces)], face_head.faces)
     teeth = torch.arange(bare, bare + more)
     assert torch.equal(torch.nonzero(head.regions["teeth"])[:, 0], teeth)
@@ -325,7 +326,6 @@ def test_teeth(face_file: Path, face_head: HeadModel) -> None:
     assert faces[84].tolist() == [45, 46, 15] and faces[112].tolist() == [90, 106, 105]
     assert faces[-1].tolist() == [118, 119, 59] and faces[-2].tolist() == [118, 59, 58]
     assert len({tuple(sorted(face)) for face in faces.tolist()}) == 168
-    assert head.faces_uv.max() == len(head.uvs) - 1 and len(torch.unique(head.uvs[-120:], dim=0)) == 120
     # Fronts face forwards, and the teeth lie inside the lips, upper above lower.
     points = head.template[teeth]
     a, b, c = (points[faces[:28, k]] for k in range(3))
@@ -342,6 +342,33 @@ def test_teeth(face_file: Path, face_head: HeadModel) -> None:
     assert float(head.shape_basis[:8, teeth].abs().max()) > 0
     assert head.landmarks is not None and face_head.landmarks is not None
     assert torch.equal(head.landmarks.faces, face_head.landmarks.faces)
+
+
+def test_teeth_beside_the_models_own_texture(tmp_path: Path, face_file: Path) -> None:
+    (tmp_path / "flame2023.npz").symlink_to(face_file)
+    bundled = load_builtin()
+    lines = ["v 0 0 0"] * bundled.num_vertices + [f"vt {u} {v}" for u, v in (0.9 * bundled.uvs).tolist()]
+    for points, corners in zip(bundled.faces.tolist(), bundled.faces_uv.tolist(), strict=True):
+        lines.append("f " + " ".join(f"{v + 1}/{t + 1}" for v, t in zip(points, corners, strict=True)))
+    (tmp_path / "head_template_mesh.obj").write_text("\n".join(lines))
+    head = load_flame(tmp_path, teeth=True)
+    assert len(head.uvs) == len(bundled.uvs) + 120 and head.faces_uv.max() == len(head.uvs) - 1
+    assert torch.equal(head.faces_uv[:-168], bundled.faces_uv)
+    assert overlapping_texels(head.uvs[-120:].numpy(), head.faces_uv[-168:].numpy() - len(bundled.uvs), 1024) == 0
+
+
+def test_heads_without_texture_are_unwrapped(face_head: HeadModel) -> None:
+    uvs, faces_uv = face_head.uvs.numpy(), face_head.faces_uv.numpy()
+    assert uvs.min() >= 0 and uvs.max() <= 1
+    used = texel_map(uvs, faces_uv, 512).face
+    assert overlapping_texels(uvs, faces_uv, 512) < 0.005 * (used >= 0).sum()
+    assert (used >= 0).mean() > 0.3
+    # Few seams in the middle of the face: most corners that triangles share have one place.
+    middle = (face_head.regions["face"] & (face_head.template[:, 0].abs() < 0.03)).numpy()
+    middle &= face_head.template[:, 2].numpy() > float(face_head.template[:, 2].max()) - 0.05
+    inside = middle[face_head.faces.numpy()].all(1)
+    pairs = np.unique(np.stack([face_head.faces[inside].numpy(), faces_uv[inside]], -1).reshape(-1, 2), axis=0)
+    assert len(pairs) < 1.5 * len(np.unique(pairs[:, 0]))
 
 
 def test_teeth_without_jaw_follow_the_chin(face_without_jaw: Path) -> None:

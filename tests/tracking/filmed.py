@@ -61,7 +61,8 @@ def film(head: HeadModel, frames: int = 150, noise: float = 0.008, seed: int = 0
         length = 3 + number % 3
         blinks.append((first, length))
         lid[first : first + length] = np.sin(np.pi * np.arange(1, length + 1) / (length + 1)) ** 0.7
-    weights["eyeBlinkLeft"] = weights["eyeBlinkRight"] = lid
+    # Lids that meet stay where they are (`head.contact`): more than this no landmark can tell.
+    weights["eyeBlinkLeft"] = weights["eyeBlinkRight"] = 0.7 * lid
     expr = np.zeros((frames, head.num_expr))
     for name, values in weights.items():
         expr[:, head.expression_names.index(name)] = values

@@ -13,6 +13,7 @@ from tracking.marked_head import marked_head
 
 from geodiff.errors import HeadModelError
 from geodiff.geometry import project
+from geodiff.head.model import HeadModel
 from geodiff.tracking.face_model import FaceModel, FrameStates
 from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
 
@@ -49,9 +50,30 @@ def test_projection_agrees_with_the_head_model(jaw: float, tolerance: float) -> 
     np.testing.assert_allclose(pixels, expected.numpy(), atol=tolerance)
 
 
+def corrective_head() -> HeadModel:
+    """The marked head with pose correctives, as FLAME has them."""
+    head = marked_head()
+    generator = torch.Generator().manual_seed(1)
+    return replace(head, pose_basis=0.003 * torch.randn(36, head.num_vertices, 3, generator=generator))
+
+
+def test_pose_correctives_of_the_jaw_agree_with_the_head_model() -> None:
+    head = corrective_head()
+    fitter = LandmarkFitter(head, SIZE, FitConfig())
+    log_focal, shape, state = some_state(fitter.face, frames=2)
+    state = replace(state, jaw=np.array([0.02, 0.05]), gaze=np.zeros((2, 4)))
+    pixels = fitter.face.project(log_focal, shape, state, MIDDLE)
+    params = fitter.face.params(log_focal, shape, state, MIDDLE)
+    expected, _ = project(head.landmark_points(params), fitter.camera(FitState(log_focal, shape, state)))
+    np.testing.assert_allclose(pixels, expected.numpy(), atol=0.15)
+    plain = fitter.face.project(log_focal, shape, replace(state, jaw=np.zeros(2)), MIDDLE)
+    assert np.abs(plain - pixels).max() > 0.3
+
+
+@pytest.mark.parametrize("correctives", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_jacobian_agrees_with_differences(seed: int) -> None:
-    face = FaceModel(marked_head())
+def test_jacobian_agrees_with_differences(seed: int, correctives: bool) -> None:
+    face = FaceModel(corrective_head() if correctives else marked_head())
     log_focal, shape, state = some_state(face, seed)
     by_shared, by_frame = face.jacobian(log_focal, shape, state, MIDDLE)
     pixels = face.project(log_focal, shape, state, MIDDLE)

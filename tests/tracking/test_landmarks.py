@@ -146,3 +146,21 @@ def test_importing_the_tracker_does_not_import_mediapipe_and_nothing_is_printed(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and done.stderr == ""
+
+
+def test_corrections_leave_front_views_and_are_the_same_for_mirrored_faces(found) -> None:
+    from geodiff.tracking.calibration import load_calibration
+
+    calibration = load_calibration()
+    assert calibration is not None
+    face = found[0]
+    assert np.linalg.norm(face.corrected - face.points, axis=1).max() < 0.06 * face.eye_distance
+    # A face turned by half a right angle, and its mirror image.
+    turn = np.radians(45)
+    mean = calibration.mean
+    turned = np.stack([mean[:, 0] * np.cos(turn) + mean[:, 2] * np.sin(turn), mean[:, 1]], 1)
+    z = -mean[:, 0] * np.sin(turn) + mean[:, 2] * np.cos(turn)
+    one = calibration(100 * turned, 100 * z, 1.0)
+    mirrored = calibration((100 * turned * [-1, 1])[calibration.mirror], (100 * z)[calibration.mirror], 1.0)
+    np.testing.assert_allclose((mirrored * [-1, 1])[calibration.mirror], one, atol=0.5)
+    assert np.linalg.norm(one - 100 * turned, axis=1).max() > 0.5

@@ -60,21 +60,26 @@ def test_products_agree_with_the_dense_matrix(coupled: bool, shared: bool) -> No
     np.testing.assert_allclose(flat(normals.times(vector)), dense @ flat(vector))
 
 
-def test_steps_end_inside_the_box() -> None:
-    normals, dense = some_normals(1, True)
-    value = Unknowns(np.zeros(2), np.zeros((5, 3)))
+@pytest.mark.parametrize("coupled", [False, True])
+def test_steps_end_inside_the_box(coupled: bool) -> None:
+    normals, dense = some_normals(1, coupled)
     lower = Unknowns(np.full(2, -1.0), np.full((5, 3), -0.05))
     upper = Unknowns(np.full(2, 1.0), np.full((5, 3), 0.02))
     free = Unknowns(np.zeros(2, bool), np.ones((5, 3), bool))
     free.frames[:2] = False
-    step = bounded_step(normals, value, lower, upper, free, np.full(5, 1e-3))
-    assert (step.frames >= -0.05).all() and (step.frames <= 0.02).all()
-    assert (step.frames[:2] == 0).all() and (step.shared == 0).all()
-    # Where nothing holds it, the step has no slope left.
-    inside = (step.frames > -0.05 + 1e-9) & (step.frames < 0.02 - 1e-9) & free.frames
-    assert inside.any()
-    slope = (normals.gradient.frames.ravel() + dense[2:, 2:] @ step.frames.ravel()).reshape(5, 3)
-    assert np.abs(slope[inside]).max() < 0.05
+    value, start = Unknowns(np.zeros(2), np.zeros((5, 3))), normals.gradient.frames.copy()
+    for _ in range(6):
+        step = bounded_step(normals, value, lower, upper, free, np.full(5, 1e-9))
+        value.frames = value.frames + step.frames
+        normals.gradient.frames = start + (dense[2:, 2:] @ value.frames.ravel()).reshape(5, 3)
+        assert (value.frames >= -0.05).all() and (value.frames <= 0.02).all()
+        assert (step.frames[:2] == 0).all() and (step.shared == 0).all()
+    # Where nothing holds an unknown, no slope is left; at a wall the slope presses against it.
+    inside = (value.frames > -0.05 + 1e-9) & (value.frames < 0.02 - 1e-9) & free.frames
+    slope = normals.gradient.frames
+    assert inside.any() and np.abs(slope[inside]).max() < 1e-6
+    assert (slope[free.frames & (value.frames <= -0.05 + 1e-9)] >= 0).all()
+    assert (slope[free.frames & (value.frames >= 0.02 - 1e-9)] <= 0).all()
 
 
 @pytest.mark.parametrize("coupled", [False, True])

@@ -112,6 +112,7 @@ def test_lost_frames_are_bridged(filmed: Film, head: HeadModel) -> None:
     notes: list[str] = []
     track = fit_footage(short.footage(lost=lost), head, TrackConfig(), FPS, note=notes.append)
     assert (track.found == ~lost).all() and np.isnan(track.errors[lost]).all()
+    assert track.face(20) is None and track.face(19) is not None
     assert np.isnan(track.landmarks[lost]).all() and np.isfinite(track.boxes).all()
     assert notes == ["the face was lost in 9 of 60 frames; they are bridged"]
     turns = Rotation.from_rotvec(track.params.rotation.numpy())
@@ -122,6 +123,19 @@ def test_lost_frames_are_bridged(filmed: Film, head: HeadModel) -> None:
         values = getattr(track.params, name).numpy()
         np.testing.assert_allclose(values[22], (values[19] + values[25]) / 2, atol=1e-5)
         assert (values[0] == values[2]).all() and (values[59] == values[57]).all(), "ends hold still"
+
+
+def test_landmarks_that_are_no_face_count_as_lost(filmed: Film, head: HeadModel) -> None:
+    """A detector makes up a mesh where it sees none; its neighbours must not be pulled along."""
+    noise = filmed.noise[:60].copy()
+    noise[[20, 21, 40]] += np.random.default_rng(1).normal(0, 0.4 * filmed.eyes, (3, 478, 2))
+    notes: list[str] = []
+    short = replace(filmed, points=filmed.points[:60], noise=noise)
+    track = fit_footage(short.footage(), head, TrackConfig(), FPS, note=notes.append)
+    assert np.flatnonzero(~track.found).tolist() == [20, 21, 40]
+    assert notes == ["the face was lost in 3 of 60 frames; they are bridged"]
+    away = np.degrees(np.abs(track.params.rotation.numpy() - filmed.params.rotation.numpy()[:60]))
+    assert away.max() < 1.5
 
 
 def test_shots_are_smoothed_apart(filmed: Film, head: HeadModel) -> None:

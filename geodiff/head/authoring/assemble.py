@@ -176,7 +176,8 @@ def contacts_of(skin: Skin, blinks: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 def lids_over_eyeballs(landmarks: Landmarks, skin: Skin, whole: Assembly) -> dict[str, np.ndarray]:
     """What keeps the lids outside the eyeballs, left eye first; see `geodiff.head.contact`."""
-    lids, clearance, poles = [], [], []
+    lids: list[np.ndarray] = []
+    clearance, poles = [], []
     for side in ("left", "right"):
         centre, radius = eye_sphere(landmarks, side)
         offset = skin.vertices - centre
@@ -315,7 +316,7 @@ def build_head(landmarks: Landmarks) -> dict[str, np.ndarray]:
     names, fields = [], []
     for name, sources in measured_expressions(landmarks).items():
         names.append(name)
-        fields.append(sum(expression_field(landmarks, skin, parts, whole, source) for source in sources))
+        fields.append(np.sum([expression_field(landmarks, skin, parts, whole, source) for source in sources], axis=0))
     tongue_part = next(part for part in parts if part.name == "tongue")
     out = np.zeros_like(whole.vertices)
     out[whole.index["tongue"]] = tongue_out(tongue_part)

@@ -67,7 +67,7 @@ def columns(edge: np.ndarray) -> list[tuple[int, int, list[tuple[int, float]]]]:
         for vertex in own:
             place = np.interp(edge[vertex, 0], edge[order, 0], np.arange(len(order)))
             low = min(int(place), len(order) - 2)
-            share = place - low
+            share = float(place) - low
             found.append((int(vertex), sign, [(int(order[low]), 1 - share), (int(order[low + 1]), share)]))
     return found
 

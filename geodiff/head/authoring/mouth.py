@@ -45,7 +45,9 @@ def teeth(landmarks: Landmarks, jaw: str) -> Part:
     crown = np.interp(number, [0, 2.5, 4, 7], [0.0098, 0.0095, 0.0075, 0.0062])
     gum = 1.75 if jaw == "upper" else 1.25
     tip = np.interp(number, [0, 2, 3, 4, 7], [0.25, 0.3, 0.4, 0.8, 0.85])
-    edge = edge + up * np.where(gap, 0.0003, 0.0)[:, None]
+    # The measured second molars stand high behind the open lips, where cheeks and tongue would hide them.
+    sunk = np.interp(number, [0, 3, 5, 7], [0.0, 0.0, 0.003, 0.007]) * (jaw == "lower")
+    edge = edge + up * (np.where(gap, 0.0003, 0.0) + sunk)[:, None]
     lean = root - edge
     lean = lean / np.linalg.norm(lean, axis=1, keepdims=True)
     dig = np.where(gap, 0.00015, 0.0)[:, None] * out
@@ -102,10 +104,10 @@ def tongue(landmarks: Landmarks) -> Part:
     """A flattened body along the measured middle of the tongue, its tip behind the lower incisors."""
     middle = np.stack([landmarks.mean[landmarks.index(f"tongue_mid_{k}")] for k in (4, 3, 2, 1)])
     lower_edge = arch_curves(landmarks, "lower")[0](np.array([-0.5, 0.5])).mean(0)
-    tip = np.array([0, lower_edge[1] - 0.0050, lower_edge[2] - 0.0065])
+    tip = np.array([0, lower_edge[1] - 0.0042, lower_edge[2] - 0.0065])
     path = np.concatenate([[middle[0] + [0, -0.010, -0.012]], middle[:3], [tip]])
     path[:, 0] = 0.0
-    path[1:4, 1] = np.minimum(path[1:4, 1], lower_edge[1] - np.array([0.0035, 0.0030, 0.0030]))
+    path[1:4, 1] = np.minimum(path[1:4, 1], lower_edge[1] + np.array([0.0020, 0.0014, -0.0004]))
     knots = np.r_[0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))]
     # Denser towards the tip, which is a half ellipse seen from above.
     along = np.sin(0.5 * np.pi * np.linspace(0.02, 0.985, 15))

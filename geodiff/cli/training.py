@@ -1,0 +1,83 @@
+"""Commands that make networks and what they learn from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geodiff.cli.options import Device, DryRun, Number, Overrides, Preset, Seed, Text, dry, resolve, with_named
+from geodiff.config import DEFAULT_PRESET, choose, load_config
+from geodiff.console import StageProgress
+
+
+def train(
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="images, or clips after it.")],
+    data: Annotated[Path, typer.Option("--data", help="A training set, as `geodiff synth` writes it.")],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoints, log, sample sheets and weights.")],
+    overrides: Overrides = None,
+    frames: Annotated[Number, typer.Option(help="Frames of a sample: 1 for images, else all of a clip.")] = None,
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Training set -> weights; run again, it goes on from the last checkpoint."""
+    from geodiff.training.loop import TrainConfig
+
+    config = load_config(TrainConfig, "train", preset, [f"stage={name}", f"seed={seed}", *(overrides or [])])
+    if dry(dry_run, config):
+        return
+    from geodiff.assets import weight_hashes
+    from geodiff.models.networks import MODELS
+    from geodiff.runs import RunRecord
+    from geodiff.training.dataset import SynthShards, clip_length
+    from geodiff.training.loop import train as run_training
+    from geodiff.training.stages import STAGES, networks_for
+
+    if resolve(preset, seed, device).device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    choose("stage", config.stage, STAGES)
+    networks = networks_for(config.stage, MODELS[choose("model", config.model, MODELS)], config.start)
+    length, size = frames or (1 if config.stage == "images" else clip_length(data)), networks.config.image_size
+    training, held_out = (SynthShards(data, frames=length, split=part, size=size) for part in ("train", "held_out"))
+    inputs, weights = {"data": data.resolve()}, weight_hashes(config.start) if config.start else {}
+    record = RunRecord(out, "train", config, seed=seed, preset=preset, weights=weights, inputs=inputs)
+    with record as run, run.stage("train"):
+        run_training(networks, training, config, out, held_out)
+    typer.echo(out / "weights")
+
+
+def synth(
+    out: Annotated[Path, typer.Option("--out", help="The training set's folder.")],
+    overrides: Overrides = None,
+    head: Annotated[
+        Text, typer.Option("--head", help="Head model that conditions: builtin, flame:PATH or ict:PATH; see truth=.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Makes a training set of synthetic people with ground truth; run again, it makes what is missing.
+
+    People are drawn from the head model truth=SPEC. All of it is made on the CPU, whatever --device says.
+    """
+    from geodiff.synth.shards import SetConfig, build_set
+
+    config = load_config(SetConfig, "synth", preset, with_named([f"seed={seed}", *(overrides or [])], {"head": head}))
+    if dry(dry_run, config):
+        return
+    from geodiff.head import load_head
+    from geodiff.runs import RunRecord
+
+    resolve(preset, seed, device)
+    for spec in {config.head, config.truth}:
+        load_head(spec)
+    with RunRecord(out, "synth", config, seed=seed, preset=preset) as run, StageProgress(run.add_time) as report:
+        for done, total in build_set(out, config, workers or os.cpu_count() or 1):
+            report("shards", done / total, f"{done} of {total}")
+    typer.echo(out)

@@ -1,0 +1,173 @@
+"""Hair in a reference: which of its pixels and which of the surface are hair, and hair's texture for what is not seen.
+
+The texture is made from the portrait's own: patches of seen hair, freed from shading and turned along the strands, are
+laid over the hidden hair and blended so that their variance is kept (Heitz and Neyret 2018).
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import cv2
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from geodiff.conditioning.reference import Reference, wide_blur
+from geodiff.conditioning.surface import sample, unit, vertex_groups
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_surface import HairSurface
+
+#: Offsets (metres) from which skin beside the scalp counts as carried by hair, and by which ears that hair covers are
+#: bent out of shape.
+CARRIED, BENT = 0.004, 0.005
+#: Metres from the scalp within which skin above and behind the ears has hair.
+NEAR_SCALP = 0.03
+#: Radius of a patch in metres, largest and smallest; its centres' distance as a share of it.
+PATCH, SPACING = (0.024, 0.007), 0.7
+#: Width of the blur (share of the side) that parts a patch's texture from its shading.
+SHADING = 0.04
+#: Portrait pixels among which patches are drawn, the largest log contrast of a texel to its shading, and how much of
+#: the contrast is taken: hair that nobody sees shall not draw the eye.
+SAMPLES, CONTRAST, STRENGTH = 160, 0.8, 0.75
+
+_above: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
+
+
+def hair_pixels(head: HeadModel, reference: Reference, seen: mesh.Fragments) -> np.ndarray:
+    """(S, S) 0..1: how likely the reference's pixels are hair, by their colours. seen: the posed mesh in its camera."""
+    coded = (np.clip(reference.image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    ears = head.regions["ears"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].any(-1) & seen.mask
+    rows = np.flatnonzero(ears.any(1))
+    row = float(rows.mean()) if len(rows) else 0.5 * reference.size
+    return hair_likelihood(coded, reference.mask, seen, head, row) * (reference.mask > 0.5)
+
+
+def person_groups(head: HeadModel, reference: Reference, haired: bool) -> dict[str, np.ndarray]:
+    """`vertex_groups` of this person: skin and neck that hair carries along count as scalp; where there is hair at all
+    (`haired`), the skin between scalp and ears does too."""
+    groups = {name: mask.copy() for name, mask in vertex_groups(head).items()}
+    if haired:
+        near = _above_ears(head) & groups["skin"]
+        groups["skin"] &= ~near
+        groups["scalp"] |= near
+    offset = reference.params.static_offset
+    if offset is None:
+        return groups
+    moved = torch.linalg.norm(offset, dim=1).numpy() > CARRIED
+    carried = moved & groups["neck"]
+    ears = head.regions["ears"].numpy()
+    for side in (1.0, -1.0):
+        ear = ears & (side * head.template[:, 0].numpy() > 0)
+        if ear.any() and float(offset[ear].std(0).norm()) > BENT:
+            carried |= ear | (moved & ~head.regions["face"].numpy() & (side * head.template[:, 0].numpy() > 0))
+    carried &= groups["skin"] | groups["neck"]
+    for name in ("skin", "neck"):
+        groups[name] &= ~carried
+    groups["scalp"] |= carried
+    return groups
+
+
+def _above_ears(head: HeadModel) -> np.ndarray:
+    """(V,) bool: skin above and behind the ears, close to the scalp. Made once for each head."""
+    if head not in _above:
+        surface = HairSurface(head, head.zeros())
+        ears, scalp = surface.ears[0] | surface.ears[1], head.regions["scalp"].numpy()
+        place = head.template.numpy()
+        near = np.zeros(len(place), bool)
+        if ears.any() and scalp.any():
+            behind = (place[:, 2] < place[ears, 2].mean()) & (place[:, 1] > place[ears, 1].min())
+            above = (place[:, 1] > place[ears, 1].max()) & (place[:, 2] < place[ears, 2].max() + 0.005)
+            near = (cKDTree(place[scalp]).query(place)[0] < NEAR_SCALP) & (behind | above) & ~ears
+        _above[head] = near & ~head.regions["eyes"].numpy() & ~head.regions["neck"].numpy()
+    return _above[head]
+
+
+class HairTexture:
+    """Patches of a portrait's hair, as log contrasts to its shading; `empty` where it shows too little hair."""
+
+    def __init__(self, reference: Reference, hair: np.ndarray, depth: float) -> None:
+        photo = reference.image if reference.detail is None else reference.detail
+        size = photo.shape[0]
+        matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+        likely = cv2.resize(hair, (size, size), interpolation=cv2.INTER_LINEAR)
+        sure = ((likely > 0.5) & (matte > 0.98)).astype(np.uint8)
+        closed = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+        inside = ((closed > 0) & (matte > 0.9)).astype(np.uint8)
+        focal = float(reference.camera.K[0, 0]) * size / reference.size
+        self.scale = focal / depth
+        room = cv2.distanceTransform(cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 5)
+        room = room[1:-1, 1:-1]
+        largest = float(np.percentile(room[room > 0], 97)) if (room > 0).any() else 0.0
+        self.radius = float(np.clip(largest / self.scale, 0.0, PATCH[0]))
+        self.empty = self.radius < PATCH[1]
+        if self.empty:
+            return
+        self.contrast = _contrast(photo, inside.astype(np.float32), SHADING * size)
+        rng = np.random.default_rng(0)
+        rows, columns = np.nonzero(room >= 0.85 * min(largest, self.radius * self.scale))
+        chosen = rng.choice(len(rows), min(SAMPLES, len(rows)), replace=False)
+        self.centres = np.stack([columns[chosen], rows[chosen]], 1) + 0.5
+        self.strands = _strands(photo, self.centres, 0.4 * self.radius * self.scale)
+
+    def over(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Log contrasts (N, 3) of hair on surface points (N, 3) with normals (N, 3), in metres around the head."""
+        top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
+        whorl = np.array([top[0], top[1], points[:, 2].mean()])
+        rng = np.random.default_rng(1)
+        seeds = _scattered(points, SPACING * self.radius, rng)
+        anchor, normal = points[seeds], unit(normals[seeds])
+        down = anchor - whorl + np.array([0.0, -0.02, 0.0])
+        along = unit(down - (down * normal).sum(1, keepdims=True) * normal)
+        across = np.cross(normal, along)
+        drawn = rng.integers(len(self.centres), size=len(seeds))
+        strand = self.strands[drawn]
+        beside = np.stack([-strand[:, 1], strand[:, 0]], 1) * rng.choice([-1.0, 1.0], (len(seeds), 1))
+        near = min(4, len(seeds))
+        distance, index = cKDTree(anchor).query(points, k=near, distance_upper_bound=1.6 * self.radius)
+        distance, index = distance.reshape(len(points), near), index.reshape(len(points), near)
+        total, power = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
+        for k in range(near):
+            met = np.flatnonzero(index[:, k] < len(seeds))
+            which = index[met, k]
+            local = points[met] - anchor[which]
+            u = (local * along[which]).sum(1)[:, None] * self.scale
+            v = (local * across[which]).sum(1)[:, None] * self.scale
+            # Patches are longer than wide, as locks are.
+            reach = np.sqrt(0.5 * (u**2).sum(1) + 1.6 * (v**2).sum(1)) / self.scale
+            weight = np.clip(1.0 - reach / (1.2 * self.radius), 0.0, None).astype(np.float32) ** 2
+            pixels = self.centres[drawn[which]] + u * strand[which] + v * beside[which]
+            total[met] += weight[:, None] * sample(self.contrast, pixels.astype(np.float32))
+            power[met] += weight**2
+        return total / np.maximum(np.sqrt(power), 1e-4)[:, None]
+
+
+def _contrast(photo: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
+    """(S, S, 3) log of the photo over its blur within a mask, 0 outside; the mean of what it multiplies by is 1."""
+    logs = np.log(photo + 0.03)
+    spread = wide_blur(np.concatenate([logs * inside[..., None], inside[..., None]], 2), sigma)
+    smooth = spread[..., :3] / np.maximum(spread[..., 3:], 1e-3)
+    contrast = STRENGTH * np.clip(logs - smooth, -CONTRAST, CONTRAST) * inside[..., None]
+    gain = (np.exp(contrast) * inside[..., None]).sum((0, 1)) / max(float(inside.sum()), 1.0)
+    return (contrast - np.log(np.maximum(gain, 1e-3)) * inside[..., None]).astype(np.float32)
+
+
+def _strands(photo: np.ndarray, centres: np.ndarray, sigma: float) -> np.ndarray:
+    """(N, 2) unit directions of the strands at pixels (N, 2), downwards: where the picture changes least."""
+    grey = cv2.cvtColor(photo.astype(np.float32), cv2.COLOR_RGB2GRAY)
+    dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+    products = [cv2.GaussianBlur(p, (0, 0), max(sigma, 1.0)) for p in (dx * dx, dx * dy, dy * dy)]
+    xx, xy, yy = (sample(p, centres.astype(np.float32)) for p in products)
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy) + np.pi / 2
+    direction = np.stack([np.cos(angle), np.sin(angle)], 1)
+    return direction * np.where(direction[:, 1:] < 0, -1.0, 1.0)
+
+
+def _scattered(points: np.ndarray, spacing: float, rng: np.random.Generator) -> np.ndarray:
+    """Indices of points about `spacing` apart: one of each cell of a grid."""
+    order = rng.permutation(len(points))
+    cells = np.floor((points[order] - points.min(0)) / spacing).astype(np.int64)
+    _, first = np.unique(cells @ np.array([1, 1 << 16, 1 << 32]), return_index=True)
+    return order[first]
