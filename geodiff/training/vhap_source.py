@@ -297,6 +297,14 @@ class Film:
 _LISTS = (TRANSFORMS, *SPLIT_FILES.values())
 
 
+def has_clip_sets(root: Path) -> bool:
+    """Whether `find_clip_sets` finds some."""
+    try:
+        return bool(find_clip_sets(root))
+    except InputError:
+        return False
+
+
 def find_clip_sets(root: Path) -> dict[str, list[Path]]:
     """Clip sets at or below a folder, by identity: the name of the first folder below the root, or the root's own.
 

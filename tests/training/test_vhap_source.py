@@ -14,10 +14,13 @@ from heads import ellipsoid_head
 from sample_clips import write_clips
 from torch.utils.data import DataLoader
 
-from geodiff.errors import InputError
+from geodiff.cli import run
+from geodiff.errors import ConfigError, InputError
+from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS
 from geodiff.training.dataset import Mixture, draw_odds
+from geodiff.training.sources import open_sources, window_length
 from geodiff.training.vhap_source import FilmConfig, FilmedClips, find_clip_sets
 
 CONFIG = FilmConfig(size=40, crop=16)
@@ -139,3 +142,31 @@ def test_what_is_no_film_is_told(root: Path, tmp_path: Path, head: HeadModel) ->
         find_clip_sets(tmp_path)
     with pytest.raises(InputError, match="for the split 'held_out'"):
         FilmedClips(root / "anna", split="held_out", head=head)
+
+
+def test_folders_are_opened_as_what_they_are_and_mixed(root: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    head = load_head("builtin")
+    for name in ("anna", "berta"):
+        write_clips(films / name, head, size=32, steps=2, yaws=(0.0, 30.0))
+    dataset = open_sources([films, films / "anna"], [1, 3], size=32)
+    assert isinstance(dataset, Mixture) and len(dataset) == 8
+    assert dataset.rarity()[4:].sum() == pytest.approx(6.0)
+    held_out = open_sources([films, films / "anna"], [1, 3], split="held_out", size=32)
+    assert isinstance(held_out, FilmedClips) and held_out.films[0].identity == "berta"
+    with pytest.raises(ConfigError, match="2 of the one and 1 of the other"):
+        open_sources([films, films], [1.0])
+    with pytest.raises(InputError, match=r"no set\.json"):
+        open_sources([tmp_path / "nothing"])
+    with pytest.raises(InputError, match=r"no set\.json"):
+        window_length([films])
+
+
+def test_filmed_people_are_trained_on_from_the_command_line(tmp_path: Path) -> None:
+    head = load_head("builtin")
+    for name in ("anna", "berta"):
+        write_clips(tmp_path / "films" / name, head, size=32, steps=2, yaws=(0.0, 30.0))
+    films, out = str(tmp_path / "films"), tmp_path / "run"
+    mixed = ["--data", films, "--data", films, "--share", "10", "--share", "1", "--frames", "2"]
+    assert run(["train", "clips", *mixed, "--out", str(out), "--preset", "test", "--device", "cpu"]) == 0
+    assert (out / "weights").is_dir() and any((out / "samples").rglob("*.npz"))
