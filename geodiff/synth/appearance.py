@@ -348,7 +348,9 @@ def hair_opacity(place: np.ndarray, hairline: np.ndarray, look: Appearance) -> n
 
 def _hair(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
     opacity = hair_opacity(ground.place, ground.values["hairline"], look) * look.scalp_hair
-    return _over(color, _hair_color(ground.place, look), opacity)
+    seen = opacity > 0
+    color[seen] = _over(color[seen], _hair_color(ground.place[seen], look), opacity[seen])
+    return color
 
 
 def paint_hair(head: HeadModel, look: Appearance, size: int) -> np.ndarray:
@@ -374,27 +376,33 @@ def _hair_color(place: np.ndarray, look: Appearance) -> np.ndarray:
 def _cloth(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
     edge = look.cloth_height + 0.15 * (ground.place[:, 2] + 0.02)
     worn = _ramp(ground.values["below_chin"], edge, edge + 0.004) * (ground.values["mouth_interior"] < 0.5)
-    folds = fractal_noise(ground.place, 0.015, 3, look.seed + 10)
-    return _over(color, look.cloth[None] * (1 + 0.15 * folds[:, None]), worn)
+    seen = worn > 0
+    folds = fractal_noise(ground.place[seen], 0.015, 3, look.seed + 10)
+    color[seen] = _over(color[seen], look.cloth[None] * (1 + 0.15 * folds[:, None]), worn[seen])
+    return color
 
 
 def _eyes(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
-    ball = (ground.values["eyeballs"] > 0.5).astype(np.float32)
-    angle = ground.values["eye_angle"]
+    ball = ground.values["eyeballs"] > 0.5
+    angle = ground.values["eye_angle"][ball]
     white = np.array([0.90, 0.87, 0.84]) * (1 - 0.12 * _ramp(angle, 0.8, 1.4))[:, None]
-    rays = fractal_noise(ground.place, 0.0015, 2, look.seed + 11)[:, None]
+    rays = fractal_noise(ground.place[ball], 0.0015, 2, look.seed + 11)[:, None]
     iris = np.clip(look.iris[None] * (1 + 0.35 * rays), 0, 1)
     iris = iris * (1 - 0.5 * _ramp(angle, look.iris_radius - 0.09, look.iris_radius))[:, None]
     eye = white + (1 - _ramp(angle, look.iris_radius - 0.02, look.iris_radius + 0.03))[:, None] * (iris - white)
-    eye = eye * _ramp(angle, look.pupil_radius - 0.02, look.pupil_radius + 0.02)[:, None] + 0.02
-    return _over(color, eye, ball)
+    color[ball] = eye * _ramp(angle, look.pupil_radius - 0.02, look.pupil_radius + 0.02)[:, None] + 0.02
+    return color
 
 
 def _mouth(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
+    inner, teeth = ground.values["mouth_interior"] > 0.5, ground.values["teeth"] > 0.5
     near = np.exp(-ground.values["depth"] / 0.025)[:, None]
-    pink = np.array([0.62, 0.30, 0.29]) * (1 + 0.1 * fractal_noise(ground.place, 0.006, 2, look.seed + 12)[:, None])
-    inside = np.array([0.16, 0.05, 0.05]) + near * (pink - np.array([0.16, 0.05, 0.05]))
+    pink = np.array([0.62, 0.30, 0.29]) * (
+        1 + 0.1 * fractal_noise(ground.place[inner], 0.006, 2, look.seed + 12)[:, None]
+    )
+    dark = np.array([0.16, 0.05, 0.05])
     rng = np.random.default_rng(look.seed + 13)
     enamel = np.array([0.93, 0.90, 0.83]) * rng.uniform(0.85, 1.03) * np.array([1, 1, rng.uniform(0.86, 1.0)])
-    color = _over(color, inside, (ground.values["mouth_interior"] > 0.5).astype(np.float32))
-    return _over(color, enamel * (0.35 + 0.65 * near), (ground.values["teeth"] > 0.5).astype(np.float32))
+    color[inner] = dark + near[inner] * (pink - dark)
+    color[teeth] = enamel * (0.35 + 0.65 * near[teeth])
+    return color

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ class Layer:
     vertices: (N, 3) metres. faces: (M, 3). uvs: (M, 3, 2) places of the corners in the layer's own texture, 0..1 from
     the top left. texture: (h, w, 3) float32 sRGB in 0..1, or (h, w, 4) with the depth of wrinkles. normals: (N, 3), or
     None for those of the mesh. occlusion, shine: of the whole layer, 0..1. anchor: None for what is rigid with the
-    skull.
+    skull. hair: whether normals are those of hair, not of the triangles.
     """
 
     vertices: np.ndarray
@@ -42,6 +42,7 @@ class Layer:
     occlusion: float = 0.9
     shine: float = 0.04
     anchor: Anchor | None = None
+    hair: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ class Stack:
     @staticmethod
     def of(base: Layer, base_static: np.ndarray, layers: Sequence[Layer]) -> Stack:
         """base: the head. base_static: (V, 2) its occlusion and shine."""
-        everything = (base, *layers)
+        # What does not move keeps its normals.
+        everything = (
+            base,
+            *(layer if layer.anchor else replace(layer, normals=_own_normals(layer)) for layer in layers),
+        )
         width = base.texture.shape[1]
         textures = [_of_width(_with_wrinkles(layer.texture), width) for layer in everything]
         heights = [len(texture) for texture in textures]
@@ -89,7 +94,7 @@ class Stack:
         for layer in self.layers[1:]:
             moved = layer.vertices if layer.anchor is None else layer.anchor.moved(layer.vertices, displacement)
             points.append(moved)
-            normals.append(_normals(moved, layer.faces) if layer.normals is None else layer.normals)
+            normals.append(_own_normals(replace(layer, vertices=moved)))
         return np.concatenate(points).astype(np.float32), np.concatenate(normals).astype(np.float32)
 
 
@@ -107,6 +112,10 @@ def _of_width(texture: np.ndarray, width: int) -> np.ndarray:
 def _inset(v: np.ndarray, height: int) -> np.ndarray:
     """Texture rows kept half a texel from the seams between layers."""
     return np.clip(v, 0.5 / height, 1 - 0.5 / height)
+
+
+def _own_normals(layer: Layer) -> np.ndarray:
+    return _normals(layer.vertices, layer.faces) if layer.normals is None else layer.normals
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

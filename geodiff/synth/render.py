@@ -44,7 +44,7 @@ class Surface(NamedTuple):
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _texel(texture, u, v, out):  # noqa: ANN001, ANN202
-    """The bilinear sample of a texture at a place in 0..1, into out (4,)."""
+    """The bilinear sample of a texture at a place in 0..1, into the last four of out (13,)."""
     height, width = texture.shape[0], texture.shape[1]
     x = min(max(u * width - 0.5, 0.0), width - 1.0)
     y = min(max(v * height - 0.5, 0.0), height - 1.0)
@@ -53,12 +53,12 @@ def _texel(texture, u, v, out):  # noqa: ANN001, ANN202
     for c in range(4):
         upper = texture[row, column, c] * (1 - fx) + texture[row, column + 1, c] * fx
         lower = texture[row + 1, column, c] * (1 - fx) + texture[row + 1, column + 1, c] * fx
-        out[c] = upper * (1 - fy) + lower * fy
+        out[9 + c] = upper * (1 - fy) + lower * fy
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _color(point, paint, eye, lamps, spin, color):  # noqa: ANN001, ANN202
-    """The colour in the picture of a point (9,), a row of the table, painted with a texel (4,), into color (3,).
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
+    """The colour in the picture of a point (13,), a row of the table and a texel, into color (3,).
 
     eye: (3,). spin: turns the pattern of shadow tests.
     """
@@ -78,10 +78,10 @@ def _color(point, paint, eye, lamps, spin, color):  # noqa: ANN001, ANN202
         glint_red += lamps.colors[number, 0] * glint
         glint_green += lamps.colors[number, 1] * glint
         glint_blue += lamps.colors[number, 2] * glint
-    unfolded = 1 - min(max(point[8] * paint[3], np.float32(0)), np.float32(0.6))
-    color[0] = lamps.gain[0] * (paint[0] * unfolded * red + glint_red)
-    color[1] = lamps.gain[1] * (paint[1] * unfolded * green + glint_green)
-    color[2] = lamps.gain[2] * (paint[2] * unfolded * blue + glint_blue)
+    unfolded = 1 - min(max(point[8] * point[12], np.float32(0)), np.float32(0.6))
+    color[0] = lamps.gain[0] * (point[9] * unfolded * red + glint_red)
+    color[1] = lamps.gain[1] * (point[10] * unfolded * green + glint_green)
+    color[2] = lamps.gain[2] * (point[11] * unfolded * blue + glint_blue)
     last = lamps.curve.shape[0] - 1
     for c in range(3):
         color[c] = lamps.curve[int(min(max(color[c], np.float32(0)), np.float32(1)) * last)]
@@ -108,7 +108,7 @@ def _sample(surface, f, x, y, eye, out):  # noqa: ANN001, ANN202
         out[3], out[4], out[5] = out[3] - twice * vx, out[4] - twice * vy, out[5] - twice * vz
     u = a * surface.uvs[f, 0, 0] + b * surface.uvs[f, 1, 0] + c * surface.uvs[f, 2, 0]
     v = a * surface.uvs[f, 0, 1] + b * surface.uvs[f, 1, 1] + c * surface.uvs[f, 2, 1]
-    _texel(surface.texture, u, v, out[9:])
+    _texel(surface.texture, u, v, out)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -123,7 +123,7 @@ def _piece(first, layers, count, sample, layer):  # noqa: ANN001, ANN202
     return min(count, PIECES - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage):  # noqa: ANN001, ANN202
     """Mean colours, mean normals (world) and covered share of each pixel, in place."""
     sample, color = np.empty(13, np.float32), np.empty(3, np.float32)
@@ -142,17 +142,20 @@ def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage): 
                     _sample(surface, f, x, y, eye, sample)
                     g = _piece(first, layers, count, sample, surface.layer[f])
                     if g == count:
-                        first[g], total[g], layers[g], members[g] = sample, sample, surface.layer[f], 1
+                        layers[g], members[g] = surface.layer[f], 0
                         count += 1
-                    else:
-                        total[g] += sample
-                        members[g] += 1
+                        for n in range(13):
+                            first[g, n], total[g, n] = sample[n], np.float32(0)
+                    members[g] += 1
+                    for n in range(13):
+                        total[g, n] += sample[n]
             for g in range(count):
                 coverage[row, column] += share * members[g]
                 for n in range(3):
                     normals[row, column, n] += share * total[g, 3 + n]
-                total[g] /= members[g]
-                _color(total[g], total[g, 9:], eye, lamps, (column * 73856093) ^ (row * 19349663) ^ g, color)
+                for n in range(13):
+                    sample[n] = total[g, n] / members[g]
+                _color(sample, eye, lamps, (column * 73856093) ^ (row * 19349663) ^ g, color)
                 for n in range(3):
                     image[row, column, n] += share * members[g] * color[n]
 

@@ -211,6 +211,7 @@ def ribbons(
         anchor=None if anchor is None else Anchor(
             np.repeat(anchor.corners, 2 * points, 0), np.repeat(anchor.weights, 2 * points, 0)
         ),
+        hair=True,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Subject:
         self._rest = self._person.template
         self._stack = self._dressed(texture_size)
         self._faces = self._stack.faces.astype(np.int32)
-        kinds = [number | (HAIR if layer.normals is not None else 0) for number, layer in enumerate(self.layers)]
+        kinds = [number | (HAIR if layer.hair else 0) for number, layer in enumerate(self.layers)]
         self._layer = np.repeat(np.array(kinds, np.uint8), [len(layer.faces) for layer in self.layers])
         self._texture = self._stack.texture
         self._texture[..., :3] **= np.float32(2.2)
