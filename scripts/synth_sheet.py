@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from geodiff.conditioning import framed_camera, head_frame
+from geodiff.files import atomic_write
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
-from geodiff.media import write_image
 from geodiff.synth.motion import random_expressions
 from geodiff.synth.samples import SampleConfig, Session, make_person
 from geodiff.synth.shards import FRAME_KEYS, encode
@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--truth", default="builtin", help="head that people are drawn from")
     parser.add_argument("--head", default="builtin", help="head that conditions")
     parser.add_argument("--out", type=Path, help="the sheet, a JPEG")
-    parser.add_argument("--people", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0, help="seed of the first person")
-    parser.add_argument("--size", type=int, default=192, help="side of a picture")
+    parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--first", type=int, default=30, help="seed of the first person")
+    parser.add_argument("--size", type=int, default=160, help="side of a picture")
     parser.add_argument("--speed", type=int, metavar="N", help="measure on N people")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -47,7 +47,9 @@ def main() -> None:
     truth, head = load_head(options.truth), load_head(options.head)
     if options.out:
         rows = [row(truth, head, options.first + n, options.size) for n in range(options.people)]
-        write_image(options.out, (np.concatenate(rows).clip(0, 1) * 255 + 0.5).astype(np.uint8))
+        sheet = (np.concatenate(rows).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        coded = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        atomic_write(options.out, lambda path: path.write_bytes(coded))
     if options.speed:
         for name, value in speed(truth, head, options.speed).items():
             print(f"{name:36s} {value:8.2f}")
