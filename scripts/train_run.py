@@ -86,8 +86,8 @@ def make_people(options: argparse.Namespace) -> None:
     """Start the set's process where none runs and wait for the first people."""
     folder = make_folder(options.work)
     record, command = folder / "making.pid", [
-        sys.executable, str(Path(__file__).with_name("make_training_set.py")), str(folder / "set"),
-        "--truth", options.truth, "--people", str(options.people), "--workers", str(os.cpu_count() or 1),
+        sys.executable, "-m", "geodiff", "synth", "--out", str(folder / "set"), "--workers", str(os.cpu_count() or 1),
+        f"truth={options.truth}", f"people={options.people}",
     ]  # fmt: skip
     if not (record.is_file() and running(int(record.read_text()))) and count_people(folder / "set") < options.people:
         with (folder / "making.log").open("ab") as log:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -15,9 +15,16 @@ from geodiff.console import StageProgress
 
 def train(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="images, or clips after it.")],
-    data: Annotated[Path, typer.Option("--data", help="A training set, as `geodiff synth` writes it.")],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="A set of `geodiff synth`, or clip sets or VHAP exports; may be given repeatedly."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoints, log, sample sheets and weights.")],
     overrides: Overrides = None,
+    share: Annotated[
+        Optional[list[float]],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--share", help="How much is drawn from each --data, in their order; all alike by default."),
+    ] = None,
     frames: Annotated[Number, typer.Option(help="Frames of a sample: 1 for images, else all of a clip.")] = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
@@ -33,17 +40,21 @@ def train(
     from geodiff.assets import weight_hashes
     from geodiff.models.networks import MODELS
     from geodiff.runs import RunRecord
-    from geodiff.training.dataset import SynthShards, clip_length
     from geodiff.training.loop import train as run_training
+    from geodiff.training.sources import CACHE, open_sources, window_length
     from geodiff.training.stages import STAGES, networks_for
 
     if resolve(preset, seed, device).device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     choose("stage", config.stage, STAGES)
     networks = networks_for(config.stage, MODELS[choose("model", config.model, MODELS)], config.start)
-    length, size = frames or (1 if config.stage == "images" else clip_length(data)), networks.config.image_size
-    training, held_out = (SynthShards(data, frames=length, split=part, size=size) for part in ("train", "held_out"))
-    inputs, weights = {"data": data.resolve()}, weight_hashes(config.start) if config.start else {}
+    length, size = frames or (1 if config.stage == "images" else window_length(data)), networks.config.image_size
+    training, held_out = (
+        open_sources(data, share or (), frames=length, split=part, size=size, cache=out / CACHE)
+        for part in ("train", "held_out")
+    )
+    inputs: dict[str, Any] = {"data": [folder.resolve() for folder in data], "share": share}
+    weights = weight_hashes(config.start) if config.start else {}
     record = RunRecord(out, "train", config, seed=seed, preset=preset, weights=weights, inputs=inputs)
     with record as run, run.stage("train"):
         run_training(networks, training, config, out, held_out)

@@ -20,6 +20,9 @@ from geodiff.types import Camera
 
 Array = np.ndarray | Tensor
 
+#: By how much of a pixel the stretch of a row that a triangle covers is widened before it is tried.
+SLACK = 1e-6
+
 
 @dataclass(frozen=True)
 class Fragments:
@@ -41,11 +44,13 @@ class Fragments:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _edge(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> float:
-    """Twice the signed area of (a, b, p); exactly the negative of the same with a and b exchanged."""
+def _edge(ax: float, ay: float, bx: float, by: float, sign: float) -> tuple[float, float, float, float, float]:
+    """The edge from a to b, walked from the same end whichever of its two triangles asks: (x, y) of that end, the way
+    along it, and `sign`, turned where the end is b. Twice the area of (a, b, p) is sign * (along_x * (p_y - y) -
+    along_y * (p_x - x)): the two triangles find exactly opposite numbers."""
     if ay < by or (ay == by and ax < bx):
-        return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
-    return -((ax - bx) * (py - by) - (ay - by) * (px - bx))
+        return ax, ay, bx - ax, by - ay, sign
+    return bx, by, ax - bx, ay - by, -sign
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -54,13 +59,20 @@ def _owns_border(dx: float, dy: float) -> bool:
     return dy < 0.0 or (dy == 0.0 and dx > 0.0)
 
 
-@numba.njit(cache=True, nogil=True)
-def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse_depth):
-    """Fill the maps in place. screen: (V, 2) pixels, inverse_z: (V,), 0 marks a vertex that is not in front.
+@numba.njit(cache=True, nogil=True, inline="always")
+def _cut(low: float, high: float, crossing: float, side: float) -> tuple[float, float]:
+    """A stretch of a row, cut where an edge crosses it; side: of the edge's inside, 0 for an edge along the row."""
+    if side > 0.0:
+        return low, min(high, crossing)
+    if side < 0.0:
+        return max(low, crossing), high
+    return low, high
 
-    1 / z is linear in the image, so it is interpolated for the depth test, the largest wins, and the weights are
-    those of the image divided by z and normalised (perspective-correct).
-    """
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _visibility_kernel(screen, inverse_z, faces, cull, face_map, inverse_depth):
+    """Find the nearest face of every pixel, in place. screen: (V, 2) pixels, inverse_z: (V,), 0 marks a vertex that is
+    not in front. 1 / z is linear in the image, so it is interpolated for the depth test, and the largest wins."""
     height, width = face_map.shape
     for f in range(faces.shape[0]):
         i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -78,30 +90,83 @@ def _rasterize_kernel(screen, inverse_z, faces, cull, face_map, weights, inverse
             continue
         x0, x1 = int(np.ceil(max(low_x, 0.0) - 0.5)), int(np.floor(min(high_x, float(width)) - 0.5))
         y0, y1 = int(np.ceil(max(low_y, 0.0) - 0.5)), int(np.floor(min(high_y, float(height)) - 0.5))
+        x0, x1, y0, y1 = max(x0, 0), min(x1, width - 1), max(y0, 0), min(y1, height - 1)
+        if x1 < x0 or y1 < y0:
+            continue
         sign = 1.0 if area > 0.0 else -1.0
         own_a = _owns_border(sign * (cx - bx), sign * (cy - by))
         own_b = _owns_border(sign * (ax - cx), sign * (ay - cy))
         own_c = _owns_border(sign * (bx - ax), sign * (by - ay))
-        for y in range(max(y0, 0), min(y1, height - 1) + 1):
-            py = y + 0.5
-            for x in range(max(x0, 0), min(x1, width - 1) + 1):
+        sax, say, dax, day, sa = _edge(bx, by, cx, cy, sign)
+        sbx, sby, dbx, dby, sb = _edge(cx, cy, ax, ay, sign)
+        scx, scy, dcx, dcy, sc = _edge(ax, ay, bx, by, sign)
+        scale = 1.0 / abs(area)
+        side_a, side_b, side_c = sa * day, sb * dby, sc * dcy
+        lean_a, lean_b, lean_c = dax / day, dbx / dby, dcx / dcy
+        for y in range(y0, y1 + 1):
+            up_a, up_b, up_c = y + 0.5 - say, y + 0.5 - sby, y + 0.5 - scy
+            low, high = _cut(x0 + 0.5, x1 + 0.5, sax + lean_a * up_a, side_a)
+            low, high = _cut(low, high, sbx + lean_b * up_b, side_b)
+            low, high = _cut(low, high, scx + lean_c * up_c, side_c)
+            row_a, row_b, row_c = dax * up_a, dbx * up_b, dcx * up_c
+            # The stretch is rounded: it is taken a little longer, and the edges themselves decide.
+            for x in range(int(np.ceil(low - 0.5 - SLACK)), int(np.floor(high - 0.5 + SLACK)) + 1):
                 px = x + 0.5
-                ea = sign * _edge(bx, by, cx, cy, px, py)
-                eb = sign * _edge(cx, cy, ax, ay, px, py)
-                ec = sign * _edge(ax, ay, bx, by, px, py)
-                if ea < 0.0 or eb < 0.0 or ec < 0.0:
+                ea = sa * (row_a - day * (px - sax))
+                eb = sb * (row_b - dby * (px - sbx))
+                ec = sc * (row_c - dcy * (px - scx))
+                near = (ea * zi + eb * zj + ec * zk) * scale
+                if near <= inverse_depth[y, x] or ea < 0.0 or eb < 0.0 or ec < 0.0:
                     continue
                 if (ea == 0.0 and not own_a) or (eb == 0.0 and not own_b) or (ec == 0.0 and not own_c):
                     continue
-                wa, wb, wc = ea * zi, eb * zj, ec * zk
-                total = wa + wb + wc
-                near = total / (ea + eb + ec)
-                if near > inverse_depth[y, x]:
-                    inverse_depth[y, x] = near
-                    face_map[y, x] = f
-                    weights[y, x, 0] = wa / total
-                    weights[y, x, 1] = wb / total
-                    weights[y, x, 2] = wc / total
+                inverse_depth[y, x] = near
+                face_map[y, x] = f
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def corner_weights(screen, inverse_z, faces, f, px, py):
+    """Perspective-correct weights of face f's corners at a pixel: those of the image, divided by z and normalised."""
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    ax, ay, bx, by, cx, cy = (screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1])
+    sign = 1.0 if (bx - ax) * (cy - ay) - (by - ay) * (cx - ax) > 0.0 else -1.0
+    sax, say, dax, day, sa = _edge(bx, by, cx, cy, sign)
+    sbx, sby, dbx, dby, sb = _edge(cx, cy, ax, ay, sign)
+    scx, scy, dcx, dcy, sc = _edge(ax, ay, bx, by, sign)
+    wa = sa * (dax * (py - say) - day * (px - sax)) * inverse_z[i]
+    wb = sb * (dbx * (py - sby) - dby * (px - sbx)) * inverse_z[j]
+    wc = sc * (dcx * (py - scy) - dcy * (px - scx)) * inverse_z[k]
+    total = wa + wb + wc
+    return wa / total, wb / total, wc / total
+
+
+@numba.njit(cache=True, nogil=True)
+def _weights_kernel(screen, inverse_z, faces, face_map, weights):
+    """The weights (H, W, 3) of every pixel that sees a face, in place."""
+    height, width = face_map.shape
+    for y in range(height):
+        for x in range(width):
+            if face_map[y, x] >= 0:
+                wa, wb, wc = corner_weights(screen, inverse_z, faces, face_map[y, x], x + 0.5, y + 0.5)
+                weights[y, x, 0], weights[y, x, 1], weights[y, x, 2] = wa, wb, wc
+
+
+@numba.njit(cache=True, nogil=True)
+def _project_kernel(points, viewmat, intrinsics, near, screen, inverse_z):
+    """Pixels and 1 / z (0 where not in front of `near`) of points (V, 3), in place; False where one is not finite."""
+    finite = True
+    for n in range(points.shape[0]):
+        x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        finite = finite and np.isfinite(x + y + z)
+        cx = viewmat[0, 0] * x + viewmat[0, 1] * y + viewmat[0, 2] * z + viewmat[0, 3]
+        cy = viewmat[1, 0] * x + viewmat[1, 1] * y + viewmat[1, 2] * z + viewmat[1, 3]
+        cz = viewmat[2, 0] * x + viewmat[2, 1] * y + viewmat[2, 2] * z + viewmat[2, 3]
+        scale = 1.0 / cz if cz > near else 0.0
+        cx, cy, one = cx * scale, cy * scale, cz * scale
+        screen[n, 0] = intrinsics[0, 0] * cx + intrinsics[0, 1] * cy + intrinsics[0, 2] * one
+        screen[n, 1] = intrinsics[1, 0] * cx + intrinsics[1, 1] * cy + intrinsics[1, 2] * one
+        inverse_z[n] = scale
+    return finite
 
 
 @numba.njit(cache=True, nogil=True)
@@ -159,8 +224,28 @@ def _average_directions_kernel(fine, face_map, supersample, out):
             out[y, x, 0], out[y, x, 1], out[y, x, 2] = sx * scale, sy * scale, sz * scale
 
 
-def rasterize(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Fragments:
-    """The nearest face at every pixel centre.
+@dataclass(frozen=True)
+class Visible:
+    """The nearest face of every pixel, before anything is worked out at it.
+
+    face: (H, W) int32, -1 where there is none. inverse_depth: (H, W) float64 1 / metres, 0 where there is none.
+    screen: (V, 2) float64 pixels. inverse_z: (V,) float64, 0 for what is not in front. faces: (F, 3) int32.
+    """
+
+    face: np.ndarray
+    inverse_depth: np.ndarray
+    screen: np.ndarray
+    inverse_z: np.ndarray
+    faces: np.ndarray
+
+    def depth(self) -> np.ndarray:
+        """(H, W) float32 camera z in metres, 0 where there is none."""
+        some = self.inverse_depth > 0
+        return np.divide(1.0, self.inverse_depth, out=np.zeros_like(self.inverse_depth), where=some).astype(np.float32)
+
+
+def visible(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Visible:
+    """The nearest face at every pixel centre; what `rasterize` is made of, for those who need the faces alone.
 
     vertices: (V, 3) metres, world. faces: (F, 3) integers. Faces with a corner closer than `near` metres (or behind the
     camera), degenerate faces and, with `cull`, faces seen from behind are skipped. At equal depth the lower index wins.
@@ -171,20 +256,22 @@ def rasterize(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"vertices must have shape (V, 3), found {points.shape}; pass one frame at a time.")
     corners = _checked_faces(faces, len(points))
-    if not np.isfinite(points).all():
-        raise ValueError("vertices must be finite, found NaN or infinity; check the parameters that posed the mesh.")
     viewmat, intrinsics = _to_numpy(camera.viewmat, np.float64), _to_numpy(camera.K, np.float64)
-    local = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-    visible = local[:, 2] > near
-    inverse_z = np.where(visible, 1.0 / np.where(visible, local[:, 2], 1.0), 0.0)
-    screen = np.ascontiguousarray((local * inverse_z[:, None]) @ intrinsics[:2].T)
-
+    screen, inverse_z = np.empty((len(points), 2)), np.empty(len(points))
+    if not _project_kernel(points, viewmat, intrinsics, near, screen, inverse_z):
+        raise ValueError("vertices must be finite, found NaN or infinity; check the parameters that posed the mesh.")
     face_map = np.full((camera.height, camera.width), -1, np.int32)
-    weights = np.zeros((camera.height, camera.width, 3), np.float32)
-    inverse_depth = np.zeros((camera.height, camera.width), np.float64)
-    _rasterize_kernel(screen, inverse_z, corners, cull, face_map, weights, inverse_depth)
-    depth = np.divide(1.0, inverse_depth, out=np.zeros_like(inverse_depth), where=inverse_depth > 0)
-    return Fragments(face_map, weights, depth.astype(np.float32))
+    inverse_depth = np.zeros((camera.height, camera.width))
+    _visibility_kernel(screen, inverse_z, corners, cull, face_map, inverse_depth)
+    return Visible(face_map, inverse_depth, screen, inverse_z, corners)
+
+
+def rasterize(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Fragments:
+    """The nearest face at every pixel centre, where in it, and how deep; arguments and errors as `visible`."""
+    seen = visible(vertices, faces, camera, near=near, cull=cull)
+    weights = np.zeros((*seen.face.shape, 3), np.float32)
+    _weights_kernel(seen.screen, seen.inverse_z, seen.faces, seen.face, weights)
+    return Fragments(seen.face, weights, seen.depth())
 
 
 def interpolate(fragments: Fragments, faces: Array, attributes: Array) -> np.ndarray:

@@ -2,11 +2,16 @@
 
 noise.py       seamless noise in space
 appearance.py  random colours, painted into the head's UV layout
-hair.py        hair as a surface that stands off the skull
-light.py       random light and the shading of a frame
+layers.py      meshes with textures over the head's own, joined into one
+strands.py     locks of hair: how they grow, fall, curl and lie
+hair.py        hair styles made of a close shell and locks
+wear.py        glasses, hats and clothes
+backdrop.py    what stands behind a person in a photograph
+light.py       random light, area lamps and their shadows
+render.py      the picture of a dressed head
 motion.py      random expressions and gaze
 subject.py     one synthetic person: frames, masks and normals in any camera
-fitting.py     another head fitted to a subject, with a tracker's errors
+portraits.py   photographs of known heads, to measure a tracker on
 samples.py     references, targets and their conditions
 shards.py      samples on disk
 """

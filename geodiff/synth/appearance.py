@@ -25,6 +25,9 @@ LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 
 LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (263, 249, 390, 373, 374, 380, 381, 382, 362))
 JAW = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288)
 MOUSTACHE = (57, 92, 165, 167, 164, 393, 391, 322, 287)
+CHEEKS = (50, 280)
+#: From the wings of the nose past the corners of the mouth.
+FOLDS = ((129, 203, 206, 216, 212), (358, 423, 426, 436, 432))
 
 #: Skin colours (sRGB) from light to dark.
 SKIN = np.array(
@@ -71,6 +74,11 @@ class Appearance:
     moustache: float
     cloth_height: float
     roughness: float
+    freckles: float
+    age: float
+    shadow: np.ndarray
+    makeup: float
+    blush: float
     wild: bool
 
 
@@ -88,6 +96,11 @@ def random_appearance(rng: np.random.Generator, natural: bool = False) -> Appear
     if wild:
         skin, hair = rng.uniform(0.1, 0.95, 3), rng.uniform(0.05, 0.95, 3)
     bearded = rng.random() < 0.3
+    made_up = not bearded and rng.random() < 0.3
+    lips = np.clip(skin * np.array([0.92, 0.70, 0.70]) * (1 + rng.normal(0, 0.06, 3)), 0.05, 1)
+    if made_up and rng.random() < 0.6:
+        red = np.array([rng.uniform(0.4, 0.8), rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.4)])
+        lips = lips + rng.uniform(0.3, 0.9) * (red - lips)
     iris = IRIS[rng.integers(2 if dark else len(IRIS))]
     return Appearance(
         seed=int(rng.integers(1 << 30)),
@@ -95,7 +108,7 @@ def random_appearance(rng: np.random.Generator, natural: bool = False) -> Appear
         hair=hair,
         brow=np.clip(hair * rng.uniform(0.6, 1.0), 0.03, 0.6),
         iris=np.clip(iris + rng.normal(0, 0.03, 3), 0.03, 0.9),
-        lips=np.clip(skin * np.array([0.92, 0.70, 0.70]) * (1 + rng.normal(0, 0.06, 3)), 0.05, 1),
+        lips=lips,
         cloth=rng.uniform(0.03, 0.9, 3) if rng.random() < 0.5 else np.full(3, rng.uniform(0.03, 0.9)),
         iris_radius=float(rng.uniform(0.44, 0.52)),
         pupil_radius=float(rng.uniform(0.13, 0.24)),
@@ -105,10 +118,15 @@ def random_appearance(rng: np.random.Generator, natural: bool = False) -> Appear
         hairline=float(rng.uniform(0.3, 0.75)),
         scalp_hair=1.0 if rng.random() < 0.9 else float(rng.uniform(0.0, 0.5)),
         beard=float(rng.uniform(0.25, 0.95)) if bearded else 0.0,
-        beard_length=float(rng.uniform(0.0, 0.008)) if bearded else 0.0,
+        beard_length=float(rng.choice([0.0, rng.uniform(0.004, 0.010), rng.uniform(0.01, 0.05)])) if bearded else 0.0,
         moustache=float(rng.uniform(0.3, 0.9)) if bearded or rng.random() < 0.05 else 0.0,
         cloth_height=float(rng.uniform(0.035, 0.09)) if rng.random() < 0.75 else 1.0,
         roughness=float(rng.uniform(0.3, 1.0)),
+        freckles=float(rng.uniform(0.2, 0.8)) if not dark and rng.random() < 0.15 else 0.0,
+        age=float(rng.beta(1.2, 2.0)),
+        shadow=rng.uniform(0.05, 0.7, 3) * np.array([1.0, 0.7, 0.8]),
+        makeup=float(rng.uniform(0.2, 0.8)) if made_up else 0.0,
+        blush=float(rng.uniform(0.0, 0.35)) if made_up else 0.0,
         wild=wild,
     )
 
@@ -184,6 +202,8 @@ class Canvas:
     lash: np.ndarray
     jaw: np.ndarray
     moustache: np.ndarray
+    cheek: np.ndarray
+    fold: np.ndarray
 
 
 _canvases: WeakKeyDictionary[HeadModel, dict[int, Canvas]] = WeakKeyDictionary()
@@ -211,6 +231,8 @@ def canvas(head: HeadModel, size: int) -> Canvas:
             lash=np.minimum(fields.line(place, LIDS[0]), fields.line(place, LIDS[1])),
             jaw=fields.line(place, JAW),
             moustache=fields.line(place, MOUSTACHE),
+            cheek=np.minimum(*(np.linalg.norm(place - fields.marks[n], axis=1) for n in CHEEKS)),
+            fold=np.minimum(*(fields.line(place, line) for line in FOLDS)),
         )
     return known[size]
 
@@ -245,6 +267,7 @@ def paint(head: HeadModel, look: Appearance, size: int) -> np.ndarray:
     brow = (1 - _ramp(ground.brow, 0.6 * look.brow_width, 1.15 * look.brow_width)) * (0.75 + 0.5 * strands)
     color = _over(color, look.brow, np.clip(brow, 0, 1) * look.brow_strength * (value["eyes"] < 0.999))
     color = _beard(color, ground, look, strands)
+    color = _makeup(color, ground, look)
     color = _over(color, look.brow * 0.4, look.lash * (1 - _ramp(ground.lash, 0.0005, 0.0022)))
     color = _hair(color, ground, look)
     color = _cloth(color, ground, look)
@@ -262,11 +285,48 @@ def _skin(ground: Canvas, look: Appearance) -> np.ndarray:
     color = color * (1 + red[:, None] * np.array([1.0, -0.6, -0.5]) * 1.5)
     spots = fractal_noise(place, 0.006, 1, seed + 4)
     color = color * (1 - 0.35 * look.roughness * _ramp(spots, 0.75, 0.95)[:, None])
+    if look.freckles:
+        dots = _ramp(fractal_noise(place, 0.0022, 1, seed + 17), 0.45, 0.7)
+        where = np.exp(-((np.minimum(ground.cheek, np.abs(place[:, 0]) + 0.01) / 0.03) ** 2))
+        color = color * (1 - look.freckles * dots * where)[:, None] ** np.array([0.5, 0.9, 1.1])
     if look.wild:
         rng = np.random.default_rng(seed)
         tint = np.stack([fractal_noise(place, rng.uniform(0.01, 0.06), 3, seed + 20 + i) for i in range(3)], 1)
         color = color + 0.35 * tint
     return color.astype(np.float32)
+
+
+def _makeup(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
+    """Shadow over the lids and blush on the cheeks."""
+    if look.makeup == 0:
+        return color
+    lid = (1 - _ramp(ground.lash, 0.002, 0.011)) * (1 - ground.values["eyeballs"])
+    color = _over(color, look.shadow, look.makeup * lid)
+    pink = color * np.array([1.05, 0.75, 0.78], np.float32)
+    return color + (look.blush * (1 - _ramp(ground.cheek, 0.012, 0.030)))[:, None].astype(np.float32) * (pink - color)
+
+
+def wrinkles(head: HeadModel, look: Appearance, size: int) -> np.ndarray:
+    """(U, U) float32 0..1: where skin folds when it is pressed together. Lines run across the forehead, between the
+    brows, outwards from the eyes and beside the mouth; fine ones everywhere."""
+    ground = canvas(head, size)
+    place, marks = ground.place, template_fields(head).marks
+    warp = 0.006 * fractal_noise(place, 0.03, 2, look.seed + 15)
+    forehead = _ramp(place[:, 1], marks[[105, 334], 1].mean() + 0.004, marks[[105, 334], 1].mean() + 0.02)
+    lines = np.maximum(np.sin((place[:, 1] + warp) * 2 * np.pi / 0.0095), 0) ** 3 * forehead
+    frown = np.exp(-((place[:, 0] / 0.010) ** 2) - ((place[:, 1] - marks[9, 1]) / 0.015) ** 2)
+    lines = np.maximum(lines, frown * np.exp(-(((np.abs(place[:, 0]) - 0.006) / 0.0014) ** 2)))
+    for corner in (33, 263):
+        ray = place - marks[corner]
+        side = np.sign(marks[corner, 0])
+        fan = np.arctan2(ray[:, 1] + warp, side * ray[:, 0])
+        near = np.exp(-((np.linalg.norm(ray, axis=1) / 0.022) ** 2)) * (side * ray[:, 0] > 0.002)
+        lines = np.maximum(lines, near * np.maximum(np.sin(fan * 9), 0) ** 2)
+    lines = np.maximum(lines, np.exp(-((ground.fold / 0.0016) ** 2)))
+    fine = 0.35 * np.clip(fractal_noise(place, (0.004, 0.0012, 0.004), 2, look.seed + 16), 0, 1)
+    skin = (1 - ground.values["lips"]) * (1 - ground.values["eyeballs"]) * (1 - ground.values["mouth_interior"])
+    values = np.clip(np.maximum(lines, fine) * skin * (1 - ground.values["scalp"]), 0, 1)
+    return uv_chart(head, size).spread(values[:, None].astype(np.float32))[..., 0]
 
 
 def _beard(color: np.ndarray, ground: Canvas, look: Appearance, strands: np.ndarray) -> np.ndarray:
@@ -288,7 +348,9 @@ def hair_opacity(place: np.ndarray, hairline: np.ndarray, look: Appearance) -> n
 
 def _hair(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
     opacity = hair_opacity(ground.place, ground.values["hairline"], look) * look.scalp_hair
-    return _over(color, _hair_color(ground.place, look), opacity)
+    seen = opacity > 0
+    color[seen] = _over(color[seen], _hair_color(ground.place[seen], look), opacity[seen])
+    return color
 
 
 def paint_hair(head: HeadModel, look: Appearance, size: int) -> np.ndarray:
@@ -314,27 +376,33 @@ def _hair_color(place: np.ndarray, look: Appearance) -> np.ndarray:
 def _cloth(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
     edge = look.cloth_height + 0.15 * (ground.place[:, 2] + 0.02)
     worn = _ramp(ground.values["below_chin"], edge, edge + 0.004) * (ground.values["mouth_interior"] < 0.5)
-    folds = fractal_noise(ground.place, 0.015, 3, look.seed + 10)
-    return _over(color, look.cloth[None] * (1 + 0.15 * folds[:, None]), worn)
+    seen = worn > 0
+    folds = fractal_noise(ground.place[seen], 0.015, 3, look.seed + 10)
+    color[seen] = _over(color[seen], look.cloth[None] * (1 + 0.15 * folds[:, None]), worn[seen])
+    return color
 
 
 def _eyes(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
-    ball = (ground.values["eyeballs"] > 0.5).astype(np.float32)
-    angle = ground.values["eye_angle"]
+    ball = ground.values["eyeballs"] > 0.5
+    angle = ground.values["eye_angle"][ball]
     white = np.array([0.90, 0.87, 0.84]) * (1 - 0.12 * _ramp(angle, 0.8, 1.4))[:, None]
-    rays = fractal_noise(ground.place, 0.0015, 2, look.seed + 11)[:, None]
+    rays = fractal_noise(ground.place[ball], 0.0015, 2, look.seed + 11)[:, None]
     iris = np.clip(look.iris[None] * (1 + 0.35 * rays), 0, 1)
     iris = iris * (1 - 0.5 * _ramp(angle, look.iris_radius - 0.09, look.iris_radius))[:, None]
     eye = white + (1 - _ramp(angle, look.iris_radius - 0.02, look.iris_radius + 0.03))[:, None] * (iris - white)
-    eye = eye * _ramp(angle, look.pupil_radius - 0.02, look.pupil_radius + 0.02)[:, None] + 0.02
-    return _over(color, eye, ball)
+    color[ball] = eye * _ramp(angle, look.pupil_radius - 0.02, look.pupil_radius + 0.02)[:, None] + 0.02
+    return color
 
 
 def _mouth(color: np.ndarray, ground: Canvas, look: Appearance) -> np.ndarray:
+    inner, teeth = ground.values["mouth_interior"] > 0.5, ground.values["teeth"] > 0.5
     near = np.exp(-ground.values["depth"] / 0.025)[:, None]
-    pink = np.array([0.62, 0.30, 0.29]) * (1 + 0.1 * fractal_noise(ground.place, 0.006, 2, look.seed + 12)[:, None])
-    inside = np.array([0.16, 0.05, 0.05]) + near * (pink - np.array([0.16, 0.05, 0.05]))
+    pink = np.array([0.62, 0.30, 0.29]) * (
+        1 + 0.1 * fractal_noise(ground.place[inner], 0.006, 2, look.seed + 12)[:, None]
+    )
+    dark = np.array([0.16, 0.05, 0.05])
     rng = np.random.default_rng(look.seed + 13)
     enamel = np.array([0.93, 0.90, 0.83]) * rng.uniform(0.85, 1.03) * np.array([1, 1, rng.uniform(0.86, 1.0)])
-    color = _over(color, inside, (ground.values["mouth_interior"] > 0.5).astype(np.float32))
-    return _over(color, enamel * (0.35 + 0.65 * near), (ground.values["teeth"] > 0.5).astype(np.float32))
+    color[inner] = dark + near[inner] * (pink - dark)
+    color[teeth] = enamel * (0.35 + 0.65 * near[teeth])
+    return color

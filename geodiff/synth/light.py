@@ -1,9 +1,11 @@
-"""Random light, and the shading of a frame: spherical harmonics of degree 2 with ambient occlusion, one directional
-light with a shadow map, and a highlight."""
+"""Random light, and how it falls on a surface: spherical harmonics of degree 2 with ambient occlusion, and a few area
+lights, each with a shadow map, shadows that soften with their distance from what throws them, and a highlight."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numba
@@ -20,24 +22,38 @@ SHADOW_SIZE, LIGHT_DISTANCE, SHADOW_SPAN = 320, 6.0, 0.56
 SHADOW_BIAS = 0.004
 
 
-@dataclass(frozen=True)
-class Lighting:
-    """harmonics: (9, 3) irradiance coefficients, linear RGB. direction: (3,) towards the light, world. color: (3,) of
-    the directional light. gloss: strength of highlights. gain: (3,) exposure and white balance. gamma: of the
-    picture."""
+#: How often a scene has no, one or two lights beside the main one.
+MORE_LIGHTS = (0.45, 0.38, 0.17)
+#: Lights that are darker than this are left out, with their shadows.
+DARK = 0.02
 
-    harmonics: np.ndarray
+
+@dataclass(frozen=True)
+class Light:
+    """direction: (3,) towards the light, world. color: (3,) linear. radius: of the light itself in metres, as large as
+    it would be LIGHT_DISTANCE away."""
+
     direction: np.ndarray
     color: np.ndarray
+    radius: float
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """harmonics: (9, 3) irradiance coefficients, linear RGB. lights: the main one first. gloss: strength of highlights.
+    gain: (3,) exposure and white balance. gamma: of the picture."""
+
+    harmonics: np.ndarray
+    lights: tuple[Light, ...]
     gloss: float
     gain: np.ndarray
     gamma: float
 
 
 def random_lighting(rng: np.random.Generator) -> Lighting:
-    """Light at random: mostly from above and in front, sometimes hard, sometimes coloured."""
+    """Light at random: mostly from above and in front, sometimes hard, sometimes coloured, sometimes with a second or
+    third lamp beside or behind the person."""
     azimuth, height = rng.normal(0, 0.9), rng.uniform(-0.2, 1.2)
-    direction = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
     key = rng.uniform(0.0, 0.75)
     tint = 1 + rng.normal(0, 0.05, 3)
     harmonics = np.zeros((9, 3))
@@ -47,14 +63,30 @@ def random_lighting(rng: np.random.Generator) -> Lighting:
     harmonics[1] += 0.12 * harmonics[0]
     harmonics[2] += 0.10 * harmonics[0]
     exposure = rng.uniform(0.85, 1.15)
+    gloss, balance, gamma = rng.uniform(0.02, 0.35), 1 + rng.normal(0, 0.03, 3), rng.uniform(1.9, 2.5)
+    lights = [Light(_direction(azimuth, height), (key * 1.1 * tint).astype(np.float32), _radius(rng))]
+    for _ in range(rng.choice(3, p=MORE_LIGHTS)):
+        # Beside or behind the person, on either side.
+        around, up = rng.choice([-1, 1]) * rng.uniform(0.7, 2.8), rng.uniform(-0.3, 1.1)
+        color = rng.uniform(0.1, 0.5) * (1 + rng.normal(0, 0.12, 3))
+        lights.append(Light(_direction(around, up), np.clip(color, 0, 1).astype(np.float32), _radius(rng)))
     return Lighting(
         harmonics=harmonics.astype(np.float32),
-        direction=direction.astype(np.float32),
-        color=(key * 1.1 * tint).astype(np.float32),
-        gloss=float(rng.uniform(0.02, 0.35)),
-        gain=(exposure * (1 + rng.normal(0, 0.03, 3))).astype(np.float32),
-        gamma=float(rng.uniform(1.9, 2.5)),
+        lights=tuple(light for light in lights if light.color.max() > DARK),
+        gloss=float(gloss),
+        gain=(exposure * balance).astype(np.float32),
+        gamma=float(gamma),
     )
+
+
+def _direction(azimuth: float, height: float) -> np.ndarray:
+    flat = np.cos(height)
+    return np.array([np.sin(azimuth) * flat, np.sin(height), np.cos(azimuth) * flat], np.float32)
+
+
+def _radius(rng: np.random.Generator) -> float:
+    """From a bare bulb or the sun to a window close by."""
+    return float(np.exp(rng.uniform(np.log(0.03), np.log(1.5))))
 
 
 _occlusions: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
@@ -91,7 +123,7 @@ class ShadowMap:
     depth: np.ndarray
 
     @staticmethod
-    def make(vertices: torch.Tensor, faces: torch.Tensor, direction: np.ndarray) -> ShadowMap:
+    def make(vertices: mesh.Array, faces: mesh.Array, direction: np.ndarray) -> ShadowMap:
         middle = torch.tensor([0.0, 0.0, -0.02])
         eye = middle + LIGHT_DISTANCE * torch.as_tensor(direction)
         up = (0.0, 0.0, 1.0) if abs(direction[1]) > 0.95 else (0.0, 1.0, 0.0)
@@ -99,7 +131,7 @@ class ShadowMap:
         focal = SHADOW_SIZE * LIGHT_DISTANCE / SHADOW_SPAN
         half = SHADOW_SIZE / 2
         K = torch.tensor([[focal, 0, half], [0, focal, half], [0, 0, 1]])
-        depth = mesh.rasterize(vertices, faces, Camera(viewmat, K, SHADOW_SIZE, SHADOW_SIZE)).depth
+        depth = mesh.visible(vertices, faces, Camera(viewmat, K, SHADOW_SIZE, SHADOW_SIZE)).depth()
         depth = np.where(depth > 0, depth, np.float32(1e3))
         return ShadowMap(viewmat[:3, :3].numpy(), viewmat[:3, 3].numpy(), focal, depth)
 
@@ -133,47 +165,122 @@ def shadow_test(shadow: ShadowMap, points: np.ndarray) -> np.ndarray:
     return out
 
 
+#: Places in a unit disc at which shadows are tried: as even as a sunflower's seeds.
+_TURNS = np.arange(24) * np.pi * (3 - np.sqrt(5))
+TAPS = (np.sqrt((np.arange(24) + 0.5) / 24)[:, None] * np.stack([np.cos(_TURNS), np.sin(_TURNS)], 1)).astype(np.float32)
+#: How many of them look for what throws a shadow, and how far in front of the surface that may be, metres.
+SEARCH, REACH = 8, 0.08
+
+
+class Lamps(NamedTuple):
+    """Lights made ready for a kernel, float32. harmonics: (9, 3). directions, colors: (L, 3). radii: (L,) metres of
+    light per metre of distance. rotations (L, 3, 3), shifts (L, 3), depths (L, S, S): shadow maps. focal: of all of
+    them, pixels. gloss, gain (3,): as `Lighting`. curve: (4096,) from linear light 0..1 to the picture's values."""
+
+    harmonics: np.ndarray
+    directions: np.ndarray
+    colors: np.ndarray
+    radii: np.ndarray
+    rotations: np.ndarray
+    shifts: np.ndarray
+    depths: np.ndarray
+    focal: np.float32
+    gloss: np.float32
+    gain: np.ndarray
+    curve: np.ndarray
+
+
+def lamps(light: Lighting, shadows: Sequence[ShadowMap]) -> Lamps:
+    """The lights of a scene; shadows: the map of each."""
+    count = len(light.lights)
+
+    def stack(arrays: list[np.ndarray], *shape: int) -> np.ndarray:
+        return np.ascontiguousarray(np.array(arrays, np.float32).reshape(count, *shape))
+
+    return Lamps(
+        harmonics=light.harmonics.astype(np.float32),
+        directions=stack([one.direction for one in light.lights], 3),
+        colors=stack([one.color for one in light.lights], 3),
+        radii=np.array([one.radius / LIGHT_DISTANCE for one in light.lights], np.float32),
+        rotations=stack([shadow.rotation for shadow in shadows], 3, 3),
+        shifts=stack([shadow.shift for shadow in shadows], 3),
+        depths=stack([shadow.depth for shadow in shadows], SHADOW_SIZE, SHADOW_SIZE),
+        focal=np.float32(SHADOW_SIZE * LIGHT_DISTANCE / SHADOW_SPAN),
+        gloss=np.float32(light.gloss),
+        gain=light.gain.astype(np.float32),
+        curve=np.linspace(0, 1, 4096, dtype=np.float32) ** np.float32(1 / light.gamma),
+    )
+
+
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _shade_kernel(albedo, surface, eye, harmonics, direction, color, lit, gloss, gain, out):  # noqa: ANN001, ANN202
-    """surface: (N, 8) position, normal, occlusion, shininess (0..1); albedo linear; out: (N, 3) linear."""
-    for n in range(albedo.shape[0]):
-        nx, ny, nz = surface[n, 3], surface[n, 4], surface[n, 5]
-        length = np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9
-        nx, ny, nz = nx / length, ny / length, nz / length
-        vx, vy, vz = eye[0] - surface[n, 0], eye[1] - surface[n, 1], eye[2] - surface[n, 2]
-        length = np.sqrt(vx * vx + vy * vy + vz * vz) + 1e-9
-        vx, vy, vz = vx / length, vy / length, vz / length
-        facing = nx * vx + ny * vy + nz * vz
-        if facing < 0.0:
-            nx, ny, nz = -nx, -ny, -nz
-        cosine = max(nx * direction[0] + ny * direction[1] + nz * direction[2], 0.0) * lit[n]
-        hx, hy, hz = vx + direction[0], vy + direction[1], vz + direction[2]
-        length = np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9
-        half = max((nx * hx + ny * hy + nz * hz) / length, 0.0)
-        shine = surface[n, 7]
-        power = 16.0 + 180.0 * shine
-        spec = gloss * (0.35 + 3.0 * shine) * half**power * lit[n]
-        for c in range(3):
-            sky = harmonics[0, c] + harmonics[1, c] * ny + harmonics[2, c] * nz + harmonics[3, c] * nx
-            sky += harmonics[4, c] * nx * ny + harmonics[5, c] * ny * nz + harmonics[6, c] * nx * nz
-            sky += harmonics[7, c] * (3 * nz * nz - 1) * 0.5 + harmonics[8, c] * (nx * nx - ny * ny)
-            light = max(sky, 0.05 * harmonics[0, c]) * surface[n, 6] + color[c] * cosine
-            out[n, c] = gain[c] * (albedo[n, c] * light + spec * color[c])
+def sky_light(lamps, nx, ny, nz):  # noqa: ANN001, ANN202
+    """Irradiance (three numbers) from all sides on a surface with this unit normal."""
+    h, least = lamps.harmonics, np.float32(0.05)
+    a, b, c = nx * ny, ny * nz, nx * nz
+    d, e = (3 * nz * nz - 1) * np.float32(0.5), nx * nx - ny * ny
+    red = h[0, 0] + h[1, 0] * ny + h[2, 0] * nz + h[3, 0] * nx
+    red += h[4, 0] * a + h[5, 0] * b + h[6, 0] * c + h[7, 0] * d + h[8, 0] * e
+    green = h[0, 1] + h[1, 1] * ny + h[2, 1] * nz + h[3, 1] * nx
+    green += h[4, 1] * a + h[5, 1] * b + h[6, 1] * c + h[7, 1] * d + h[8, 1] * e
+    blue = h[0, 2] + h[1, 2] * ny + h[2, 2] * nz + h[3, 2] * nx
+    blue += h[4, 2] * a + h[5, 2] * b + h[6, 2] * c + h[7, 2] * d + h[8, 2] * e
+    return max(red, least * h[0, 0]), max(green, least * h[0, 1]), max(blue, least * h[0, 2])
 
 
-def shade(
-    albedo: np.ndarray, surface: np.ndarray, eye: np.ndarray, light: Lighting, shadow: ShadowMap | None
-) -> np.ndarray:
-    """Colours of surface points in the picture, (N, 3) in 0..1.
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _reaches(lamps, number, point, spin):  # noqa: ANN001, ANN202
+    """0..1, how much of a light reaches a point (3 or more,).
 
-    albedo: (N, 3) linear. surface: (N, 8) world position, normal, ambient occlusion, shininess. eye: (3,) the camera.
+    What throws the shadow is looked for first; the farther in front it is, the wider the shadow's edge (percentage
+    closer soft shadows, Fernando 2005). spin: an integer that turns the pattern of places.
     """
-    points = np.ascontiguousarray(surface[:, :3])
-    lit = np.ones(len(points), np.float32) if shadow is None else shadow_test(shadow, points)
-    out = np.empty(albedo.shape, np.float32)
-    _shade_kernel(
-        albedo, surface, eye.astype(np.float32), light.harmonics, light.direction, light.color, lit,
-        np.float32(light.gloss), light.gain, out,
-    )  # fmt: skip
-    steps = np.linspace(0, 1, 4096, dtype=np.float32) ** np.float32(1 / light.gamma)
-    return steps[(np.clip(out, 0, 1) * 4095).astype(np.uint16)]
+    rotation, shift, depth = lamps.rotations[number], lamps.shifts[number], lamps.depths[number]
+    size, focal, radius = depth.shape[0], lamps.focal, lamps.radii[number]
+    x, y, z = point[0], point[1], point[2]
+    away = rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z + shift[2]
+    scale, half = focal / away, np.float32(size / 2)
+    u = scale * (rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z + shift[0]) + half
+    v = scale * (rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z + shift[1]) + half
+    angle = np.float32(((spin * 1274126177) >> 8) & 0xFFFF) * np.float32(2 * np.pi / 65536)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    wide = max(radius * np.float32(REACH) * scale, np.float32(1.5))
+    blockers, front = 0, np.float32(0)
+    for tap in range(SEARCH):
+        # Every third seed, so that the few reach the disc's edge.
+        tu, tv = TAPS[3 * tap + 2, 0] * wide, TAPS[3 * tap + 2, 1] * wide
+        column = min(max(int(u + cosine * tu - sine * tv), 0), size - 1)
+        row = min(max(int(v + sine * tu + cosine * tv), 0), size - 1)
+        # A surface that lies askew to the light may be nearer beside the point without shading it.
+        if away > depth[row, column] + np.float32(SHADOW_BIAS) + wide / scale * np.float32(0.5):
+            blockers += 1
+            front += away - depth[row, column]
+    wide = np.float32(1.5) if blockers == 0 else max(radius * front / blockers * scale, np.float32(1.5))
+    bias = np.float32(SHADOW_BIAS) + (wide - np.float32(1.5)) / scale * np.float32(0.5)
+    lit = 0
+    for tap in range(TAPS.shape[0]):
+        tu, tv = TAPS[tap, 0] * wide, TAPS[tap, 1] * wide
+        column = min(max(int(u + cosine * tu - sine * tv), 0), size - 1)
+        row = min(max(int(v + sine * tu + cosine * tv), 0), size - 1)
+        if away <= depth[row, column] + bias:
+            lit += 1
+    return np.float32(lit) / TAPS.shape[0]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def lamp_light(lamps, number, point, nx, ny, nz, vx, vy, vz, spin):  # noqa: ANN001, ANN202
+    """How brightly a light shines on a point and how much of it glints there towards the view, each to be multiplied by
+    its colour. point: (9,) as `render.Surface.table`. n, v: unit normal and direction of the view."""
+    lx, ly, lz = lamps.directions[number, 0], lamps.directions[number, 1], lamps.directions[number, 2]
+    cosine = nx * lx + ny * ly + nz * lz
+    if cosine <= 0:
+        return np.float32(0), np.float32(0)
+    cosine_lit = _reaches(lamps, number, point, spin)
+    hx, hy, hz = vx + lx, vy + ly, vz + lz
+    half = (nx * hx + ny * hy + nz * hz) / np.sqrt(hx * hx + hy * hy + hz * hz + np.float32(1e-18))
+    glint = np.float32(0)
+    if half > np.float32(0.6):  # below, even the widest highlight is nothing
+        shine = point[7]
+        glint = lamps.gloss * (np.float32(0.35) + 3 * shine) * half ** (16 + 180 * shine)
+        # None from light that grazes the surface.
+        glint *= min(8 * cosine, np.float32(1)) * cosine_lit
+    return cosine * cosine_lit, glint

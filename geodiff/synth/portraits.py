@@ -88,14 +88,23 @@ class Sitter:
         )
         # A small turn of the camera moves the head in the picture, as in a photograph that is not centred on it.
         aside = rng.uniform(-0.08, 0.08, 2) * c.size / self.focal
-        turn = Rotation.from_euler("zyx", [math.radians(roll), aside[0], aside[1]]).as_matrix()
-        viewmat = torch.eye(4)
-        viewmat[:3, :3] = torch.as_tensor(turn, dtype=torch.float32)
-        camera = Camera(viewmat @ camera.viewmat, camera.K, c.size, c.size)
+        camera = rolled(camera, math.radians(roll), aside)
         frame = self.subject.render(self._posed, camera)
-        alpha = frame.mask[..., None]
-        painted = frame.image - (1 - alpha) + (1 - alpha) * _background(c.size, rng)
-        return SyntheticPortrait(_photographic(painted, rng), frame.mask, self.params, camera, yaw)
+        return SyntheticPortrait(develop(frame.image, frame.mask, rng), frame.mask, self.params, camera, yaw)
+
+
+def rolled(camera: Camera, roll: float, aside: np.ndarray) -> Camera:
+    """The camera turned about its optical axis by `roll`, then to the side and up by `aside` (2,); radians."""
+    turn = Rotation.from_euler("zyx", [roll, aside[0], aside[1]]).as_matrix()
+    viewmat = torch.eye(4)
+    viewmat[:3, :3] = torch.as_tensor(turn, dtype=torch.float32)
+    return Camera(viewmat @ camera.viewmat, camera.K, camera.width, camera.height)
+
+
+def develop(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A square frame (S, S, 3) 0..1 on white with its mask (S, S) -> a photograph before a wall, (S, S, 3) uint8."""
+    alpha = mask[..., None]
+    return _photographic(image - (1 - alpha) + (1 - alpha) * _background(len(image), rng), rng)
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:

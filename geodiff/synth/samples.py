@@ -28,7 +28,8 @@ from geodiff.conditioning.frame import CHIN_TO_CROWN
 from geodiff.driver import Driver
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
-from geodiff.synth.motion import random_expressions, random_sequence
+from geodiff.synth.backdrop import backdrop
+from geodiff.synth.motion import BLINK, NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Posed, Subject
 from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
@@ -39,55 +40,78 @@ from geodiff.types import Camera, HeadParams, Motion
 #: come from the latent as well.
 PROPOSALS = {"tracked": 0.60, "reference": 0.25, "neutral": 0.15}
 
+#: Names of the expression weights that are recorded of each frame.
+EXPRESSIONS = (*NAMES, *BLINK)
+
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """size: side of the images, pixels. crop: side of the driving crops. timesteps, views: single targets are
+    """size: side of the images, pixels. crop: side of the driving crops. references: portraits of a person, each in an
+    expression, view and lens of its own; the targets are shared out among them. timesteps, views: single targets are
     timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
     targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance.
     driver_share: of the motions whose driving crops show the driver head instead of the person, as built-in motions and
-    parameter files do in use."""
+    parameter files do in use. ground_truth: with depth, UV, cameras and the parameters of both heads."""
 
     size: int = 256
     crop: int = 64
+    references: int = 2
     timesteps: int = 8
     views: int = 2
     clips: int = 1
     clip_frames: int = 8
-    supersample: int = 2
+    supersample: int = 3
     detector_noise: float = 0.012
     driver_share: float = 0.4
+    ground_truth: bool = False
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How frames came about. camera, params (T frames): in the true head's world. fitted_camera, fitted: the same
+    frames in the world of the head that conditions, as the tracker knows them."""
+
+    camera: Camera
+    params: HeadParams
+    fitted_camera: Camera
+    fitted: HeadParams
 
 
 @dataclass(frozen=True)
 class Target:
-    """Frames of one camera, uint8: each name of `FRAME_KEYS` -> list of T arrays. proposal: the key of PROPOSALS."""
+    """Frames of one camera: each name of `FRAME_KEYS`, and with ground truth of `TRUTH_KEYS`, -> array. proposal: the
+    key of PROPOSALS. reference: number of the portrait. weights: (T, E) the truth's expression, in the order of
+    `EXPRESSIONS`."""
 
     frames: list[Arrays]
     proposal: str
     yaw: float
     elevation: float
+    reference: int
+    weights: np.ndarray
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)
 class Person:
-    """reference: arrays named reference_*. singles: one-frame targets. clips: targets of clip_frames frames."""
+    """references: arrays named reference_* of each portrait. singles: one-frame targets. clips: targets of clip_frames
+    frames. error: of the worst portrait's fit."""
 
-    reference: Arrays
+    references: list[Arrays]
     singles: list[Target]
     clips: list[Target]
     error: float
 
 
 class Session:
-    """One synthetic person, photographed, tracked, and seen in the fitted head's world."""
+    """One portrait of a synthetic person, tracked, and the person seen in the fitted head's world."""
 
-    def __init__(self, truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> None:
-        self.head, self.config = head, config
-        self.rng = np.random.default_rng([seed, 1])
-        self.subject = Subject(truth, seed, texture_size=3 * config.size)
+    def __init__(self, subject: Subject, head: HeadModel, seed: int, config: SampleConfig, number: int = 0) -> None:
+        self.head, self.config, self.number = head, config, number
+        self.rng = np.random.default_rng([seed, 1 + number])
+        self.subject = subject
         self.reference, self.error = self._photograph()
         self.conditioner = Conditioner(head, self.reference)
         self.driver = Driver(head)
@@ -107,7 +131,8 @@ class Session:
         camera = orbit_camera(math.radians(yaw), math.radians(pitch), distance, frame.center, focal, side, side)
         camera = _rolled(camera, math.radians(rng.normal(0, 5)), rng.normal(0, 0.03 * side, 2))
         photo = self.subject.render(self.subject.pose(self.expression), camera)
-        image = _photographic(photo.image * photo.mask[..., None] + 0.5 * (1 - photo.mask[..., None]), rng)
+        behind = (1 - photo.mask[..., None]) * (backdrop(side, rng) - 1)
+        image = _photographic(photo.image + behind, rng)
         matte = np.clip(cv2.GaussianBlur(photo.mask, (0, 0), rng.uniform(0.6, 1.5)) * 1.5 - rng.uniform(0.1, 0.4), 0, 1)
         fitter = LandmarkFitter(self.head, (side, side), FitConfig())
         points = self._detect(self.expression, camera)
@@ -183,7 +208,7 @@ class Session:
         base = framed_camera(self.frame, math.radians(yaw), math.radians(elevation), self.distance, 256)
         camera = self.true_camera(face_camera(self.head, self.reference.params, base, self.config.crop))
         frames = [self.subject.render(posed, camera).image for posed in true]
-        return [_bytes(frame) for frame in frames]
+        return [as_bytes(frame) for frame in frames]
 
     def target(self, motion: Motion, kind: str, view: tuple[float, float], cache: _Step | None = None) -> Target:
         """Frames of one camera with all their conditions."""
@@ -198,19 +223,22 @@ class Session:
         }[kind]
         frames = []
         for t, posed in enumerate(step.posed):
-            truth = self.subject.render(posed, seen, self.config.supersample)
+            truth = self.subject.render(posed, seen, self.config.supersample, self.config.ground_truth)
             condition = self.conditioner.render(shown.frame(t), camera)
             frames.append({
-                "images": _bytes(truth.image),
-                "normals": _signed_bytes(truth.normals),
-                "masks": _bytes(truth.mask),
-                "pose_maps": _signed_bytes(condition.pose_map),
-                "proposals": _bytes(condition.proposal),
-                "proposal_normals": _signed_bytes(condition.normals),
-                "visibility": _bytes(condition.visibility),
+                "images": as_bytes(truth.image),
+                "normals": as_signed_bytes(truth.normals),
+                "masks": as_bytes(truth.mask),
+                "pose_maps": as_signed_bytes(condition.pose_map),
+                "proposals": as_bytes(condition.proposal),
+                "proposal_normals": as_signed_bytes(condition.normals),
+                "visibility": as_bytes(condition.visibility),
                 "driving": step.driving[t],
             })  # fmt: skip
-        return Target(frames, kind, yaw, elevation)
+            if truth.depth is not None and truth.uv is not None:
+                frames[-1] |= {"depth": depth_levels(truth.depth), "uv": uv_levels(truth.uv)}
+        truth_of = Truth(seen, step.true, camera, step.fitted) if self.config.ground_truth else None
+        return Target(frames, kind, yaw, elevation, self.number, expression_vectors(motion), truth_of)
 
     def step(self, motion: Motion) -> _Step:
         """What all views of a motion share: the truth's expressions, the fitted parameters, the driving
@@ -221,44 +249,55 @@ class Session:
         yaw, elevation = self.rng.uniform(-32, 32), self.rng.uniform(-12, 15)
         fitted = self.fitted(motion, true, tracked=self.rng.random() < 0.4)
         if self.rng.random() < self.config.driver_share:
-            driving = [_bytes(crop) for crop in self.driver.crops(fitted, self.config.crop)]
+            driving = [as_bytes(crop) for crop in self.driver.crops(fitted, self.config.crop)]
         else:
             driving = self.crops(posed, float(yaw), float(elevation))
-        return _Step(posed, fitted, driving)
+        return _Step(posed, true, fitted, driving)
 
     def _repeated(self, params: HeadParams, count: int) -> HeadParams:
         return params.frames(torch.zeros(count, dtype=torch.int64))
 
     def reference_arrays(self) -> Arrays:
         return {
-            "reference_image": _bytes(self.reference.image),
-            "reference_normals": _signed_bytes(self.reference.normals),
-            "reference_pose_map": _signed_bytes(self.reference.pose_map),
+            "reference_image": as_bytes(self.reference.image),
+            "reference_normals": as_signed_bytes(self.reference.normals),
+            "reference_pose_map": as_signed_bytes(self.reference.pose_map),
         }
 
 
 @dataclass(frozen=True)
 class _Step:
     posed: list[Posed]
+    true: HeadParams
     fitted: HeadParams
     driving: list[np.ndarray]
 
 
 def make_person(truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> Person:
     """All samples of one person. truth: the head that people are drawn from. head: the one that conditions."""
-    session = Session(truth, head, seed, config)
-    rng = session.rng
+    subject = Subject(truth, seed, texture_size=3 * config.size)
+    sessions = [Session(subject, head, seed, config, number) for number in range(config.references)]
     kinds, odds = list(PROPOSALS), list(PROPOSALS.values())
     singles, clips = [], []
-    for _ in range(config.timesteps):
-        motion = random_expressions(rng, 1)
+    for number in range(config.timesteps):
+        session = sessions[number % len(sessions)]
+        motion = random_expressions(session.rng, 1)
         step = session.step(motion)
         for _ in range(config.views):
-            singles.append(session.target(motion, str(rng.choice(kinds, p=odds)), session.view(), step))
-    for _ in range(config.clips):
-        motion = random_sequence(rng, config.clip_frames)
-        clips.append(session.target(motion, str(rng.choice(kinds, p=odds)), session.view()))
-    return Person(session.reference_arrays(), singles, clips, session.error)
+            kind = str(session.rng.choice(kinds, p=odds))
+            singles.append(session.target(motion, kind, session.view(), step))
+    for number in range(config.clips):
+        session = sessions[-1 - number % len(sessions)]
+        motion = random_sequence(session.rng, config.clip_frames)
+        clips.append(session.target(motion, str(session.rng.choice(kinds, p=odds)), session.view()))
+    error = max(session.error for session in sessions)
+    return Person([session.reference_arrays() for session in sessions], singles, clips, error)
+
+
+def expression_vectors(motion: Motion) -> np.ndarray:
+    """(T, E) float32 weights of a motion in the order of `EXPRESSIONS`."""
+    rest = np.zeros(motion.num_frames, np.float32)
+    return np.stack([motion.weights.get(name, rest) for name in EXPRESSIONS], 1)
 
 
 def _rows(head: HeadModel, params: HeadParams, numbers: np.ndarray) -> torch.Tensor:
@@ -293,7 +332,7 @@ def _photographic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     image = image + rng.normal(0, rng.uniform(0, 0.015), (*image.shape[:2], 1)).astype(np.float32)
-    coded = _bytes(image)
+    coded = as_bytes(image)
     if rng.random() < 0.4:
         _, data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 95))])
         coded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -304,9 +343,23 @@ def _still(frames: int) -> Motion:
     return Motion({}, np.zeros((frames, 3), np.float32), np.zeros((frames, 2), np.float32))
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """0..1 -> uint8."""
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _signed_bytes(vectors: np.ndarray) -> np.ndarray:
-    return _bytes(vectors / 2 + 0.5)
+def as_signed_bytes(vectors: np.ndarray) -> np.ndarray:
+    """-1..1 -> uint8."""
+    return as_bytes(vectors / 2 + 0.5)
+
+
+def depth_levels(depth: np.ndarray) -> np.ndarray:
+    """Metres (H, W), 0 where nothing is -> uint16 tenths of a millimetre."""
+    return np.clip(depth * 1e4 + 0.5, 0, 65535).astype(np.uint16)
+
+
+def uv_levels(uv: np.ndarray) -> np.ndarray:
+    """Places (H, W, 2) in 0..1, -1 where there is none -> (H, W, 3) uint16: 0..65535, and 65535 where there is one."""
+    there = uv[..., :1] >= 0
+    levels = np.where(there, np.clip(uv, 0, 1) * 65535 + 0.5, 0)
+    return np.concatenate([levels, 65535 * there], -1).astype(np.uint16)

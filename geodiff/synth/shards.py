@@ -19,13 +19,16 @@ import numpy as np
 
 from geodiff.errors import InputError
 from geodiff.files import atomic_write, make_folder, read_json, write_json
-from geodiff.synth.samples import Arrays, Person, SampleConfig, Target, make_person
+from geodiff.synth.samples import Arrays, Person, SampleConfig, Target, Truth, make_person
+from geodiff.types import POSE_WIDTHS, Camera, HeadParams
 
-SCHEMA = 1
+SCHEMA = 2
 REFERENCE_KEYS = ("reference_image", "reference_normals", "reference_pose_map")
 FRAME_KEYS = (
     "images", "normals", "masks", "pose_maps", "proposals", "proposal_normals", "visibility", "driving",
 )  # fmt: skip
+#: Frames of a set with ground truth have these as well: see `read_truth`.
+TRUTH_KEYS = ("depth", "uv")
 #: Keys whose arrays have one channel: kept without loss, they are small.
 PLANES = ("masks", "visibility")
 _JPEG = [
@@ -134,13 +137,16 @@ def write_shard(folder: Path, number: int, people: list[tuple[int, Person]]) -> 
 
     def target(one: Target) -> dict[str, Any]:
         frames = [store(frame) for frame in one.frames]
-        return {"proposal": one.proposal, "yaw": one.yaw, "elevation": one.elevation, "frames": frames}
+        about = {"proposal": one.proposal, "yaw": one.yaw, "elevation": one.elevation, "reference": one.reference}
+        if one.truth is not None:
+            about["truth"] = _truth(one.truth)
+        return {**about, "weights": np.round(one.weights, 3).tolist(), "frames": frames}
 
     index = [
         {
             "identity": identity,
             "error": person.error,
-            "reference": store(person.reference),
+            "references": [store(reference) for reference in person.references],
             "singles": [target(one) for one in person.singles],
             "clips": [target(one) for one in person.clips],
         }
@@ -149,6 +155,30 @@ def write_shard(folder: Path, number: int, people: list[tuple[int, Person]]) -> 
     path = _index_path(folder, number)
     atomic_write(path.with_suffix(".bin"), lambda temporary: _write_blobs(temporary, blobs))
     write_json(path, {"schema": SCHEMA, "people": index})
+
+
+def _truth(truth: Truth) -> dict[str, Any]:
+    """Cameras and parameters as JSON holds them; without offsets of vertices, which are the conditioning's own."""
+
+    def camera(one: Camera) -> dict[str, Any]:
+        return {"viewmat": one.viewmat.tolist(), "K": one.K.tolist(), "size": [one.width, one.height]}
+
+    def params(one: HeadParams) -> dict[str, Any]:
+        return {name: getattr(one, name).tolist() for name in ("shape", "expr", *POSE_WIDTHS)}
+
+    return {
+        "camera": camera(truth.camera),
+        "params": params(truth.params),
+        "fitted_camera": camera(truth.fitted_camera),
+        "fitted": params(truth.fitted),
+    }
+
+
+def read_truth(file: ShardFile, frame: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (H, W) in metres, 0 where nothing is, and UV (H, W, 2) in 0..1, -1 where no skin is seen, of a frame's
+    entry in the index of a set made with ground truth."""
+    depth, uv = (file.read(frame[key]).astype(np.float32) for key in TRUTH_KEYS)
+    return depth / 1e4, np.where(uv[..., 2:] > 0, uv[..., :2] / 65535, -1)
 
 
 def _write_blobs(path: Path, blobs: list[bytes]) -> None:
@@ -161,9 +191,10 @@ def _index_path(folder: Path, number: int) -> Path:
 
 
 def encode(array: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as JPEG of quality 95 without chroma subsampling, (H, W) uint8 as PNG."""
-    if array.ndim == 2:
-        return cv2.imencode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    """(H, W, 3) uint8 as JPEG of quality 95 without chroma subsampling, (H, W) and all of uint16 as PNG."""
+    if array.ndim == 2 or array.dtype == np.uint16:
+        ordered = array if array.ndim == 2 else np.ascontiguousarray(array[..., ::-1])
+        return cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
     return cv2.imencode(".jpg", array[..., ::-1], _JPEG)[1].tobytes()
 
 

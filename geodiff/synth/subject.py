@@ -8,42 +8,51 @@ import numpy as np
 import torch
 
 from geodiff.conditioning.personal import personal_head, without_identity
-from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
-from geodiff.conditioning.surface import sample
-from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.conditioning.pixels import scaled_normals
+from geodiff.geometry import normals_to_map_axes
 from geodiff.head.model import HeadModel
-from geodiff.synth.appearance import Appearance, paint, paint_hair, random_appearance
-from geodiff.synth.hair import HairStyle, grow_hair, random_style, scalp_shell
-from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade
+from geodiff.raster import mesh
+from geodiff.synth.appearance import Appearance, paint, random_appearance, wrinkles
+from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
+from geodiff.synth.layers import Layer, Stack
+from geodiff.synth.light import Lamps, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting
+from geodiff.synth.render import HAIR, render
+from geodiff.synth.wear import Wear, random_wear, under_hat, wear_layers
 from geodiff.types import Camera, HeadParams
 
 
 @dataclass(frozen=True)
 class Frame:
     """image: (H, W, 3) float32 0..1 on white. mask: (H, W) 0..1. normals: (H, W, 3) in the axes of normal maps, hair
-    included, zero outside."""
+    included, zero outside.
+
+    Only when asked for, and of the pixels' centres: depth (H, W) float32 metres along the camera's axis, 0 where
+    nothing is seen; uv (H, W, 2) float32, where in the head's own UV layout (v up, as in the head model) the skin seen
+    there lies, -1 where none is seen."""
 
     image: np.ndarray
     mask: np.ndarray
     normals: np.ndarray
+    depth: np.ndarray | None = None
+    uv: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Posed:
     """One expression of a person, to be seen from any number of views.
 
-    vertices: (N, 3) of head and hair. table: (N, 8) their places, normals, occlusion and shininess. shadow: the shadow
-    map, None where there is no directional light.
+    vertices: (N, 3) of head and hair. table: (N, 9) their places, normals, occlusion, shininess and folding. lamps: the
+    lights, with the shadows of this expression.
     """
 
-    vertices: torch.Tensor
+    vertices: np.ndarray
     table: np.ndarray
-    shadow: ShadowMap | None
+    lamps: Lamps
 
 
 class Subject:
     """A random person on `head`, the same for the same seed. texture_size: side of the painted texture. natural: no
-    colours that no person has."""
+    colours that no person has, and nothing before the eyes but clear glasses."""
 
     def __init__(self, head: HeadModel, seed: int, texture_size: int = 768, natural: bool = False) -> None:
         rng = np.random.default_rng(seed)
@@ -52,56 +61,85 @@ class Subject:
         self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
         self.look: Appearance = random_appearance(rng, natural)
         self.style: HairStyle = random_style(rng)
+        self.wear: Wear = random_wear(rng, eyes_free=natural)
         self.light: Lighting = random_lighting(rng)
         self._person = personal_head(head, self.params)
-        # Skin above, hair below: the shell's hair hides the head's own paint.
-        layers = [paint(head, self.look, texture_size), paint_hair(head, self.look, texture_size)]
-        self._texture = np.concatenate(layers) ** np.float32(2.2)
-        shaped = head.shaped(self.params, expression=False)[0]
-        hair = grow_hair(head, shaped, self.style, self.look)
-        self._hair = None if hair is None else torch.as_tensor(hair)
-        self._faces, self._corner_uvs, self._static = self._surface()
+        self._rest = self._person.template
+        self._stack = self._dressed(texture_size)
+        self._faces = self._stack.faces.astype(np.int32)
+        kinds = [number | (HAIR if layer.hair else 0) for number, layer in enumerate(self.layers)]
+        self._layer = np.repeat(np.array(kinds, np.uint8), [len(layer.faces) for layer in self.layers])
+        self._texture = self._stack.texture
+        self._texture[..., :3] **= np.float32(2.2)
+        self._areas = _areas(self._rest.numpy(), head.faces.numpy())
 
-    def _surface(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Triangles of head and hair, their corners' places in the texture (0..1, from the top), and occlusion and
-        shininess of each vertex (N, 2)."""
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The head's own surface first, then hair, beard and what the person wears."""
+        return self._stack.layers
+
+    def _dressed(self, texture_size: int) -> Stack:
+        """The head's own surface and everything over it."""
         head = self.head
         shine = np.full(head.num_vertices, 0.06, np.float32)
         shine[head.regions["lips"].numpy()] = 0.25
         shine[head.regions["teeth"].numpy() | head.regions["mouth_interior"].numpy()] = 0.35
         shine[head.regions["eyeballs"].numpy()] = 1.0
-        static = np.stack([ambient_occlusion(head), shine], 1)
         uvs = head.uvs[head.faces_uv].numpy()
-        uvs = np.stack([uvs[..., 0], (1 - uvs[..., 1]) / 2], -1)
-        if self._hair is None:
-            return head.faces, uvs, static
-        shell = scalp_shell(head)
-        faces = torch.cat([head.faces, torch.as_tensor(shell.faces) + head.num_vertices])
-        hair_uvs = np.stack([shell.corner_uvs[..., 0], 0.5 + (1 - shell.corner_uvs[..., 1]) / 2], -1)
-        hair = np.tile(np.array([[0.85, 0.04]], np.float32), (len(self._hair), 1))
-        return faces, np.concatenate([uvs, hair_uvs]), np.concatenate([static, hair])
+        uvs = np.stack([uvs[..., 0], 1 - uvs[..., 1]], -1)
+        painted = [paint(head, self.look, texture_size), wrinkles(head, self.look, texture_size)[..., None]]
+        skin = Layer(self._rest.numpy(), head.faces.numpy(), uvs, np.concatenate(painted, -1))
+        shaped = head.shaped(self.params, expression=False)[0]
+        free = under_hat(head, self.wear) < 0
+        layers = hair_layers(head, shaped, self.style, self.look, texture_size // 2, free)
+        if (beard := beard_layer(head, shaped, self.look)) is not None:
+            layers.append(beard)
+        layers += wear_layers(head, shaped, self.wear, self.look, 0.5 * self.style.volume)
+        return Stack.of(skin, np.stack([ambient_occlusion(head), shine], 1), layers)
 
     def pose(self, params: HeadParams) -> Posed:
         """The person in the expression of `params` (T = 1; the head itself stays at rest)."""
-        vertices = self._person.vertices(without_identity(params))[0]
-        if self._hair is not None:
-            vertices = torch.cat([vertices, self._hair])
-        normals = vertex_normals(vertices, self._faces)
-        dark = self.light.color.max() < 0.02
-        shadow = None if dark else ShadowMap.make(vertices, self._faces, self.light.direction)
-        return Posed(vertices, np.concatenate([vertices.numpy(), normals.numpy(), self._static], 1), shadow)
+        head = self._person.vertices(without_identity(params))[0].numpy()
+        points, normals = self._stack.posed(head, head - self._rest.numpy())
+        shadows = [ShadowMap.make(points, self._faces, light.direction) for light in self.light.lights]
+        folded = np.zeros((len(points), 1), np.float32)
+        folded[: len(head), 0] = self._folding(head)
+        table = np.concatenate([points, normals, self._stack.static, folded], 1)
+        return Posed(points, table, lamps(self.light, shadows))
 
-    def render(self, posed: Posed, camera: Camera, supersample: int = 2) -> Frame:
-        """The frame of a posed person in a camera."""
-        samples = CoveredSamples.of(posed.vertices, self._faces, camera, supersample)
-        surface = samples.interpolate(self._faces, posed.table)
-        uv = samples.interpolate(self._faces, self._corner_uvs)
-        albedo = sample(self._texture, uv * np.array(self._texture.shape[1::-1], np.float32))
-        colors = shade(albedo, surface, camera.center.numpy(), self.light, posed.shadow)
-        turned = normals_to_map_axes(torch.from_numpy(surface[:, 3:6]), camera).numpy()
-        layers, mask = samples.resolve(np.concatenate([colors, turned], 1))
-        return Frame(
-            image=np.clip(layers[..., :3] + (1 - mask[..., None]), 0, 1),
-            mask=mask,
-            normals=scaled_normals(layers[..., 3:6], mask),
+    def _folding(self, vertices: np.ndarray) -> np.ndarray:
+        """(V,) how dark wrinkles are: those of age, and more where the expression presses the skin together."""
+        areas = _areas(vertices, self.head.faces.numpy())
+        pressed = np.clip(self._areas / np.maximum(areas, 1e-12) - 1.0, 0, 0.6)
+        return (0.12 + 0.5 * self.look.age) * (0.25 * self.look.age + 1.6 * pressed).astype(np.float32)
+
+    def render(self, posed: Posed, camera: Camera, supersample: int = 2, truth: bool = False) -> Frame:
+        """The frame of a posed person in a camera. truth: with depth and UV."""
+        uvs, texture = self._stack.uvs, self._texture
+        colors, normals, mask = render(
+            posed.vertices, self._faces, posed.table, self._layer, uvs, texture, posed.lamps, camera, supersample
         )
+        turned = normals_to_map_axes(torch.from_numpy(normals), camera).numpy()
+        depth, uv = self._places(posed, camera) if truth else (None, None)
+        return Frame(
+            image=np.clip(colors + (1 - mask[..., None]), 0, 1),
+            mask=mask,
+            normals=scaled_normals(turned, mask),
+            depth=depth,
+            uv=uv,
+        )
+
+    def _places(self, posed: Posed, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (H, W) and UV (H, W, 2) at the pixels' centres."""
+        seen = mesh.rasterize(posed.vertices, self._faces, camera)
+        corners = self.head.uvs[self.head.faces_uv].numpy()
+        skin = (seen.face >= 0) & (seen.face < len(corners))
+        bare = mesh.Fragments(np.where(skin, seen.face, -1), seen.barycentrics, seen.depth)
+        return seen.depth, np.where(skin[..., None], mesh.interpolate(bare, self.head.faces, corners), np.float32(-1))
+
+
+def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V,) area of the triangles around each vertex."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    return np.bincount(faces.T.ravel(), np.tile(area, 3), len(vertices))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from geodiff.files import make_folder, write_json
 from geodiff.models.networks import Networks, channels_last
 from geodiff.models.sampling import SamplingConfig
 from geodiff.training.checkpoint import Ema, checkpoints, load_checkpoint, save_checkpoint
+from geodiff.training.dataset import draw_odds
 from geodiff.training.objective import Batch, LossConfig, Objective
 from geodiff.training.sheet import figures, sample_batch, write_sheet
 
@@ -38,8 +40,9 @@ class TrainConfig:
     all, also after a resume. first_step: number of the step that a run without a checkpoint begins with: where an
     earlier run ended whose weights alone, `start`, could travel. moment_warmup: steps from there on that only gather
     the optimizer's moments, so that the loss does not jump. batch: clips a step and process. precision: no | bf16 |
-    fp16. channels_last: memory layout of convolutions, faster on CPUs. sheet_*: held-out clips sampled every so many
-    steps, 0 for never. max_minutes: stop with a checkpoint after that long, 0 for never.
+    fp16. channels_last: memory layout of convolutions, faster on CPUs. balance: draw rare expressions more often.
+    sheet_*: held-out clips sampled every so many steps, 0 for never. max_minutes: stop with a checkpoint after that
+    long, 0 for never.
     """
 
     stage: str = "images"
@@ -58,6 +61,7 @@ class TrainConfig:
     precision: str = "no"
     channels_last: bool = True
     gradient_checkpointing: bool = False
+    balance: bool = True
     workers: int = 0
     seed: int = 0
     checkpoint_minutes: float = 10.0
@@ -90,12 +94,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of indices from step `first` on; each epoch a new permutation; a function of seed and step alone."""
+    """Batches of indices from step `first` on, a function of seed and step alone: each epoch a new permutation, or as
+    many draws by odds (N,)."""
 
-    def __init__(self, length: int, config: TrainConfig, first: int) -> None:
+    def __init__(self, length: int, config: TrainConfig, first: int, odds: np.ndarray | None = None) -> None:
         if length < 1:
             raise ConfigError("Training needs at least one sample; the dataset is empty: render or choose another.")
         self.length = length
+        self.odds = None if odds is None else torch.as_tensor(odds, dtype=torch.float64)
         self.batch_size = config.batch
         self.drop_last = False
         self.config = config
@@ -112,9 +118,18 @@ class StepSampler(Sampler[list[int]]):
                 if position // self.length != epoch:
                     epoch = position // self.length
                     generator = torch.Generator().manual_seed(self.config.seed + 7919 * epoch)
-                    order = torch.randperm(self.length, generator=generator).tolist()
+                    order = self._order(generator)
                 indices.append(order[position % self.length])
             yield indices
+
+    def _order(self, generator: torch.Generator) -> list[int]:
+        if self.odds is None:
+            return torch.randperm(self.length, generator=generator).tolist()
+        # Evenly spaced points on the cumulated odds: each sample comes as often as it should, rounded up or down.
+        ends = torch.cumsum(self.odds, 0) / self.odds.sum() * self.length
+        points = torch.arange(self.length) + torch.rand(1, generator=generator, dtype=torch.float64)
+        drawn = torch.searchsorted(ends, points).clamp(max=self.length - 1)
+        return drawn[torch.randperm(self.length, generator=generator)].tolist()
 
 
 def train(
@@ -158,7 +173,9 @@ class Trainer:
         )
         self.ema = Ema(self.parameters, config.ema_decay)
         self.step = self._resume()
-        sampler = StepSampler(len(dataset) if isinstance(dataset, Sized) else 0, config, self.step)
+        length = len(dataset) if isinstance(dataset, Sized) else 0
+        odds = draw_odds(dataset) if config.balance and length else None
+        sampler = StepSampler(length, config, self.step, odds)
         seeded = torch.Generator().manual_seed(config.seed)
         loader = DataLoader(dataset, batch_sampler=sampler, num_workers=config.workers, generator=seeded)
         self.loss, self.optimizer, self.loader = self.accelerator.prepare(self.objective, self.optimizer, loader)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from heads import ellipsoid_head
+from plain_render import plain_render, reaches
+from plain_render import shade as plain_shade
+from scipy.spatial import cKDTree
 
 from geodiff.conditioning import framed_camera, head_frame
-from geodiff.geometry import normals_to_map_axes
+from geodiff.geometry import normals_to_map_axes, vertex_normals
+from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.synth.appearance import paint, random_appearance, template_fields
-from geodiff.synth.hair import STYLES, HairStyle, grow_hair, random_style
-from geodiff.synth.light import Lighting, ShadowMap, ambient_occlusion, random_lighting, shade, shadow_test
+from geodiff.synth.appearance import paint, random_appearance, template_fields, wrinkles
+from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, random_style
+from geodiff.synth.layers import Layer, Stack
+from geodiff.synth.light import Light, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting, shadow_test
 from geodiff.synth.motion import NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
+from geodiff.synth.render import render
 from geodiff.synth.subject import Subject
+from geodiff.synth.wear import Wear, _trimmed, under_hat, wear_layers
+from geodiff.types import Motion
 
 SIZE = 64
 
@@ -63,23 +73,98 @@ def test_frames_are_on_white_with_unit_normals_inside_the_mask(head: HeadModel, 
     assert ((frame.mask > 0) & (frame.mask < 1)).any(), "silhouettes must be smooth"
 
 
-def test_normals_of_a_bald_person_are_those_of_the_head(head: HeadModel) -> None:
-    seed = next(s for s in range(200) if Subject(head, s, texture_size=32).style.kind == "bald")
+def test_normals_of_a_bare_head_are_those_of_the_head(head: HeadModel) -> None:
+    def bare(seed: int) -> bool:
+        subject = Subject(head, seed, texture_size=32)
+        return len(subject.layers) == 1
+
+    seed = next(s for s in range(400) if bare(s))
     subject = Subject(head, seed, texture_size=32)
     vertices = head.vertices(subject.params)[0]
     frame = subject.render(subject.pose(subject.params), camera(head))
     assert np.allclose(frame.normals, mesh.render_normals(vertices, head.faces, camera(head), 2), atol=0.08)
 
 
-def test_hair_stands_off_the_skull_and_long_hair_hangs(head: HeadModel) -> None:
+@pytest.mark.parametrize("kind", STYLES)
+def test_hair_stands_off_the_skull_and_long_hair_hangs(head: HeadModel, kind: str) -> None:
     look = random_appearance(np.random.default_rng(0))
+    style = random_style(np.random.default_rng(5), kind)
+    shaped, everywhere = head.shaped(head.zeros())[0], np.ones(head.num_vertices, bool)
+    layers = hair_layers(head, shaped, style, look, 32, everywhere)
+    assert len(layers) == {"bald": 0, "buzz": 1, "bun": 3}.get(kind, 2)
+    again = hair_layers(head, shaped, style, look, 32, everywhere)
+    assert all(np.array_equal(a.vertices, b.vertices) for a, b in zip(layers, again, strict=True))
+    if kind in ("bald", "buzz"):
+        return
+    locks = layers[1].vertices
+    skin = outer_skin(head, shaped.numpy(), vertex_normals(shaped, head.faces).numpy())
+    gap, _ = skin.near(locks)
+    assert np.quantile(gap, 0.02) > -0.004, "no lock runs through the head"
+    assert np.isfinite(locks).all() and np.abs(np.linalg.norm(layers[1].normals, axis=1) - 1).max() < 1e-4
+    lowest = {"long": -0.10, "medium": -0.02}
+    if kind in lowest:
+        assert np.quantile(locks[:, 1], 0.05) < lowest[kind], "long hair falls below the chin"
+    none = hair_layers(head, shaped, style, look, 32, ~everywhere)
+    assert len(none) == 1, "no locks grow under a hat"
+
+
+def test_borders_of_hats_run_where_they_should() -> None:
+    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
+    points = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], 1)
+    first = np.array([5 * row + column for row in range(4) for column in range(4)])
+    faces = np.concatenate([np.stack([first, first + 1, first + 5], 1), np.stack([first + 1, first + 6, first + 5], 1)])
+    inside = points[:, 1] - 1.3 + 0.1 * points[:, 0]
+    trimmed, kept = _trimmed(points, faces, inside)
+    used = np.unique(kept)
+    border = used[inside[used] <= 0]
+    assert np.abs(trimmed[border, 1] - 1.3 + 0.1 * trimmed[border, 0]).max() < 1e-9
+    assert np.array_equal(trimmed[inside > 0], points[inside > 0])
+
+
+def test_beards_go_with_the_jaw(head: HeadModel) -> None:
+    shaven = replace(random_appearance(np.random.default_rng(0)), beard_length=0.0)
     shaped = head.shaped(head.zeros())[0]
-    assert grow_hair(head, shaped, HairStyle("bald", 0, 0, 0, 0, 0, 0, 1), look) is None
-    short = grow_hair(head, shaped, HairStyle("short", 0.02, 0.0, 0.0, 0.0, 0.1, 0.0, 1), look)
-    long = grow_hair(head, shaped, HairStyle("long", 0.02, 0.0, 0.12, 0.0, 0.1, 0.0, 1), look)
-    assert short is not None and long is not None
-    assert short[:, 1].max() > float(shaped[:, 1].max()) + 0.008
-    assert long[:, 1].min() < short[:, 1].min() - 0.01
+    assert beard_layer(head, shaped, shaven) is None
+    bearded = replace(shaven, beard=0.9, moustache=0.8, beard_length=0.02)
+    layer = beard_layer(head, shaped, bearded)
+    assert layer is not None and layer.anchor is not None
+    move = np.zeros((head.num_vertices, 3), np.float32)
+    move[:, 1] = -0.01
+    assert np.allclose(layer.anchor.moved(layer.vertices, move) - layer.vertices, [0, -0.01, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("glasses", ["glasses", "sunglasses"])
+@pytest.mark.parametrize("hat", ["beanie", "cap"])
+def test_what_is_worn_stays_outside_the_head(glasses: str, hat: str) -> None:
+    head = load_head("builtin")
+    look, shaped = random_appearance(np.random.default_rng(0)), head.shaped(head.zeros())[0]
+    layers = wear_layers(head, shaped, Wear(glasses, hat, "crew", 3), look, 0.01)
+    assert len(layers) == 3 + (hat == "cap") + (glasses == "sunglasses")
+    for layer in layers:
+        assert np.isfinite(layer.vertices).all() and layer.faces.max() < len(layer.vertices)
+        assert layer.uvs.min() >= 0 and layer.uvs.max() <= 1
+        assert layer.texture.min() > 0 and layer.texture.max() <= 1
+    crown = layers[1].vertices
+    assert crown[:, 1].max() > float(shaped[:, 1].max()) + 0.01
+    inside = under_hat(head, Wear("none", hat, "none", 0))
+    assert (inside > 0).any() and not (inside > 0)[head.regions["neck"].numpy()].any()
+    assert (under_hat(head, Wear("none", "none", "none", 0)) < 0).all()
+
+
+def test_layers_share_one_texture_without_bleeding(head: HeadModel) -> None:
+    square = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    corners = np.array([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]], np.float32)
+
+    def layer(value: float, size: int) -> Layer:
+        return Layer(square, np.array([[0, 1, 2]]), corners, np.full((size, size, 3), value, np.float32))
+
+    stack = Stack.of(layer(0.2, 16), np.zeros((3, 2)), [layer(0.9, 8), layer(0.5, 32)])
+    height, width = stack.texture.shape[:2]
+    assert width == 16 and stack.faces.max() == 8 and stack.static.shape == (9, 2)
+    for number, value in enumerate((0.2, 0.9, 0.5)):
+        for u, v in stack.uvs[number]:
+            texel = stack.texture[min(int(v * height), height - 1), min(int(u * width), width - 1)]
+            assert texel[:3] == pytest.approx(value) and texel[3] == 0
 
 
 def test_styles_and_looks_cover_their_kinds() -> None:
@@ -99,6 +184,23 @@ def test_paint_puts_eyes_and_lips_where_they_are(head: HeadModel) -> None:
     assert fields.hairline[head.regions["face"].numpy()].mean() < fields.hairline[head.regions["scalp"].numpy()].mean()
 
 
+def test_wrinkles_deepen_where_the_face_is_pressed_together() -> None:
+    subject = Subject(load_head("builtin"), 3, texture_size=64)
+    rest, head = subject.pose(subject.params), subject.head
+    brow = head.motion_params(
+        Motion({"browInnerUp": np.ones(1, np.float32)}, np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32)),
+        subject.params,
+    )
+    pressed = subject.pose(brow).table[: head.num_vertices, 8] - rest.table[: head.num_vertices, 8]
+    marks = head.landmarks.points(head.template, head.faces).numpy()
+    place = head.template.numpy()
+    forehead = np.linalg.norm(place - (marks[9] + [0, 0.025, 0]), axis=1) < 0.015
+    chin = np.linalg.norm(place - marks[152], axis=1) < 0.015
+    assert pressed[forehead].mean() > 0.02 and np.abs(pressed[chin]).max() < 1e-3
+    depth = wrinkles(head, subject.look, 64)
+    assert depth.shape == (64, 64) and depth.min() >= 0 and 0.2 < depth.max() <= 1
+
+
 def test_painting_needs_landmarks() -> None:
     head = ellipsoid_head(8, 12)
     object.__setattr__(head, "landmarks", None)
@@ -111,29 +213,78 @@ def test_shadow_falls_behind_and_light_brightens(head: HeadModel) -> None:
     shadow = ShadowMap.make(vertices, head.faces, np.array([0.0, 0.0, 1.0], np.float32))
     lit = shadow_test(shadow, np.array([[0.0, 0.0, 0.3], [0.0, 0.0, -0.3]], np.float32))
     assert lit[0] == pytest.approx(1.0, abs=1e-5) and lit[1] == pytest.approx(0.0, abs=1e-5)
-    light = Lighting(
-        harmonics=np.eye(9, 3, dtype=np.float32)[:, :1].repeat(3, 1) * 0.3,
-        direction=np.array([0, 0, 1], np.float32),
-        color=np.full(3, 0.5, np.float32),
-        gloss=0.0,
-        gain=np.ones(3, np.float32),
-        gamma=2.2,
-    )
-    surface = np.zeros((2, 8), np.float32)
+    ahead = Light(np.array([0, 0, 1], np.float32), np.full(3, 0.5, np.float32), radius=0.03)
+    light = Lighting(np.eye(9, 3, dtype=np.float32)[:, :1].repeat(3, 1) * 0.3, (ahead,), 0.0, np.ones(3), 2.2)
+    surface = np.zeros((2, 9), np.float32)
     surface[:, 5], surface[:, 6] = 1.0, 1.0
     surface[0, 2], surface[1, 2] = 0.3, -0.3
-    albedo = np.full((2, 3), 0.5, np.float32)
-    bright, dark = shade(albedo, surface, np.array([0.0, 0.0, 2.0]), light, shadow)
+    paint = np.full((2, 4), 0.5, np.float32)
+    towards = np.array([0.0, 0.0, 2.0]) - surface[:, :3]
+    bright, dark = plain_shade(paint, surface, towards, lamps(light, [shadow]), np.zeros(2, int))
     assert bright[0] == pytest.approx((0.5 * 0.8) ** (1 / 2.2), abs=1e-3)
     assert dark[0] == pytest.approx((0.5 * 0.3) ** (1 / 2.2), abs=1e-3)
+
+
+def test_shadows_soften_with_the_light_and_the_distance(head: HeadModel) -> None:
+    """Behind a head whose edge lies at x = 0, as the light sees it."""
+    edge = float(head.template[:, 0].max())
+    direction = np.array([0.0, 0.0, 1.0], np.float32)
+    shadow = ShadowMap.make(head.template, head.faces, direction)
+
+    def width(radius: float, behind: float) -> float:
+        across = np.linspace(edge - 0.03, edge + 0.03, 601)
+        points = np.stack([across, 0 * across, 0 * across - behind], 1)
+        points[:, 1] = float(head.template[head.template[:, 0].argmax(), 1])
+        light = Lighting(np.zeros((9, 3)), (Light(direction, np.ones(3), radius),), 0.0, np.ones(3), 2.2)
+        lit = reaches(lamps(light, [shadow]), 0, points, np.arange(601))
+        return float(((lit > 0.05) & (lit < 0.95)).mean()) * 0.06
+
+    assert width(0.03, 0.05) < 0.008 < width(1.5, 0.05) < width(1.5, 0.10)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_the_picture_is_that_of_the_plain_renderer(seed: int) -> None:
+    head = load_head("builtin")
+    subject = Subject(head, seed, texture_size=256)
+    posed, view = subject.pose(subject.params), camera(head, 0.4)
+    uvs, texture = subject._stack.uvs, subject._texture
+    drawn = (posed.vertices, subject._faces, posed.table, subject._layer, uvs, texture, posed.lamps, view, 3)
+    fast, plain = render(*drawn), plain_render(*drawn)
+    assert np.abs(fast[2] - plain[2]).max() < 1e-5, "coverage"
+    assert np.abs(fast[1] - plain[1]).max() < 1e-3, "normals"
+    difference = np.abs(fast[0] - plain[0])[plain[2] > 0]
+    assert difference.mean() < 0.006 and np.quantile(difference, 0.99) < 0.06, "colours"
+
+
+def test_depth_and_uv_are_those_of_the_surface(head: HeadModel) -> None:
+    subject = Subject(head, 3, texture_size=32)
+    posed, view = subject.pose(subject.params), camera(head, 0.3)
+    plain, frame = subject.render(posed, view, 3), subject.render(posed, view, 3, truth=True)
+    assert plain.depth is None and plain.uv is None and np.array_equal(plain.image, frame.image)
+    assert ((frame.depth > 0) <= (frame.mask > 0)).all() and ((frame.mask > 0.999) <= (frame.depth > 0)).all()
+    rows, columns = np.nonzero(frame.depth)
+    depth = frame.depth[rows, columns]
+    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.K.numpy()).T
+    world = (rays * depth[:, None] - view.viewmat[:3, 3].numpy()) @ view.viewmat[:3, :3].numpy()
+    gap = cKDTree(posed.vertices).query(world)[0]
+    assert np.median(gap) < 0.01, "depth gives points of the surface back"
+    skin = frame.uv[..., 0] >= 0
+    assert skin.any() and ((frame.uv[skin] >= 0) & (frame.uv[skin] <= 1)).all() and (skin <= (frame.depth > 0)).all()
+    corners = head.uvs[head.faces_uv].numpy()
+    seen = mesh.rasterize(head.vertices(subject.params)[0], head.faces, view)
+    same = skin & (np.abs(seen.depth - frame.depth) < 1e-4)
+    assert same.sum() > 50 and np.allclose(mesh.interpolate(seen, head.faces, corners)[same], frame.uv[same], atol=1e-4)
 
 
 def test_occlusion_and_random_light_are_sane(head: HeadModel) -> None:
     occlusion = ambient_occlusion(head)
     assert occlusion.shape == (head.num_vertices,) and occlusion.min() > 0 and occlusion.max() <= 1
     assert occlusion[head.regions["scalp"].numpy()].mean() > 0.8
-    light = random_lighting(np.random.default_rng(0))
-    assert np.linalg.norm(light.direction) == pytest.approx(1.0, abs=1e-5)
+    scenes = [random_lighting(np.random.default_rng(seed)) for seed in range(100)]
+    assert {len(scene.lights) for scene in scenes} == {0, 1, 2, 3}
+    for light in (light for scene in scenes for light in scene.lights):
+        assert np.linalg.norm(light.direction) == pytest.approx(1.0, abs=1e-5) and light.color.min() >= 0
+        assert 0.03 <= light.radius <= 1.5
 
 
 def test_expressions_are_mixtures_and_sequences_smooth() -> None:

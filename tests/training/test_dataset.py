@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,25 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from geodiff.errors import InputError
+from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
-from geodiff.synth.samples import Person, SampleConfig, Session, Target
-from geodiff.synth.shards import FRAME_KEYS, REFERENCE_KEYS, SetConfig, build_set, decode, encode, write_shard
-from geodiff.training.dataset import AugmentConfig, SynthShards, clip_length
+from geodiff.raster import mesh
+from geodiff.synth.samples import EXPRESSIONS, Person, SampleConfig, Session, Target
+from geodiff.synth.shards import (
+    FRAME_KEYS,
+    REFERENCE_KEYS,
+    SetConfig,
+    ShardFile,
+    build_set,
+    decode,
+    encode,
+    read_truth,
+    write_shard,
+)
+from geodiff.synth.subject import Subject
+from geodiff.training.dataset import AugmentConfig, Mixture, SynthShards, clip_length, windows
+from geodiff.training.loop import StepSampler, TrainConfig
+from geodiff.types import Camera, HeadParams
 
 SIZE, CROP = 48, 16
 
@@ -29,11 +43,13 @@ def fake_person(seed: int, frames: int = 3) -> Person:
         shape = (side, side) if key in ("masks", "visibility") else (side, side, 3)
         return np.broadcast_to(rng.integers(0, 256, shape[2:] or ()), shape).astype(np.uint8)
 
-    def target(count: int, kind: str) -> Target:
-        return Target([{key: array(key) for key in FRAME_KEYS} for _ in range(count)], kind, 25.0, 0.0)
+    def target(count: int, kind: str, reference: int = 0) -> Target:
+        weights = rng.random((count, len(EXPRESSIONS))).astype(np.float32) * (kind == "tracked")
+        frames = [{key: array(key) for key in FRAME_KEYS} for _ in range(count)]
+        return Target(frames, kind, 25.0, 0.0, reference, weights)
 
-    reference = {key: array(key) for key in REFERENCE_KEYS}
-    return Person(reference, [target(1, "tracked"), target(1, "neutral")], [target(frames, "tracked")], 0.01)
+    references = [{key: array(key) for key in REFERENCE_KEYS} for _ in range(2)]
+    return Person(references, [target(1, "tracked"), target(1, "neutral", 1)], [target(frames, "tracked")], 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +72,8 @@ def test_samples_have_the_contracts_shapes_and_ranges(folder: Path) -> None:
     dataset = SynthShards(folder, frames=3)
     assert len(dataset) == 2
     sample = dataset[0]
-    assert set(sample) == {*REFERENCE_KEYS, *FRAME_KEYS}
+    assert set(sample) == {*REFERENCE_KEYS, *FRAME_KEYS, "frame_mask"}
+    assert sample.pop("frame_mask").tolist() == [1, 1, 1]
     for key, value in sample.items():
         channels = 1 if key in ("masks", "visibility") else 3
         side = CROP if key == "driving" else SIZE
@@ -96,11 +113,61 @@ def test_loads_in_workers(folder: Path) -> None:
     assert batches == [(5, 1, 3, SIZE, SIZE)] * 2
 
 
+def test_references_go_with_their_targets(folder: Path) -> None:
+    dataset, person = SynthShards(folder), fake_person(0)
+    for index, number in ((0, 0), (1, 1)):
+        image = person.references[number]["reference_image"]
+        assert float(dataset[index]["reference_image"][0, 4, 4]) == pytest.approx(image[4, 4, 0] / 127.5 - 1, abs=0.03)
+
+
+def test_short_clips_are_padded_and_masked(folder: Path) -> None:
+    sample = SynthShards(folder, frames=5)[0]
+    assert sample["frame_mask"].tolist() == [1, 1, 1, 0, 0] and sample["images"].shape[0] == 5
+    assert torch.equal(sample["images"][4], sample["images"][2])
+
+
+def test_long_clips_are_cut_into_windows(folder: Path) -> None:
+    assert windows(8, 3) == [(0, 3), (3, 6), (6, 8)] and windows(7, 3) == [(0, 3), (3, 6)] and windows(1, 3) == []
+    dataset = SynthShards(folder, frames=2)
+    assert len(dataset) == 2 and dataset[0]["frame_mask"].tolist() == [1, 1]
+
+
+def test_rare_expressions_are_drawn_more_often(folder: Path) -> None:
+    dataset = SynthShards(folder)
+    vectors = np.zeros((len(dataset), len(EXPRESSIONS)))
+    vectors[:, 0] = 1.0  # all but two samples share one expression
+    vectors[3], vectors[7] = np.eye(len(EXPRESSIONS))[[5, 9]]
+    dataset.entries = [
+        (a, b, c, {**d, "weights": [v]}) for (a, b, c, d), v in zip(dataset.entries, vectors, strict=True)
+    ]
+    odds = dataset.rarity()
+    assert odds.mean() == pytest.approx(1.0)
+    common = np.delete(odds, [3, 7])
+    assert np.ptp(common) < 1e-9 and odds[3] > 3 * common[0] and odds[7] == pytest.approx(odds[3])
+    drawn = [i for batch in StepSampler(10, TrainConfig(steps=100, batch=10), 0, odds) for i in batch]
+    assert np.bincount(drawn, minlength=10) / 100 == pytest.approx(odds, abs=0.12)
+
+
+def test_sources_are_mixed_by_their_shares(folder: Path) -> None:
+    one, other = SynthShards(folder), SynthShards(folder, split="held_out")
+    mixture = Mixture([one, other], [3.0, 1.0])
+    odds = mixture.rarity()
+    assert len(mixture) == 15 and odds.mean() == pytest.approx(1.0)
+    assert odds[10:].sum() / odds.sum() == pytest.approx(0.25)
+    assert torch.equal(mixture[12]["images"], other[2]["images"]) and torch.equal(
+        mixture[9]["images"], one[9]["images"]
+    )
+    with pytest.raises(ConfigError, match="every source needs a share"):
+        Mixture([one], [0.0])
+
+
 def test_wrong_folders_are_told(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match=r"no set\.json"):
         SynthShards(tmp_path)
-    with pytest.raises(InputError, match="must hold samples of 9 frame"):
-        SynthShards(folder, frames=9)
+    with pytest.raises(InputError, match="must hold samples of 1 frame.* 'held_out'"):
+        (tmp_path / "set.json").write_text("{}")
+        SynthShards(tmp_path, split="held_out")
+    (tmp_path / "set.json").unlink()
     with pytest.raises(InputError, match=r"no set\.json"):
         clip_length(tmp_path)
 
@@ -120,7 +187,7 @@ SMALL = SampleConfig(size=48, crop=16, timesteps=1, views=1, clips=1, clip_frame
 @pytest.fixture(scope="module")
 def session() -> Session:
     head = load_head("builtin")
-    return Session(head, head, 3, SMALL)
+    return Session(Subject(head, 3, texture_size=144), head, 3, SMALL)
 
 
 def test_the_fit_sees_what_the_truth_shows(session: Session) -> None:
@@ -149,3 +216,38 @@ def test_a_set_is_made_once_and_continued(tmp_path: Path) -> None:
     assert len(SynthShards(tmp_path)) == 2 * 3 and len(SynthShards(tmp_path, frames=2)) == 2
     with pytest.raises(InputError, match="seed differ"):
         list(build_set(tmp_path, SetConfig(people=2, people_per_shard=1, samples=SMALL, seed=1)))
+
+
+def test_any_number_of_workers_makes_the_same_set(tmp_path: Path) -> None:
+    config = SetConfig(people=2, people_per_shard=1, samples=replace(SMALL, references=1, clips=0, ground_truth=True))
+    for workers in (1, 2):
+        assert list(build_set(tmp_path / str(workers), config, workers))[-1] == (2, 2)
+    names = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert names == ["set.json", *(f"shard-0000{n}.{kind}" for n in (0, 1) for kind in ("bin", "json"))]
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    _check_truth(tmp_path / "1")
+
+
+def _check_truth(folder: Path) -> None:
+    """Depth, UV, cameras and parameters of the set's first frame are of one head."""
+    head = load_head("builtin")
+    target = json.loads((folder / "shard-00000.json").read_text())["people"][0]["singles"][0]
+    file, truth = ShardFile(folder / "shard-00000.bin"), target["truth"]
+    depth, uv = read_truth(file, target["frames"][0])
+    mask = file.read(target["frames"][0]["masks"])
+    assert depth.shape == (48, 48) and uv.shape == (48, 48, 2) and ((depth > 0) & (mask == 255)).any()
+    skin = uv[..., 0] >= 0
+    assert skin.any() and (skin <= (depth > 0)).all() and uv[skin].max() <= 1
+    view = truth["camera"]
+    camera = Camera(torch.tensor(view["viewmat"]), torch.tensor(view["K"]), *view["size"])
+    params = HeadParams(**{name: torch.tensor(values) for name, values in truth["params"].items()})
+    # What lies under a place in the UV layout is where the camera saw it.
+    vertices = head.vertices(params)[0]
+    seen = mesh.rasterize(vertices, head.faces, camera)
+    same = skin & (np.abs(seen.depth - depth) < 2e-3)
+    assert same.sum() > 0.8 * skin.sum()
+    places = mesh.interpolate(seen, head.faces, head.uvs[head.faces_uv].numpy())
+    assert np.median(np.abs(places - uv)[same]) < 1e-3
+    assert set(truth["fitted"]) == set(truth["params"]) and len(truth["fitted"]["expr"]) == 1
+    assert len(SynthShards(folder)) == 2
