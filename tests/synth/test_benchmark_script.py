@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +15,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark"] = module
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules["benchmark"]
 
 
 def test_a_run_ends_in_tables_and_pictures(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [
         "--generator", "random:test", "--preset", "test", "--quick", "--people", "1", "--size", "64", "--out",
         str(tmp_path), "--metrics", "psnr,normal_degrees,mask_iou", "--kinds", "tracked", "--avatar", "iterations=5",
+        "--workers", "1",
     ]  # fmt: skip
     assert script.main(arguments) == 0
     found = json.loads((tmp_path / "benchmark.json").read_text())

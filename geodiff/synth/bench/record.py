@@ -6,7 +6,7 @@ few colours, are compared as well, with room for what machines round differently
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,8 @@ def thumbnail(image: np.ndarray) -> str:
     return cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).tobytes().hex()
 
 
-def check(bench: Bench, identities: Iterable[int], path: Path = PATH) -> Check:
-    """Whether these people of the set are those that were recorded."""
+def check(bench: Bench, portraits: Mapping[int, str], path: Path = PATH) -> Check:
+    """Whether a set is the recorded one. portraits: identity -> `thumbnail` of the photograph, of those it showed."""
     found = digest(bench.config, bench.truth)
     known = read_json(path)["sets"].get(set_name(bench)) if path.is_file() else None
     if known is None:
@@ -60,7 +60,7 @@ def check(bench: Bench, identities: Iterable[int], path: Path = PATH) -> Check:
             f"{found} is not the recorded one ({known['digest']}): what is drawn has changed, and these figures do "
             "not compare with those of the recorded set",
         )  # fmt: skip
-    worst = {i: _difference(known["portraits"].get(str(i)), bench.person(i).photo.image) for i in identities}
+    worst = {i: _difference(known["portraits"].get(str(i)), now) for i, now in sorted(portraits.items())}
     other = [i for i, difference in worst.items() if difference > TOLERANCE]
     if other:
         return Check(
@@ -75,16 +75,20 @@ def check(bench: Bench, identities: Iterable[int], path: Path = PATH) -> Check:
 def record(bench: Bench, path: Path = PATH) -> None:
     """Record a set, in place of what was known under its name."""
     known: dict[str, Any] = read_json(path) if path.is_file() else {"version": VERSION, "sets": {}}
-    portraits = {str(i): thumbnail(bench.person(i).photo.image) for i in range(bench.config.identities)}
+    portraits = {str(i): text for i, text in thumbnails(bench).items()}
     known["version"] = VERSION
     known["sets"][set_name(bench)] = {"digest": digest(bench.config, bench.truth), "portraits": portraits}
     write_json(path, known)
 
 
-def _difference(known: str | None, image: np.ndarray) -> float:
-    """Largest difference in levels; none where the portrait was not recorded."""
+def thumbnails(bench: Bench) -> dict[int, str]:
+    """Identity -> thumbnail of the photograph, of all people that are shown."""
+    return {i: thumbnail(bench.person(i).photo.image) for i in range(bench.config.identities)}
+
+
+def _difference(known: str | None, found: str) -> float:
+    """Largest difference of two thumbnails in levels; none where the portrait was not recorded."""
     if known is None:
         return 0.0
-    before = np.frombuffer(bytes.fromhex(known), np.uint8).astype(np.float32)
-    now = np.frombuffer(bytes.fromhex(thumbnail(image)), np.uint8).astype(np.float32)
+    before, now = (np.frombuffer(bytes.fromhex(text), np.uint8).astype(np.float32) for text in (known, found))
     return float(np.abs(before - now).max())
