@@ -10,6 +10,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from geodiff.clipset import ClipSet
+from geodiff.conditioning import Conditioner, Reference
 from geodiff.geometry import project, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.head.rigging import triangle_frames
@@ -171,6 +173,34 @@ def fill_unseen(head: HeadModel, points: Tensor, binding: Tensor, colors: Tensor
         else:
             filled[unknown] = 0.5
     return filled
+
+
+def portrait_texture(head: HeadModel, source: ClipSet) -> Tensor | None:
+    """(U, U, 3) in 0..1: the clip set's portrait in the head's UV layout, completed, row 0 at v = 1; None where the
+    clip set was not made from a portrait."""
+    files = source.reference()
+    if files is None:
+        return None
+    image, normals = files.image.astype(np.float32) / 255, files.normals.astype(np.float32) / 127.5 - 1
+    mask = files.mask.astype(np.float32) / 255
+    reference = Reference(image, mask, normals, np.zeros_like(image), files.camera, files.params)
+    return torch.from_numpy(np.ascontiguousarray(Conditioner(head, reference).texture))
+
+
+def paint_unseen(
+    head: HeadModel, texture: Tensor, binding: Tensor, barycentrics: Tensor, colors: Tensor, facing: Tensor
+) -> Tensor:
+    """Gives the skin and hair that no frame sees the portrait's completed texture, which has hair where hair belongs.
+
+    texture: (U, U, 3) in 0..1. barycentrics: (N, 3). colors: (N, 3); facing: (N,), as of `observe_colors`. What the
+    frames see less and less well fades into it. Eyes, teeth and the mouth stay as they are. Returns (N, 3).
+    """
+    size = texture.shape[0]
+    uv = (head.uvs[head.faces_uv[binding]] * barycentrics[:, :, None]).sum(1)
+    column, row = (uv[:, 0] * size).long().clamp(0, size - 1), ((1 - uv[:, 1]) * size).long().clamp(0, size - 1)
+    inner = torch.stack([head.face_region(region)[binding] for region in SEPARATE]).any(0)
+    share = ((SEEN - facing) / (SEEN - LENDS / 2)).clamp(0, 1) * ~inner
+    return colors + share[:, None] * (texture[row, column].to(colors) - colors)
 
 
 def to_harmonic(colors: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from geodiff.clipset import ClipSet
 from geodiff.config import to_container
@@ -25,7 +26,15 @@ from recon.frames import FrameSet, collect
 from recon.layers.density import DensityConfig
 from recon.layers.fitting import FitConfig, LearningRates, LossWeights, RiggedProblem
 from recon.layers.hull import HullConfig, grow_scalp
-from recon.layers.initialise import Placement, fill_unseen, observe_colors, place_on_triangles, to_harmonic
+from recon.layers.initialise import (
+    Placement,
+    fill_unseen,
+    observe_colors,
+    paint_unseen,
+    place_on_triangles,
+    portrait_texture,
+    to_harmonic,
+)
 from recon.layers.refinement import RefinementConfig
 from recon.layers.rigged import bound_frames, fields_of, pose_fields, splats_of
 from recon.methods.base import FitContext
@@ -102,18 +111,22 @@ def fit(source: ClipSet, config: GeoDiff4DConfig, context: FitContext | None = N
     """Fits an avatar to a clip set; goes on from the context's checkpoint where there is one."""
     context = context or FitContext()
     frames = collect(source.clips(), source.held_out(), source.has_masks)
-    return fit_frames(source.head, frames, config, context)
+    return fit_frames(source.head, frames, config, context, portrait_texture(source.head, source))
 
 
 def fit_frames(
-    head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig, context: FitContext | None = None
+    head: HeadModel,
+    frames: FrameSet,
+    config: GeoDiff4DConfig,
+    context: FitContext | None = None,
+    texture: Tensor | None = None,
 ) -> GeoDiff4DAvatar:
-    """Fits an avatar to frames in memory."""
+    """Fits an avatar to frames in memory. texture: as in `initial_gaussians`."""
     context = context or FitContext()
     if config.hull.enabled and frames.has_masks:
         offset = grow_scalp(head, frames.params, frames, config.hull)
         frames = replace(frames, params=frames.params.replace(static_offset=offset))
-    placement = initial_gaussians(head, frames, config)
+    placement = initial_gaussians(head, frames, config, texture)
     on_device = head.to(context.device), frames.to(context.device)
     placement = Placement(
         {k: v.to(context.device) for k, v in placement.fields.items()},
@@ -130,8 +143,13 @@ def fit_frames(
     return avatar
 
 
-def initial_gaussians(head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig) -> Placement:
-    """Gaussians on the subject's neutral head, coloured from the frames that see them."""
+def initial_gaussians(
+    head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig, texture: Tensor | None = None
+) -> Placement:
+    """Gaussians on the subject's neutral head, coloured from the frames that see them.
+
+    texture: (U, U, 3) in 0..1, the portrait in the head's UV layout, for what no frame sees; None without a portrait.
+    """
     subject = head.zeros().replace(shape=frames.params.shape, static_offset=frames.params.static_offset)
     vertices = head.vertices(subject)[0]
     count = min(config.gaussians, config.density.max_gaussians)
@@ -139,6 +157,8 @@ def initial_gaussians(head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig
     stride = max(1, len(frames.train) // config.color_views)
     colors, facing = observe_colors(head, frames, placement.binding, placement.barycentrics, frames.train[::stride])
     colors = fill_unseen(head, placement.points, placement.binding, colors, facing)
+    if texture is not None:
+        colors = paint_unseen(head, texture, placement.binding, placement.barycentrics, colors, facing)
     placement.fields["sh_dc"] = to_harmonic(colors)
     return placement._replace(facing=facing)
 

@@ -9,7 +9,7 @@ from sample_clips import paint
 from geodiff.head.model import HeadModel
 from recon.frames import FrameSet
 from recon.layers.hull import HullConfig, grow_scalp
-from recon.layers.initialise import SEEN, fill_unseen, observe_colors, place_on_triangles
+from recon.layers.initialise import SEEN, fill_unseen, observe_colors, paint_unseen, place_on_triangles
 from recon.layers.rigged import FaceFrames, bound_frames, pose_fields
 
 
@@ -64,6 +64,26 @@ def test_colours_are_those_of_the_paint(small_head: HeadModel, frames: FrameSet)
     filled = fill_unseen(small_head, placement.points, placement.binding, colors, facing)
     torch.testing.assert_close(filled[seen], colors[seen])
     assert torch.isfinite(filled).all() and float(filled.min()) > 0
+
+
+def test_what_no_frame_sees_has_the_portraits_texture(small_head: HeadModel) -> None:
+    vertices = small_head.vertices(small_head.zeros())[0]
+    placement = place_on_triangles(small_head, vertices, 2000, 0.8, seed=0)
+    texture = torch.zeros(32, 32, 3)
+    texture[:16] = torch.tensor([0.1, 0.6, 0.2])  # the upper half of the layout: v above 0.5
+    texture[16:] = torch.tensor([0.7, 0.1, 0.3])
+    colors = torch.full((len(placement.binding), 3), 0.4)
+    facing = (torch.arange(len(colors)) % 2).float()
+    arguments = placement.binding, placement.barycentrics, colors, facing
+    painted = paint_unseen(small_head, texture, *arguments)
+    assert torch.equal(painted[facing == 1], colors[facing == 1])
+    inner = torch.stack([small_head.face_region(r) for r in ("eyeballs", "teeth")]).any(0)[placement.binding]
+    assert torch.equal(painted[inner], colors[inner])
+    v = small_head.uvs[small_head.faces_uv[placement.binding]][..., 1]
+    outer = (facing == 0) & ~inner & ~small_head.face_region("mouth_interior")[placement.binding]
+    for rows, colour in (((v > 0.54).all(1), texture[0, 0]), ((v < 0.46).all(1), texture[-1, 0])):
+        assert (outer & rows).any()
+        torch.testing.assert_close(painted[outer & rows], colour.expand(int((outer & rows).sum()), 3))
 
 
 def test_cached_frames_agree_with_direct_ones(small_head: HeadModel, frames: FrameSet) -> None:
