@@ -108,9 +108,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
             media.read_image(path)
 
 
-def test_a_full_disk_keeps_what_was_there(
-    tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     media.write_image(tmp_path / "a.png", picture)
 
     def full(*_args, **_kwargs) -> None:
