@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from geodiff.errors import InputError
+from geodiff.errors import ConfigError, InputError
 from geodiff.files import atomic_write, make_folder, read_json, write_json
 from geodiff.synth.samples import Arrays, Person, SampleConfig, Target, Truth, make_person
 from geodiff.types import POSE_WIDTHS, Camera, HeadParams
@@ -50,6 +50,14 @@ class SetConfig:
     people_per_shard: int = 4
     seed: int = 0
     samples: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        # SynthBench's people have seeds from 2^128 on: no set may reach them.
+        if not 0 <= self.seed < 2**64 or self.people < 1:
+            raise ConfigError(
+                f"a training set has at least one person and a seed of 0 to 2^64 - 1; found {self.people} people and "
+                f"seed {self.seed}: choose others"
+            )
 
 
 def build_set(root: Path | str, config: SetConfig, workers: int = 1) -> Iterator[tuple[int, int]]:

@@ -172,6 +172,12 @@ def test_wrong_folders_are_told(tmp_path: Path, folder: Path) -> None:
         clip_length(tmp_path)
 
 
+def test_no_set_reaches_the_benchmarks_people() -> None:
+    for wrong in ({"seed": 2**64}, {"seed": -1}, {"people": 0}):
+        with pytest.raises(ConfigError, match="at least one person and a seed of 0 to"):
+            SetConfig(**wrong)
+
+
 def test_the_length_of_clips_is_the_sets_own(tmp_path: Path) -> None:
     settings = asdict(SetConfig(samples=SampleConfig(clip_frames=5)))
     (tmp_path / "set.json").write_text(json.dumps(settings))
