@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from geodiff.conditioning.surface import unit
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.synth.appearance import JAW, MOUSTACHE, Appearance, paint_hair, template_fields
@@ -217,22 +218,22 @@ def _comb(style: HairStyle, vertices: np.ndarray, head: HeadModel) -> Comb:
 
     def comb(points: np.ndarray, _: np.ndarray) -> np.ndarray:
         if style.kind == "bun":
-            return _unit(knot - points)
+            return unit(knot - points)
         if style.kind == "curly":
-            return _unit(points - middle)
+            return unit(points - middle)
         around = (points - whorl) * np.array([1.0, 0.0, 1.0])
-        away = _unit(around - 0.6 * np.linalg.norm(around, axis=1, keepdims=True) * np.array([0, 1.0, 0]))
+        away = unit(around - 0.6 * np.linalg.norm(around, axis=1, keepdims=True) * np.array([0, 1.0, 0]))
         if style.comb == "crown":
             return away
         forward = _forehead(points, head)[:, None] if style.fringe else np.zeros((len(points), 1))
         front = np.clip((points[:, 2] - whorl[2]) / 0.05, 0, 1)[:, None]
         if style.comb == "back":
             back = front * np.array([0, 0.0, -1.0]) + (1 - front) * away
-            return _unit(forward * away + (1 - forward) * back)
+            return unit(forward * away + (1 - forward) * back)
         apart = np.tanh((points[:, :1] - style.part) / 0.008) * np.array([[1.0, 0, 0]])
         lift = np.array([[0.0, 0.0, -0.3]])
         parted = front * (apart + lift) + (1 - front) * away
-        return _unit(forward * away + (1 - forward) * parted)
+        return unit(forward * away + (1 - forward) * parted)
 
     return comb
 
@@ -250,15 +251,15 @@ def _bun(rng: np.random.Generator, centre: np.ndarray, style: HairStyle, look: A
     """A ball of wound locks."""
     radius = rng.uniform(0.026, 0.042)
     count, points = 260, 14
-    axis = _unit(rng.normal(0, 1, (count, 3)) * np.array([0.5, 0.5, 1.0]))
-    side = _unit(np.cross(axis, np.array([0.2, 1.0, 0.1])))
+    axis = unit(rng.normal(0, 1, (count, 3)) * np.array([0.5, 0.5, 1.0]))
+    side = unit(np.cross(axis, np.array([0.2, 1.0, 0.1])))
     other = np.cross(axis, side)
     angle = rng.uniform(0, 2 * np.pi, count)[:, None] + np.linspace(0, rng.uniform(2.0, 4.0), points)[None]
     lift = rng.uniform(-0.6, 0.6, count)[:, None, None]
     ring = np.cos(angle)[..., None] * side[:, None] + np.sin(angle)[..., None] * other[:, None] + lift * axis[:, None]
-    ball = _unit(ring) * radius * rng.uniform(0.8, 1.05, count)[:, None, None]
+    ball = unit(ring) * radius * rng.uniform(0.8, 1.05, count)[:, None, None]
     locks = centre + ball * np.array([1.0, 1.0, 0.85])
-    sphere = _unit(rng.normal(0, 1, (400, 3)))
+    sphere = unit(rng.normal(0, 1, (400, 3)))
     growth = Growth(width=0.006, normal_mix=0.85)
     return ribbons(rng, locks, Skin(centre + 0.5 * radius * sphere, sphere), growth, look.hair)
 
@@ -316,7 +317,3 @@ def close_shell(head: HeadModel, shaped: torch.Tensor, style: HairStyle, look: A
         occlusion=0.85,
         shine=0.04,
     )
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from geodiff.conditioning.surface import unit
 from geodiff.synth.layers import Anchor, Layer
 from geodiff.synth.noise import fractal_noise
 
@@ -117,7 +118,7 @@ def grow(rng: np.random.Generator, roots: Roots, skin: Skin, comb: Comb, growth:
             # Combs draw along the head, not off it.
             off = np.maximum((drawn * normal).sum(1), 0) * np.clip(1.5 - gap / 0.03, 0, 1)
             drawn = drawn - off[:, None] * normal
-        direction = _unit(keep * direction + (1 - keep) * drawn)
+        direction = unit(keep * direction + (1 - keep) * drawn)
         ahead = here + step * direction
         gap, normal = skin.near(ahead)
         # A lock rises to its height within the first two centimetres.
@@ -125,7 +126,7 @@ def grow(rng: np.random.Generator, roots: Roots, skin: Skin, comb: Comb, growth:
         lift = np.where(gap < wanted, wanted - gap, growth.cling * (wanted - gap) * (gap < 0.04))
         lift = np.clip(lift, -0.7 * step[:, 0], 0.7 * step[:, 0])
         ahead = ahead + lift[:, None] * normal
-        direction = _unit(ahead - here)
+        direction = unit(ahead - here)
         points.append(here + step * direction)
     locks = np.stack(points, 1)
     return _kept_off(_clumped(rng, _curled(rng, locks, roots.lengths, growth), growth), skin)
@@ -134,8 +135,8 @@ def grow(rng: np.random.Generator, roots: Roots, skin: Skin, comb: Comb, growth:
 def _curled(rng: np.random.Generator, locks: np.ndarray, lengths: np.ndarray, growth: Growth) -> np.ndarray:
     """Helices around the locks, and noise."""
     along = np.linspace(0, 1, locks.shape[1])
-    tangent = _unit(np.gradient(locks, axis=1))
-    side = _unit(np.cross(tangent, np.array([0.31, 0.92, 0.22])))
+    tangent = unit(np.gradient(locks, axis=1))
+    side = unit(np.cross(tangent, np.array([0.31, 0.92, 0.22])))
     other = np.cross(tangent, side)
     seed = int(rng.integers(1 << 30))
     phase = 2 * np.pi * (fractal_noise(locks[:, 0], 0.025, 2, seed) + 0.08 * rng.normal(size=len(locks)))[:, None]
@@ -181,10 +182,10 @@ def ribbons(
 ) -> Layer:
     """Locks (N, K + 1, 3) as ribbons. color: (3,) sRGB. anchor: roots that carry the locks with the face."""
     count, points = locks.shape[:2]
-    tangent = _unit(np.gradient(locks, axis=1))
+    tangent = unit(np.gradient(locks, axis=1))
     _, below = skin.near(locks.reshape(-1, 3))
     below = below.reshape(locks.shape)
-    outward = _unit(below - (below * tangent).sum(-1, keepdims=True) * tangent)
+    outward = unit(below - (below * tangent).sum(-1, keepdims=True) * tangent)
     across = np.cross(tangent, outward)
     roll = rng.normal(0, 0.45, count)[:, None, None]
     across, up = np.cos(roll) * across + np.sin(roll) * outward, np.cos(roll) * outward - np.sin(roll) * across
@@ -192,9 +193,9 @@ def ribbons(
     taper = np.interp(along, [0, 0.15, 0.6, 1], [0.7, 1.0, 0.9, 0.15])
     width = growth.width * rng.uniform(0.6, 1.3, count)[:, None] * taper[None]
     edges = np.stack([locks - width[..., None] * across / 2, locks + width[..., None] * across / 2], 2)
-    normal = _unit(growth.normal_mix * outward + (1 - growth.normal_mix) * up)
+    normal = unit(growth.normal_mix * outward + (1 - growth.normal_mix) * up)
     # Round the ribbon: its edges look sideways.
-    normals = np.stack([_unit(normal - 0.3 * across), _unit(normal + 0.3 * across)], 2)
+    normals = np.stack([unit(normal - 0.3 * across), unit(normal + 0.3 * across)], 2)
     first = (np.arange(count)[:, None] * points + np.arange(points - 1)[None]) * 2
     a, b, c, d = first, first + 1, first + 2, first + 3
     faces = np.stack([np.stack([a, b, c], -1), np.stack([b, d, c], -1)], 2).reshape(-1, 3)
@@ -231,8 +232,4 @@ def _tangential(directions: np.ndarray, normals: np.ndarray, rise: float) -> np.
     """Directions (N, 3) laid along the surface, rising from it by a share."""
     flat = directions - (directions * normals).sum(-1, keepdims=True) * normals
     outward = np.maximum((directions * normals).sum(-1, keepdims=True), rise)
-    return _unit(flat + outward * normals)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+    return unit(flat + outward * normals)
