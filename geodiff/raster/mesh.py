@@ -22,6 +22,9 @@ Array = np.ndarray | Tensor
 
 #: By how much of a pixel the stretch of a row that a triangle covers is widened before it is tried.
 SLACK = 1e-6
+#: Meshes of MANY faces and more are drawn front faces first, and what lies behind all that is drawn in its tiles, of
+#: 1 << TILE pixels a side, is left out before it is tried; tiles are looked at anew after every RENEW faces.
+MANY, TILE, RENEW = 8000, 3, 14000
 
 
 @dataclass(frozen=True)
@@ -69,59 +72,104 @@ def _cut(low: float, high: float, crossing: float, side: float) -> tuple[float, 
     return low, high
 
 
+@numba.njit(cache=True, nogil=True)
+def _renew(inverse_depth, tiles):
+    """The least 1 / z in each tile, in place: what is farther than that is not seen there."""
+    height, width = inverse_depth.shape
+    side = 1 << TILE
+    for row in range(tiles.shape[0]):
+        for column in range(tiles.shape[1]):
+            least = np.inf
+            for y in range(row * side, min((row + 1) * side, height)):
+                for x in range(column * side, min((column + 1) * side, width)):
+                    least = min(least, inverse_depth[y, x])
+            tiles[row, column] = least
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _is_behind(tiles, x0, x1, y0, y1, near):
+    """Whether a face with pixels in this box, and nowhere nearer than `near`, lies behind all that is drawn there."""
+    for row in range(y0 >> TILE, (y1 >> TILE) + 1):
+        for column in range(x0 >> TILE, (x1 >> TILE) + 1):
+            if near >= tiles[row, column]:
+                return False
+    return True
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _visibility_kernel(screen, inverse_z, faces, cull, face_map, inverse_depth):
     """Find the nearest face of every pixel, in place. screen: (V, 2) pixels, inverse_z: (V,), 0 marks a vertex that is
     not in front. 1 / z is linear in the image, so it is interpolated for the depth test, and the largest wins."""
     height, width = face_map.shape
-    for f in range(faces.shape[0]):
-        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-        zi, zj, zk = inverse_z[i], inverse_z[j], inverse_z[k]
-        if zi <= 0.0 or zj <= 0.0 or zk <= 0.0:
-            continue
-        ax, ay, bx, by, cx, cy = (screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1])
-        # A front face is counter-clockwise seen from outside; the image's y points down, which makes its area negative.
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if area == 0.0 or (cull and area > 0.0):
-            continue
-        low_x, high_x = min(ax, bx, cx), max(ax, bx, cx)
-        low_y, high_y = min(ay, by, cy), max(ay, by, cy)
-        if high_x < 0.0 or high_y < 0.0 or low_x > width or low_y > height:
-            continue
-        x0, x1 = int(np.ceil(max(low_x, 0.0) - 0.5)), int(np.floor(min(high_x, float(width)) - 0.5))
-        y0, y1 = int(np.ceil(max(low_y, 0.0) - 0.5)), int(np.floor(min(high_y, float(height)) - 0.5))
-        x0, x1, y0, y1 = max(x0, 0), min(x1, width - 1), max(y0, 0), min(y1, height - 1)
-        if x1 < x0 or y1 < y0:
-            continue
-        sign = 1.0 if area > 0.0 else -1.0
-        own_a = _owns_border(sign * (cx - bx), sign * (cy - by))
-        own_b = _owns_border(sign * (ax - cx), sign * (ay - cy))
-        own_c = _owns_border(sign * (bx - ax), sign * (by - ay))
-        sax, say, dax, day, sa = _edge(bx, by, cx, cy, sign)
-        sbx, sby, dbx, dby, sb = _edge(cx, cy, ax, ay, sign)
-        scx, scy, dcx, dcy, sc = _edge(ax, ay, bx, by, sign)
-        scale = 1.0 / abs(area)
-        side_a, side_b, side_c = sa * day, sb * dby, sc * dcy
-        lean_a, lean_b, lean_c = dax / day, dbx / dby, dcx / dcy
-        for y in range(y0, y1 + 1):
-            up_a, up_b, up_c = y + 0.5 - say, y + 0.5 - sby, y + 0.5 - scy
-            low, high = _cut(x0 + 0.5, x1 + 0.5, sax + lean_a * up_a, side_a)
-            low, high = _cut(low, high, sbx + lean_b * up_b, side_b)
-            low, high = _cut(low, high, scx + lean_c * up_c, side_c)
-            row_a, row_b, row_c = dax * up_a, dbx * up_b, dcx * up_c
-            # The stretch is rounded: it is taken a little longer, and the edges themselves decide.
-            for x in range(int(np.ceil(low - 0.5 - SLACK)), int(np.floor(high - 0.5 + SLACK)) + 1):
-                px = x + 0.5
-                ea = sa * (row_a - day * (px - sax))
-                eb = sb * (row_b - dby * (px - sbx))
-                ec = sc * (row_c - dcy * (px - scx))
-                near = (ea * zi + eb * zj + ec * zk) * scale
-                if near <= inverse_depth[y, x] or ea < 0.0 or eb < 0.0 or ec < 0.0:
-                    continue
-                if (ea == 0.0 and not own_a) or (eb == 0.0 and not own_b) or (ec == 0.0 and not own_c):
-                    continue
-                inverse_depth[y, x] = near
-                face_map[y, x] = f
+    many, drawn = faces.shape[0] >= MANY, 0
+    tiles = np.zeros(((height - 1 >> TILE) + 1, (width - 1 >> TILE) + 1))
+    for sweep in range(2 if many and not cull else 1):
+        for f in range(faces.shape[0]):
+            i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+            ax, ay, bx, by = screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1]
+            cx, cy = screen[k, 0], screen[k, 1]
+            # A front face is counter-clockwise seen from outside; the image's y points down, so its area is negative.
+            area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+            if area == 0.0 or (cull and area > 0.0) or (many and (area > 0.0) != (sweep == 1)):
+                continue
+            nearest = max(inverse_z[i], inverse_z[j], inverse_z[k])
+            if min(inverse_z[i], inverse_z[j], inverse_z[k]) <= 0.0:
+                continue
+            low_x, high_x = min(ax, bx, cx), max(ax, bx, cx)
+            low_y, high_y = min(ay, by, cy), max(ay, by, cy)
+            if high_x < 0.0 or high_y < 0.0 or low_x > width or low_y > height:
+                continue
+            x0, x1 = int(np.ceil(max(low_x, 0.0) - 0.5)), int(np.floor(min(high_x, float(width)) - 0.5))
+            y0, y1 = int(np.ceil(max(low_y, 0.0) - 0.5)), int(np.floor(min(high_y, float(height)) - 0.5))
+            x0, x1, y0, y1 = max(x0, 0), min(x1, width - 1), max(y0, 0), min(y1, height - 1)
+            if x1 < x0 or y1 < y0 or (many and _is_behind(tiles, x0, x1, y0, y1, nearest * (1.0 + SLACK))):
+                continue
+            _fill(screen, inverse_z, faces, f, area, x0, x1, y0, y1, face_map, inverse_depth)
+            drawn += 1
+            if many and drawn % RENEW == 0:
+                _renew(inverse_depth, tiles)
+        if many and sweep == 0:
+            _renew(inverse_depth, tiles)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _fill(screen, inverse_z, faces, f, area, x0, x1, y0, y1, face_map, inverse_depth):
+    """Draw face f, whose pixels lie in columns x0..x1 and rows y0..y1; area: twice its area, with its sign."""
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    zi, zj, zk = inverse_z[i], inverse_z[j], inverse_z[k]
+    ax, ay, bx, by, cx, cy = (screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1])
+    sign = 1.0 if area > 0.0 else -1.0
+    own_a = _owns_border(sign * (cx - bx), sign * (cy - by))
+    own_b = _owns_border(sign * (ax - cx), sign * (ay - cy))
+    own_c = _owns_border(sign * (bx - ax), sign * (by - ay))
+    sax, say, dax, day, sa = _edge(bx, by, cx, cy, sign)
+    sbx, sby, dbx, dby, sb = _edge(cx, cy, ax, ay, sign)
+    scx, scy, dcx, dcy, sc = _edge(ax, ay, bx, by, sign)
+    scale = 1.0 / abs(area)
+    side_a, side_b, side_c = sa * day, sb * dby, sc * dcy
+    lean_a, lean_b, lean_c = dax / day, dbx / dby, dcx / dcy
+    for y in range(y0, y1 + 1):
+        up_a, up_b, up_c = y + 0.5 - say, y + 0.5 - sby, y + 0.5 - scy
+        low, high = _cut(x0 + 0.5, x1 + 0.5, sax + lean_a * up_a, side_a)
+        low, high = _cut(low, high, sbx + lean_b * up_b, side_b)
+        low, high = _cut(low, high, scx + lean_c * up_c, side_c)
+        row_a, row_b, row_c = dax * up_a, dbx * up_b, dcx * up_c
+        # The stretch is rounded: it is taken a little longer, and the edges themselves decide.
+        for x in range(int(np.ceil(low - 0.5 - SLACK)), int(np.floor(high - 0.5 + SLACK)) + 1):
+            px = x + 0.5
+            ea = sa * (row_a - day * (px - sax))
+            eb = sb * (row_b - dby * (px - sbx))
+            ec = sc * (row_c - dcy * (px - scx))
+            near = (ea * zi + eb * zj + ec * zk) * scale
+            if near < inverse_depth[y, x] or ea < 0.0 or eb < 0.0 or ec < 0.0:
+                continue
+            # Of two that are equally near the lower number wins, in whatever order they are drawn.
+            if near == inverse_depth[y, x] and f > face_map[y, x]:
+                continue
+            if (ea == 0.0 and not own_a) or (eb == 0.0 and not own_b) or (ec == 0.0 and not own_c):
+                continue
+            inverse_depth[y, x] = near
+            face_map[y, x] = f
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
