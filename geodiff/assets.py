@@ -49,9 +49,10 @@ def cache_folder() -> Path:
     return Path(base) / "geodiff" if base else Path.home() / ".cache" / "geodiff"
 
 
-def find_weights(spec: str) -> Path:
+def find_weights(spec: str, parts: tuple[str, ...] = ("", "*/")) -> Path:
     """The folder of weights that `spec` names, checked.
 
+    parts: of a hub repository, the folders that are fetched, "" for its root, with a slash at the end otherwise.
     Raises AssetError when it is missing, incomplete, or not what the manifest says.
     """
     kind, _, name = spec.partition(":")
@@ -68,7 +69,7 @@ def find_weights(spec: str) -> Path:
     path = Path(spec).expanduser()
     if path.exists() or not _HUB_ID.fullmatch(spec):
         return _folder(path, spec)
-    return _from_hub(spec)
+    return _from_hub(spec, parts)
 
 
 def bundled_names() -> list[str]:
@@ -97,8 +98,10 @@ def check_weights(name: str) -> None:
 
 
 def weight_hashes(folder: Path | str) -> dict[str, str]:
-    """File name -> sha256 of every safetensors file in a folder of weights; what `run.json` records."""
-    return {path.name: sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    """File name -> sha256 of every safetensors file in a folder of weights and the folders right in it; what `run.json`
+    records."""
+    files = sorted([*Path(folder).glob("*.safetensors"), *Path(folder).glob("*/*.safetensors")])
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def write_manifest() -> Path:
@@ -171,13 +174,18 @@ def _folder(path: Path, spec: str) -> Path:
     return path
 
 
-def _from_hub(spec: str) -> Path:
+def _from_hub(spec: str, parts: tuple[str, ...]) -> Path:
     """Fetches safetensors and JSON files of a hub repository into the hub's own cache."""
-    from huggingface_hub import snapshot_download
-
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise AssetError(
+            f"fetching the weights {spec!r} from the hub needs huggingface_hub, and it is not installed: "
+            "pip install huggingface_hub, or name a folder"
+        ) from error
     name, _, revision = spec.partition("@")
     try:
-        patterns = [*WEIGHT_FILES, *(f"*/{pattern}" for pattern in WEIGHT_FILES)]
+        patterns = [f"{part}{pattern}" for part in parts for pattern in WEIGHT_FILES]
         return _folder(Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns)), spec)
     except AssetError:
         raise

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,25 @@ def test_heads_in_the_cache(bundle: Path) -> None:
     (bundle / "cache" / "heads").mkdir(parents=True)
     (bundle / "cache" / "heads" / "flame2023.pkl").touch()
     assert assets.head_specs()[1] == f"flame:{bundle / 'cache' / 'heads' / 'flame2023.pkl'}"
+
+
+def test_only_the_named_parts_of_a_hub_repository_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def fetch(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        (tmp_path / "unet").mkdir(exist_ok=True)
+        (tmp_path / "unet" / "a.safetensors").write_bytes(b"")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert assets.find_weights("someone/model@v2", parts=("unet/", "vae/")) == tmp_path
+    assert asked == [
+        ("someone/model", "v2", ["unet/*.safetensors", "unet/*.json", "vae/*.safetensors", "vae/*.json"]),
+    ]
+
+
+def test_a_missing_hub_client_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(AssetError, match="needs huggingface_hub, and it is not installed: pip install"):
+        assets.find_weights("someone/model")

@@ -20,7 +20,8 @@ from geodiff.files import read_json
 from geodiff.media import read_video, write_image, write_video
 
 COMMANDS = (
-    "generate", "reconstruct", "animate", "track", "evaluate", "export", "view", "batch", "train", "synth", "doctor",
+    "generate", "reconstruct", "animate", "track", "evaluate", "export", "view", "batch", "train", "synth",
+    "convert-weights", "doctor",
 )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
             assert option in text, option
     if command in ("generate", "reconstruct", "animate", "track", "batch", "train", "synth"):
         assert "KEY=VALUE" in text
-    if command != "train":
+    if command not in ("train", "convert-weights"):
         assert "--head" in text, "training sets carry their head"
 
 

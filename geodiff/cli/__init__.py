@@ -28,7 +28,7 @@ app = typer.Typer(
 #: In the order in which the help lists them.
 COMMANDS = (
     making.generate, making.reconstruct, making.animate, tracking.track, measuring.evaluate, making.export, making.view,
-    making.batch, training.train, training.synth, measuring.doctor,
+    making.batch, training.train, training.synth, training.convert_weights, measuring.doctor,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from geodiff.cli.options import Device, DryRun, Number, Overrides, Preset, Seed, Text, dry, resolve, with_named
+from geodiff.cli.options import Device, DryRun, Number, Overrides, Preset, Seed, Text, dry, resolve, table, with_named
 from geodiff.config import DEFAULT_PRESET, choose, load_config
-from geodiff.console import StageProgress
+from geodiff.console import StageProgress, say
 
 
 def train(
@@ -32,7 +32,7 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Training set -> weights; run again, it goes on from the last checkpoint."""
-    from geodiff.training.loop import TrainConfig
+    from geodiff.training.config import TrainConfig
 
     config = load_config(TrainConfig, "train", preset, [f"stage={name}", f"seed={seed}", *(overrides or [])])
     if dry(dry_run, config):
@@ -91,4 +91,42 @@ def synth(
     with RunRecord(out, "synth", config, seed=seed, preset=preset) as run, StageProgress(run.add_time) as report:
         for done, total in build_set(out, config, workers or os.cpu_count() or 1):
             report("shards", done / total, f"{done} of {total}")
+    typer.echo(out)
+
+
+def convert_weights(
+    out: Annotated[Path, typer.Option("--out", help="The folder of weights to write.")],
+    overrides: Overrides = None,
+    base: Annotated[
+        Text, typer.Option("--base", help="SD 1.5 (a folder or hub id with unet and vae), or own weights to extend.")
+    ] = None,
+    motion: Annotated[
+        Text, typer.Option("--motion", help="AnimateDiff's motion modules: a file, a folder or a hub id.")
+    ] = None,
+    xnemo: Annotated[Text, typer.Option("--xnemo", help="A folder of X-NeMo's released files.")] = None,
+    stage: Annotated[Text, typer.Option("--stage", help="images leaves temporal modules out.")] = None,
+    preset: Preset = DEFAULT_PRESET,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Other models' weights -> a folder for `generate networks=` and `train start=`, with a report of every tensor.
+
+    --seed decides how layers start that no source has; it is done on the CPU, whatever --device says.
+    """
+    from geodiff.models.convert import REPORT_FILE, ConvertConfig, convert
+
+    named = {"base": base, "motion": motion, "xnemo": xnemo, "stage": stage}
+    config = load_config(ConvertConfig, "convert_weights", preset, with_named(overrides, named))
+    if dry(dry_run, config):
+        return
+    resolve(preset, seed, device)
+    report = convert(config, out)
+    header, *rows = report.rows()
+    table(header, rows)
+    for network, missing in report.missing.items():
+        if missing:
+            zero = sum(start == "zero" for start in missing.values())
+            say(f"{network}: {len(missing)} tensors are in no source, {zero} of them start at zero")
+    say(f"every name is in {out / REPORT_FILE}")
     typer.echo(out)

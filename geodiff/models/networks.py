@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import DDIMScheduler
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from geodiff.errors import AssetError, ConfigError
@@ -21,6 +20,7 @@ from geodiff.models.autoencoder import AUTOENCODERS, Autoencoder
 from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.joint_unet import JointUNet, UNetConfig
 from geodiff.models.reference_net import ReferenceNet
+from geodiff.models.weight_files import DIFFUSERS_FILE, network_file, read_state
 
 MODEL_FILE = "model.json"
 
@@ -169,12 +169,15 @@ class Networks:
             module.eval()
         return self
 
-    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write `model.json` and one safetensors file per network; each file appears at once or not at all."""
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32, folders: bool = False) -> None:
+        """Write `model.json` and one safetensors file per network; each file appears at once or not at all.
+
+        folders: diffusers' layout, a folder per network; `load` reads both.
+        """
         folder = make_folder(folder)
         for name, module in self.modules():
             state = {key: value.to(dtype) for key, value in module.state_dict().items()}
-            save_tensors(folder / f"{name}.safetensors", state)
+            save_tensors(folder / name / DIFFUSERS_FILE if folders else folder / f"{name}.safetensors", state)
         write_json(folder / MODEL_FILE, asdict(self.config))
 
     @staticmethod
@@ -187,11 +190,11 @@ class Networks:
             raise AssetError(
                 f"Weights need a readable {MODEL_FILE} in {folder}; found none ({error}): fetch them again."
             ) from error
-        networks = build_networks(config)
+        # No time or memory for random weights that the files replace.
+        with init_empty_weights(include_buffers=False):
+            networks = build_networks(config)
         for name, module in networks.modules():
-            load_weights(module, folder / f"{name}.safetensors")
-            if dtype != torch.float32:
-                nn.Module.to(module, dtype)  # diffusers' own `to` warns about an empty list
+            load_weights(module, network_file(folder, name), dtype)
         return networks.eval()
 
 
@@ -202,16 +205,23 @@ def channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a constructed module from a safetensors file of any float precision; every tensor must be there and fit."""
+def load_weights(module: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Give a constructed module, also one on the meta device, the tensors of a safetensors file of any float precision
+    as its own, in `dtype`; every tensor must be there and fit. Raises AssetError.
+    """
     try:
-        state = load_file(path)
-        module.load_state_dict(state, strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        state = read_state(path)
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        module.load_state_dict(state, strict=True, assign=True)
+    except (AssetError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise AssetError(
             f"The weights {path} do not fit this program ({reason}): fetch them again or choose others."
         ) from error
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point() and buffer.dtype != dtype:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, buffer.to(dtype))
 
 
 def build_networks(config: ModelConfig) -> Networks:

@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from model_helpers import scrambled, tiny
+from safetensors.torch import load_file, save_file
+
+from geodiff.assets import weight_hashes
+from geodiff.errors import AssetError
+from geodiff.models.networks import Networks
+from geodiff.models.weight_files import DIFFUSERS_FILE, INDEX_SUFFIX, read_foreign
+
+
+def equal(first: Networks, second: Networks) -> bool:
+    pairs = zip(first.modules(), second.modules(), strict=True)
+    return all(
+        torch.equal(value, b.state_dict()[name]) for (_, a), (_, b) in pairs for name, value in a.state_dict().items()
+    )
+
+
+def test_diffusers_layout_whole_and_in_shards(tmp_path: Path) -> None:
+    networks = scrambled(tiny(motion=True))
+    networks.save(tmp_path, folders=True)
+    assert (tmp_path / "unet" / DIFFUSERS_FILE).is_file()
+    assert equal(Networks.load(tmp_path), networks)
+    assert set(weight_hashes(tmp_path)) == {f"{name}/{DIFFUSERS_FILE}" for name, _ in networks.modules()}
+
+    whole = tmp_path / "unet" / DIFFUSERS_FILE
+    state = load_file(whole)
+    names = sorted(state)
+    shards = {"a.safetensors": names[:10], "b.safetensors": names[10:]}
+    for file, part in shards.items():
+        save_file({name: state[name].clone() for name in part}, tmp_path / "unet" / file)
+    where = {name: file for file, part in shards.items() for name in part}
+    (tmp_path / "unet" / (DIFFUSERS_FILE + INDEX_SUFFIX)).write_text(json.dumps({"weight_map": where}))
+    whole.unlink()
+    assert equal(Networks.load(tmp_path), networks)
+
+
+def test_loaded_networks_are_real_trainable_and_of_one_precision(tmp_path: Path) -> None:
+    networks = scrambled(tiny(motion=True))
+    networks.save(tmp_path, torch.float16)
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = Networks.load(tmp_path, dtype)
+        for (name, fresh), (_, module) in zip(networks.modules(), loaded.modules(), strict=True):
+            tensors = [*module.named_parameters(), *module.named_buffers()]
+            assert not any(tensor.is_meta for _, tensor in tensors), name
+            assert {t.dtype for _, t in tensors if t.is_floating_point()} <= {dtype}
+            grads = {key: p.requires_grad for key, p in fresh.named_parameters()}
+            assert {key: p.requires_grad for key, p in module.named_parameters()} == grads
+
+
+def test_a_pickled_network_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    networks = scrambled(tiny())
+    networks.save(tmp_path, folders=True)
+    (tmp_path / "unet" / DIFFUSERS_FILE).rename(tmp_path / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(AssetError, match=r"only diffusion_pytorch_model\.bin: convert it once with `geodiff convert-w"):
+        Networks.load(tmp_path)
+
+
+def test_foreign_files_hold_tensors_alone(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(AssetError, match="holds a list"):
+        read_foreign(tmp_path / "list.pth")
+    torch.save({"module.a": torch.ones(2), "step": 3}, tmp_path / "wrapped.pth")
+    assert list(read_foreign(tmp_path / "wrapped.pth")) == ["a"]
+    (tmp_path / "half.safetensors").write_bytes(b"half")
+    with pytest.raises(AssetError, match="whole safetensors file"):
+        read_foreign(tmp_path / "half.safetensors")
