@@ -6,7 +6,9 @@ Shapes in this file: L = h * w positions of a level, Dr = domains that the refer
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,14 +65,27 @@ def split_domains(hidden: Tensor, num_domains: int, num_frames: int) -> Tensor:
     return split.transpose(1, 2).reshape(-1, length, channels)
 
 
-def attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention by torch's own fused kernels. All (N, length, heads, width)."""
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def xformers(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention by the kernels of xformers. All (N, length, heads, width)."""
+    from xformers.ops import memory_efficient_attention
+
+    return memory_efficient_attention(query, key, value)
+
+
+#: Kernels of scaled dot-product attention by name.
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"sdpa": sdpa, "xformers": xformers}
+
+
+def attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa") -> Tensor:
     """Scaled dot-product attention over the heads of `attn` and its output projection. All (N, length, channels)."""
-
-    def heads(tensor: Tensor) -> Tensor:
-        return tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-    hidden = F.scaled_dot_product_attention(heads(query), heads(key), heads(value))
-    hidden = hidden.transpose(1, 2).flatten(2)
+    query, key, value = (tensor.unflatten(-1, (attn.heads, -1)) for tensor in (query, key, value))
+    hidden = BACKENDS[backend](query, key, value).flatten(2)
     return attn.to_out[1](attn.to_out[0](hidden))
 
 
@@ -83,6 +98,7 @@ class DomainSpatialProcessor:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.backend = "sdpa"
 
     def __call__(
         self,
@@ -105,11 +121,15 @@ class DomainSpatialProcessor:
                 torch.cat((own, per_frame(extra, num_frames, len(own))), dim=1)
                 for own, extra in zip((key, value), reference, strict=True)
             )
-        return split_domains(attend(attn, attn.to_q(hidden), key, value), num_domains, num_frames)
+        attended = attend(attn, attn.to_q(hidden), key, value, self.backend)
+        return split_domains(attended, num_domains, num_frames)
 
 
 class ExpressionProcessor:
     """Cross-attention to the expression tokens of the frame; takes and ignores what the other processor needs."""
+
+    def __init__(self) -> None:
+        self.backend = "sdpa"
 
     def __call__(
         self,
@@ -123,7 +143,7 @@ class ExpressionProcessor:
         num_frames: int = 1,
     ) -> Tensor:
         key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        return attend(attn, attn.to_q(hidden_states), key, value)
+        return attend(attn, attn.to_q(hidden_states), key, value, self.backend)
 
 
 def project_layer(attn: Attention, name: str, bank: ReferenceFeatures | None) -> tuple[Tensor, Tensor] | None:
@@ -158,3 +178,24 @@ def install_processors(unet: nn.Module) -> None:
         cross = unet.get_submodule(name.removesuffix("attn1") + "attn2")
         assert isinstance(cross, Attention)
         cross.set_processor(ExpressionProcessor())
+
+
+def set_attention(unet: nn.Module, backend: str) -> None:
+    """Choose the kernel of all our processors. Temporal attention over a few frames stays with torch's."""
+    for module in unet.modules():
+        if isinstance(module, Attention) and isinstance(
+            module.processor, (DomainSpatialProcessor, ExpressionProcessor)
+        ):
+            module.processor.backend = backend
+
+
+class KeepsProcessors:
+    """For networks with our processors: diffusers' switch for xformers would replace them, this one sets their kernel.
+
+    Stands before ModelMixin among the bases.
+    """
+
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
+        """What diffusers' own switches call; the children are not asked."""
+        assert isinstance(self, nn.Module)
+        set_attention(self, "xformers" if valid else "sdpa")

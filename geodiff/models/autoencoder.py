@@ -40,6 +40,11 @@ class Autoencoder(ModelMixin, ConfigMixin):
         """(channels,) with mean 1: how much a squared error of each channel weighs in the squared error of pixels."""
         return torch.ones(self.channels)
 
+    def set_tiles(self, side: int) -> None:
+        """Work in overlapping tiles of `side` pixels, their seams blended; 0 for the whole image. Ignored where the
+        transform is small anyway.
+        """
+
     def check_size(self, images: Tensor) -> None:
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor or not height or not width:
@@ -207,6 +212,13 @@ class KLAutoencoder(Autoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.network.decode(latents / self.scale).sample
+
+    def set_tiles(self, side: int) -> None:
+        self.network.use_tiling = bool(side)
+        if side % self.factor:
+            raise ConfigError(f"Tiles must be multiples of {self.factor} pixels for this autoencoder; found {side}.")
+        if side:
+            self.network.tile_sample_min_size, self.network.tile_latent_min_size = side, side // self.factor
 
 
 class TinyAutoencoder(KLAutoencoder):

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from geodiff.errors import ConfigError
-from geodiff.models.attention import ReferenceFeatures, install_processors, project_layer, spatial_attentions
+from geodiff.models.attention import (
+    KeepsProcessors,
+    ReferenceFeatures,
+    install_processors,
+    project_layer,
+    spatial_attentions,
+)
 
 NUM_DOMAINS = 2
 POSE_CHANNELS = 3
@@ -154,7 +160,7 @@ def domain_labels(batch: int, num_domains: int, like: Tensor) -> Tensor:
     return torch.eye(NUM_DOMAINS, device=like.device, dtype=like.dtype)[:num_domains].repeat(batch, 1)
 
 
-class JointUNet(ModelMixin, ConfigMixin):
+class JointUNet(KeepsProcessors, ModelMixin, ConfigMixin):
     """denoiser(sample (B, D, C, T, h, w), timestep (B,), condition) -> prediction of the same shape.
 
     prediction: what the output means: `sample` (the clean latents; where a proposal is given the network's output is
@@ -197,8 +203,9 @@ class JointUNet(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         batch, domains, _, frames, _, _ = sample.shape
-        hidden = self._inputs(sample, condition)
-        expression = condition.expression[:, None].expand(-1, domains, -1, -1, -1).flatten(0, 2)
+        # Conditions and latents may come in full precision to weights in half.
+        hidden = self._inputs(sample, condition).to(self.unet.conv_in.weight.dtype)
+        expression = condition.expression[:, None].expand(-1, domains, -1, -1, -1).flatten(0, 2).to(hidden)
         labels = domain_labels(batch, domains, hidden)
         timesteps = timestep.reshape(-1).expand(batch).repeat_interleave(domains)
         options = {"bank": condition.reference, "num_domains": domains, "num_frames": frames}

@@ -10,11 +10,11 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from geodiff.errors import ConfigError
-from geodiff.models.attention import ReferenceFeatures, install_processors, spatial_attentions
+from geodiff.models.attention import KeepsProcessors, ReferenceFeatures, install_processors, spatial_attentions
 from geodiff.models.joint_unet import NUM_DOMAINS, POSE_CHANNELS, UNetConfig, domain_labels, unet_arguments
 
 
-class ReferenceNet(ModelMixin, ConfigMixin):
+class ReferenceNet(KeepsProcessors, ModelMixin, ConfigMixin):
     """Reference latents and pose map to `ReferenceFeatures`.
 
     domains: 2 reads the portrait and its normal map, joined by Domain-Spatial attention; 1 reads the portrait alone.
@@ -51,7 +51,7 @@ class ReferenceNet(ModelMixin, ConfigMixin):
         if domains != self.config.domains:
             raise ValueError(f"the reference net reads {self.config.domains} domains, got {domains}")
         pose = pose_map[:, None].expand(-1, domains, -1, -1, -1)
-        hidden = torch.cat((latents, pose), dim=2).flatten(0, 1)
+        hidden = torch.cat((latents, pose), dim=2).flatten(0, 1).to(self.unet.conv_in.weight.dtype)
         features = ReferenceFeatures()
         self.unet(
             hidden,
@@ -62,6 +62,10 @@ class ReferenceNet(ModelMixin, ConfigMixin):
             return_dict=False,
         )
         return features
+
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory in training; the states that the denoiser reads keep their gradients."""
+        self.unet.enable_gradient_checkpointing()
 
     @property
     def layers(self) -> list[str]:

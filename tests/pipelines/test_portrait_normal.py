@@ -4,55 +4,16 @@ import numpy as np
 import pytest
 import torch
 from model_helpers import scrambled, tiny
+from random_portraits import SIDE, conditions, reference, seeded
 
-from geodiff.conditioning import Condition, Reference
 from geodiff.errors import InputError
 from geodiff.models.networks import build_networks
 from geodiff.models.sampling import SamplingConfig
-from geodiff.types import Camera, HeadParams
 from pipelines.portrait_normal import PortraitNormalPipeline
-
-SIDE = 32
-
-
-def smooth(rng: np.random.Generator, channels: int) -> np.ndarray:
-    coarse = rng.random((4, 4, channels))
-    return np.kron(coarse, np.ones((SIDE // 4, SIDE // 4, 1))).astype(np.float32)
-
-
-def reference(seed: int = 0) -> Reference:
-    rng = np.random.default_rng(seed)
-    camera = Camera(torch.eye(4), torch.eye(3), SIDE, SIDE)
-    return Reference(
-        image=smooth(rng, 3),
-        mask=np.ones((SIDE, SIDE), np.float32),
-        normals=smooth(rng, 3) * 2 - 1,
-        pose_map=smooth(rng, 3) * 2 - 1,
-        camera=camera,
-        params=HeadParams.zeros(2, 2),
-    )
-
-
-def conditions(count: int, seed: int = 1) -> list[Condition]:
-    rng = np.random.default_rng(seed)
-    return [
-        Condition(
-            pose_map=smooth(rng, 3) * 2 - 1,
-            proposal=smooth(rng, 3),
-            normals=smooth(rng, 3) * 2 - 1,
-            visibility=smooth(rng, 1)[..., 0],
-            silhouette=np.ones((SIDE, SIDE), np.float32),
-        )
-        for _ in range(count)
-    ]
 
 
 def quick(**changes: object) -> SamplingConfig:
     return SamplingConfig(**({"steps": 2, "window": 4, "overlap": 1} | changes))
-
-
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
 
 
 def test_untrained_pipeline_returns_the_proposal() -> None:
