@@ -109,20 +109,42 @@ def run_reconstruct(clips: Path, out: Path, method: str, config: Any, options: O
     return out
 
 
-def run_animate(avatar: Path, out: Path, drive: str, camera: str, config: Any, options: Options) -> Path:
-    """Avatar -> video, with the record of its run beside it."""
+def run_animate(
+    avatars: list[Path],
+    out: Path,
+    drive: str,
+    camera: str,
+    config: Any,
+    options: Options,
+    note: Note,
+    drive_head: str | None = None,
+) -> Path:
+    """Avatars -> video, with the record of its run beside it."""
     from recon.animate import animate
     from recon.methods import load_avatar
 
-    subject = load_avatar(avatar, head_spec=options.head or None)
-    inputs = {"avatar": avatar.resolve(), "drive": drive, "camera": camera}
-    # Avatars are read to the CPU and rendered there, whatever the options say.
+    subjects = {
+        name: load_avatar(folder, head_spec=options.head or None).to(options.device)
+        for name, folder in zip(avatar_names(avatars), avatars, strict=True)
+    }
+    inputs = {"avatars": [folder.resolve() for folder in avatars], "drive": drive, "camera": camera}
     record = RunRecord(
-        out.parent, "animate", config, preset=options.preset, device="cpu", inputs=inputs,
+        out.parent, "animate", config, preset=options.preset, device=options.device, inputs=inputs,
         name=f"{out.stem}.run.json",
     )  # fmt: skip
     with record as run, StageProgress(run.add_time) as progress:
-        return animate(subject, out, drive, camera, config, progress)
+
+        def tell(sentence: str) -> None:
+            run.note(sentence)
+            note(sentence)
+
+        return animate(subjects, out, drive, camera, config, progress, tell, drive_head)
+
+
+def avatar_names(folders: list[Path]) -> list[str]:
+    """What tells avatars apart: the folder's name, its parent's where that is `avatar`; numbered where they agree."""
+    paths = [folder.resolve() for folder in folders]
+    return job_names([path.parent if path.name == "avatar" and path.parent.name else path for path in paths])
 
 
 def run_batch(

@@ -6,13 +6,10 @@ palette images expanded, 16 bits brought to 8. Everything that is written appear
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import subprocess
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from geodiff.encoding import Drain, ffmpeg_program, to_uint8
+from geodiff.encoding import write_video as write_video
 from geodiff.errors import InputError
 from geodiff.files import atomic_write
 
@@ -154,17 +153,6 @@ def _from_deep(values: np.ndarray) -> Image.Image:
     return Image.fromarray((np.clip(deep / top, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """uint8 as it is, bool as 0 and 255, floats from 0..1."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == bool:
-        return image.astype(np.uint8) * np.uint8(255)
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"an image must be uint8, bool or float in 0..1, not {image.dtype}")
-    return (np.clip(np.nan_to_num(image), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-
-
 def write_image(path: Path | str, image: np.ndarray) -> Path:
     """Writes (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, bool or float 0..1 atomically; the suffix is the format.
 
@@ -254,7 +242,7 @@ def _first_frame_size(file: Path) -> tuple[int, int]:
     import ffmpeg
 
     stream = ffmpeg.input(str(file)).output("pipe:", format="image2pipe", vcodec="ppm", vframes=1)
-    output, _ = stream.global_args("-nostdin").run(cmd=_ffmpeg(), capture_stdout=True, capture_stderr=True)
+    output, _ = stream.global_args("-nostdin").run(cmd=ffmpeg_program(), capture_stdout=True, capture_stderr=True)
     with Image.open(io.BytesIO(output)) as frame:
         return frame.size
 
@@ -265,7 +253,7 @@ def _breaks_off(file: Path) -> bool:
 
     stream = ffmpeg.input(str(file)).output("pipe:", format="null", c="copy", map="0:v:0")
     _, text = stream.global_args("-nostdin", "-loglevel", "error").run(
-        cmd=_ffmpeg(), capture_stdout=True, capture_stderr=True
+        cmd=ffmpeg_program(), capture_stdout=True, capture_stderr=True
     )
     return b"partial file" in text or b"runcat" in text
 
@@ -277,9 +265,9 @@ def _decode(video: VideoFrames) -> Iterator[np.ndarray]:
     # `passthrough` neither repeats nor drops frames: what is in the file comes out.
     stream = ffmpeg.input(str(video.path)).video.filter("scale", width, height).filter("setsar", 1)
     stream = stream.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
-    command = stream.global_args("-nostdin", "-loglevel", "error").compile(cmd=_ffmpeg())
+    command = stream.global_args("-nostdin", "-loglevel", "error").compile(cmd=ffmpeg_program())
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    errors = _Drain(process.stderr)
+    errors = Drain(process.stderr)
     size = width * height * 3
     seen = 0
     try:
@@ -302,92 +290,3 @@ def _decode(video: VideoFrames) -> Iterator[np.ndarray]:
         errors.close()
         if process.stdout is not None:
             process.stdout.close()
-
-
-class _Drain:
-    """Reads a pipe in the background, so that a talkative ffmpeg cannot block."""
-
-    def __init__(self, pipe) -> None:
-        self._pipe = pipe
-        self._text = b""
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        self._text = self._pipe.read()
-
-    def summary(self) -> str:
-        self._thread.join(timeout=5)
-        lines = self._text.decode("utf-8", "replace").strip().splitlines()
-        return f" ({lines[-1].strip()[:120]})" if lines else ""
-
-    def close(self) -> None:
-        self._thread.join(timeout=5)
-        self._pipe.close()
-
-
-def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float = 25.0, *, crf: int = 17) -> Path:
-    """Writes frames (H, W, 3) uint8 or float 0..1 as H.264 (yuv420p, plays everywhere), atomically.
-
-    Odd sizes get one repeated row or column, because yuv420p needs even ones.
-    Raises StorageError when the disk is full.
-    """
-
-    def write(temporary: Path) -> None:
-        iterator = iter(frames)
-        try:
-            first = to_uint8(np.asarray(next(iterator)))
-        except StopIteration:
-            raise ValueError("a video needs at least one frame") from None
-        _encode(temporary, first, iterator, fps, crf)
-
-    return atomic_write(path, write)
-
-
-def _encode(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float, crf: int) -> None:
-    import ffmpeg
-
-    shape = first.shape
-    height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
-    stream = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=f"{fps:.6g}")
-    stream = stream.output(
-        str(path), vcodec="libx264", pix_fmt="yuv420p", crf=crf, preset="fast", movflags="+faststart", bf=0
-    )
-    command = stream.global_args("-loglevel", "error", "-threads", "2").overwrite_output().compile(cmd=_ffmpeg())
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    errors = _Drain(process.stderr)
-    assert process.stdin is not None
-    try:
-        frame: np.ndarray | None = first
-        while frame is not None:
-            pixels = to_uint8(np.asarray(frame))
-            if pixels.shape != shape:
-                raise ValueError(f"all frames of a video must have one shape, and {pixels.shape} follows {shape}")
-            padded = np.pad(pixels, ((0, height - shape[0]), (0, width - shape[1]), (0, 0)), mode="edge")
-            process.stdin.write(np.ascontiguousarray(padded).tobytes())
-            frame = next(rest, None)
-        process.stdin.close()
-        process.wait()
-    except BrokenPipeError:
-        process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        if not process.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-        text = errors.summary()
-        errors.close()
-    if process.returncode:
-        if "No space left" in text:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        raise OSError(f"ffmpeg could not write {path.name}{text}")
-
-
-def _ffmpeg() -> str:
-    """The ffmpeg program that the imageio-ffmpeg wheel carries (or IMAGEIO_FFMPEG_EXE)."""
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    return get_ffmpeg_exe()

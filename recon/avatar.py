@@ -7,8 +7,9 @@ from one to four portraits differs only in its `fit`.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,7 +56,7 @@ class Avatar(ABC):
     """
 
     method: ClassVar[str]
-    codes: ClassVar[tuple[str, ...]] = ()
+    codes: tuple[str, ...] = ()
 
     def __init__(self, head: HeadModel, params: HeadParams, info: AvatarInfo) -> None:
         self.head = head
@@ -93,6 +94,19 @@ class Avatar(ABC):
     def neutral(self) -> Drive:
         """The avatar at rest: no expression, head upright."""
         return Drive(self.own(self.head.zeros(1)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and so where it is posed and rendered."""
+        return self.params.expr.device
+
+    def to(self, device: torch.device | str) -> Avatar:
+        """The same avatar with all its tensors, and whatever holds tensors, on a device."""
+        if torch.device(device) == self.device:
+            return self
+        twin = copy.copy(self)
+        twin.__dict__.update({name: _moved(value, device) for name, value in vars(self).items()})
+        return twin
 
     def save(self, folder: Path | str) -> Path:
         """Writes the avatar; avatar.json comes last."""
@@ -134,7 +148,8 @@ def render(
     normals: bool = False,
     backend: str = "auto",
 ) -> View:
-    """One picture of an avatar. drive: one frame. background: RGB in 0..1."""
+    """One picture of an avatar, made where the avatar's tensors are. drive: one frame. background: RGB in 0..1."""
+    drive, camera = _moved(drive, avatar.device), camera.to(avatar.device)
     gaussians = avatar.pose(drive, camera)
     channels = gaussians.colors.shape[1]
     if normals:
@@ -147,6 +162,22 @@ def render(
     backdrop = torch.tensor(background, dtype=rgb.dtype, device=rgb.device)
     rgb = (rgb + (1 - alpha) * backdrop).clamp(0, 1)
     return View(rgb, alpha, seen.depths[0], features[..., channels:] if normals else None)
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    """A value with the tensors in it on a device; everything else as it is."""
+    if isinstance(value, torch.nn.Module):
+        return copy.deepcopy(value).to(device)
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(item, device) for name, item in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_moved(item, device) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts: dict[str, Any] = {f.name: _moved(getattr(value, f.name), device) for f in fields(value) if f.init}
+        return replace(value, **parts)
+    return value
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:

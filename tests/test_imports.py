@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Lowest first; rooms of one row may not import each other unless the row says so in SAME.
 ORDER = [
     {"errors", "types", "geometry", "files"},
-    {"config", "assets", "media", "runs", "motion"},
+    {"config", "assets", "encoding", "media", "runs", "motion"},
     {"head"},
     {"raster"},
     {"tracking"},
-    {"conditioning", "driver", "sheets"},
+    {"conditioning", "driver", "sheets", "normals"},
     {"clipset"},
     {"models"},
     {"metrics"},

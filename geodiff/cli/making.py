@@ -29,6 +29,7 @@ from geodiff.cli.options import (
 )
 from geodiff.config import DEFAULT_PRESET, choose, load_config
 from geodiff.console import say
+from geodiff.errors import ConfigError
 
 
 def generate(
@@ -80,29 +81,69 @@ def reconstruct(
 
 
 def animate(
-    avatar: AvatarFolder,
-    overrides: Overrides = None,
+    avatars: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="AVATAR... [KEY=VALUE]...", help="Avatars' folders, side by side; then settings by name."
+        ),
+    ],
     drive: Annotated[
-        str, typer.Option(help="A video, a motion or parameter file, a tracking folder or builtin:NAME.")
+        str,
+        typer.Option(
+            "--drive",
+            "--motion",
+            help="A video, a motion or parameter file, a clip set, a tracking result or builtin:NAME.",
+        ),
     ] = "builtin:talk",
-    camera: Annotated[str, typer.Option(help="front, orbit, or an NPZ camera path.")] = "orbit",
-    out: Annotated[Optional[Path], typer.Option("--out", help="The MP4.")] = None,  # noqa: UP045
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="front, orbit, swing, turntable, dolly, fixed:YAW,ELEVATION, drive (the camera that filmed it), a "
+            "clip set, or a JSON or NPZ file of cameras."
+        ),
+    ] = "orbit",
+    size: Annotated[Text, typer.Option(help="Pixels: 512, or 1280x720.")] = None,
+    fps: Annotated[Optional[float], typer.Option(help="Frames a second; else the drive's own.")] = None,  # noqa: UP045
+    background: Annotated[Text, typer.Option(help="A colour, an image file, or alpha.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Write the avatars' names under them.")] = False,
+    drive_head: Annotated[Text, typer.Option(help="Head model of the drive, where its file has moved.")] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="A .mp4, .mov or .webm, or a folder for PNGs."),
+    ] = None,
     head: RecordedHead = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Avatar -> video (default: `MOTION.mp4` beside the avatar)."""
+    """Avatars -> video (default: `MOTION.mp4` beside the avatar, `MOTION.webm` with alpha)."""
     from geodiff import batch
     from recon.animate import AnimateConfig
+    from recon.backgrounds import is_transparent
 
-    config = load_config(AnimateConfig, "animate", preset, with_named(overrides, {}))
+    folders = [Path(item) for item in avatars if "=" not in item or Path(item).is_dir()]
+    overrides = [item for item in avatars if "=" in item and not Path(item).is_dir()]
+    named = {**frame_size(size), "fps": fps, "background": background, "labels": labels or None}
+    config = load_config(AnimateConfig, "animate", preset, with_named(overrides, named))
+    if not folders:
+        raise ConfigError("geodiff animate needs the folder of at least one avatar, and none was given: name one")
     if dry(dry_run, config):
         return
     options = resolve(preset, seed, device, head or "")
     name = drive.removeprefix("builtin:") if drive.startswith("builtin:") else Path(drive).stem
-    typer.echo(batch.run_animate(avatar, out or beside(avatar, f"{name}.mp4"), drive, camera, config, options))
+    target = out or beside(folders[0], f"{name}.webm" if is_transparent(config.background) else f"{name}.mp4")
+    typer.echo(batch.run_animate(folders, target, drive, camera, config, options, say, drive_head))
+
+
+def frame_size(text: str | None) -> dict[str, int]:
+    """ "512" -> size, "1280x720" -> width and height. Raises ConfigError."""
+    if text is None:
+        return {}
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--size must read 512 or 1280x720, and {text!r} does not: correct it")
+    return {"size": int(parts[0])} if len(parts) == 1 else {"width": int(parts[0]), "height": int(parts[1])}
 
 
 def export(

@@ -133,7 +133,7 @@ def test_animation_moves_and_turns(tmp_path: Path, avatar: GeoDiff4DAvatar) -> N
 def test_named_paths_look_at_the_head(avatar: GeoDiff4DAvatar, name: str) -> None:
     for camera in camera_path(avatar, name, 5, 64):
         local = camera.viewmat[:3, 3]
-        assert 0.8 < float(local.norm()) < 1.2 and camera.width == 64
+        assert 0.65 < float(local.norm()) < 1.5 and camera.width == 64
 
 
 def test_camera_files(tmp_path: Path, avatar: GeoDiff4DAvatar) -> None:
