@@ -17,7 +17,8 @@ class FrameSet:
     images: (M, H, W, 3) uint8 on white. masks: (M, H, W) uint8. normals: (M, H, W, 3) uint8 as (n + 1) / 2, or None.
     cameras: M cameras. params: T time steps. steps: (M,) int64 time step of each frame. views: (M,) int64 cameras.
     train, held_out: numbers of the frames to fit and of those to measure on. has_masks: whether the masks are known;
-    where they are not, they are 255 everywhere and say nothing.
+    where they are not, they are 255 everywhere and say nothing. latents: (T, tokens, width) of the expression encoder,
+    or None.
     """
 
     images: Tensor
@@ -30,6 +31,7 @@ class FrameSet:
     train: list[int]
     held_out: list[int]
     has_masks: bool = True
+    latents: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -38,6 +40,10 @@ class FrameSet:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.images.shape[2], self.images.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
 
     def image(self, index: int) -> Tensor:
         """(H, W, 3) float32 in 0..1."""
@@ -55,27 +61,37 @@ class FrameSet:
         return FrameSet(
             self.images.to(device), self.masks.to(device), None if self.normals is None else self.normals.to(device),
             [c.to(device) for c in self.cameras], self.params.to(device), self.steps.to(device), self.views,
-            self.train, self.held_out, self.has_masks,
+            self.train, self.held_out, self.has_masks, None if self.latents is None else self.latents.to(device),
         )  # fmt: skip
 
 
-def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None, has_masks: bool = True) -> FrameSet:
+def collect(
+    clips: list[Clip],
+    held_out: list[tuple[int, int]] | None = None,
+    has_masks: bool = True,
+    latents: Tensor | None = None,
+    monocular: bool = False,
+) -> FrameSet:
     """Clips -> frames.
 
-    Frames of several clips that share a time step number and their parameters share the time step.
+    Frames of several clips that share a time step number and their parameters share the time step, unless `monocular`
+    gives every frame its own, as if one camera had seen them one after the other (GeoDiff4D, sections 3.3 and A.1).
     held_out: (timestep, camera) pairs that are measured on instead of fitted; by default every eighth frame.
-    has_masks: whether the clips' masks are known.
+    has_masks: whether the clips' masks are known. latents: one for each time step number.
     """
     steps: list[int] = []
     parts: list[HeadParams] = []
-    entries: dict[tuple[int, bytes, bytes], int] = {}
-    for clip in clips:
+    numbers: list[int] = []
+    entries: dict[tuple[int, int, bytes, bytes], int] = {}
+    for order, clip in enumerate(clips):
         for position, number in enumerate(clip.timesteps):
             params = clip.params.frame(position)
-            key = (int(number), params.expr.numpy().tobytes(), params.rotation.numpy().tobytes())
+            view = order if monocular else 0
+            key = (int(number), view, params.expr.numpy().tobytes(), params.rotation.numpy().tobytes())
             if key not in entries:
                 entries[key] = len(parts)
                 parts.append(params)
+                numbers.append(int(number))
             steps.append(entries[key])
     keys = [(int(number), clip.camera_index) for clip in clips for number in clip.timesteps]
     reserved = set(held_out) if held_out is not None else set(keys[3::8])
@@ -93,4 +109,5 @@ def collect(clips: list[Clip], held_out: list[tuple[int, int]] | None = None, ha
         train=train if train else test,
         held_out=test,
         has_masks=has_masks,
+        latents=None if latents is None else latents[torch.tensor(numbers)],
     )

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from geodiff.head.model import HeadModel
-from geodiff.head.rigging import BoundFrames
 from geodiff.raster.gaussians import rasterize
 from geodiff.types import Camera, Gaussians, HeadParams
 from recon import losses
 from recon.frames import FrameSet
+from recon.layers.attributes import AttributeConfig, first_latents
+from recon.layers.codes import fit_codes
+from recon.layers.deform import DeformConfig
 from recon.layers.density import DensityConfig, DensityStats, choose, grow_and_prune
+from recon.layers.dynamics import Dynamics, Learnt
 from recon.layers.initialise import SEEN, Placement
 from recon.layers.normals import camera_normals
-from recon.layers.refinement import HeadResidual, RefinementConfig
-from recon.layers.rigged import FaceFrames, Fields, bound_frames, pose_fields
+from recon.layers.perceptual import PerceptualConfig, PerceptualLoss
+from recon.layers.refinement import RefinementConfig
+from recon.layers.rig import Posed, Rig
+from recon.layers.rigged import Fields, pose_fields
 
 #: Pixels that a Gaussian must influence in some view to be optimised at all, and frames that are looked at for that.
 SEEN_PIXELS, SEEN_FRAMES = 0.2, 24
@@ -34,7 +39,7 @@ class LossWeights:
 
     dssim: share of D-SSIM in the photometric loss. normal: equation 2 of GeoDiff4D. mask: alpha against the foreground
     mask. position, scale: GaussianAvatars' regularisers beyond the thresholds, in units of the triangle's scale (wider
-    where there are fewer Gaussians than triangles).
+    where there are fewer Gaussians than triangles). perceptual: LPIPS, off unless its weights are given.
     """
 
     dssim: float = 0.2
@@ -44,11 +49,15 @@ class LossWeights:
     position_threshold: float = 1.0
     scale: float = 1.0
     scale_threshold: float = 0.6
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Adam's rates. means falls to means * means_final over the run; all in the units of the stored fields."""
+    """Adam's rates. means falls to means * means_final over the run; all in the units of the stored fields.
+
+    latent: of the attribute network's latents, where there is one.
+    """
 
     means: float = 5e-3
     means_final: float = 0.02
@@ -57,6 +66,7 @@ class LearningRates:
     opacity_logits: float = 3e-2
     sh_dc: float = 5e-3
     sh_rest: float = 2.5e-4
+    latent: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,8 @@ class FitConfig:
     rates: LearningRates = field(default_factory=LearningRates)
     density: DensityConfig = field(default_factory=DensityConfig)
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    deform: DeformConfig = field(default_factory=DeformConfig)
+    attributes: AttributeConfig = field(default_factory=AttributeConfig)
 
 
 class RiggedProblem:
@@ -79,46 +91,64 @@ class RiggedProblem:
         self.samples = frames.train
         self.binding, self.reach = placement.binding, placement.reach
         self.fields: Fields = {}
-        self.used = torch.unique(self.binding)
-        self._adopt(placement.fields)
+        first = dict(placement.fields)
+        if config.attributes.enabled:
+            latents = first_latents(len(self.binding), config.attributes, config.seed)
+            first["latent"] = latents.to(self.binding.device)
+        self._adopt(first)
         self.stats = DensityStats.zeros(len(self.binding), self.binding.device)
-        self.residual = HeadResidual(frames.params, config.refinement) if config.refinement.enabled else None
-        self._cache = None if self.residual else FaceFrames(head, frames.params, self.used)
+        self.rig = Rig(head, frames.params, config.refinement, self._dynamics(), frames.latents)
         self._white = torch.ones(3, device=self.binding.device)
+        self._perceptual = PerceptualLoss.of(config.losses.perceptual, frames.device)
         # Without masks nothing says which pixels are the head's: neither alpha nor normals have a truth then.
         self._has_masks = frames.has_masks and config.losses.mask > 0
         self._has_normals = frames.has_masks and frames.normals is not None and config.losses.normal > 0
+        self.seen = torch.ones(len(self.binding), dtype=torch.bool, device=self.binding.device)
         self.seen = self.influence() > SEEN_PIXELS
         self.frontal = placement.facing > SEEN
+
+    def _dynamics(self) -> Dynamics | None:
+        config, params = self.config, self.frames.params
+        if not (config.deform.enabled or config.attributes.enabled):
+            return None
+        torch.manual_seed(config.seed)
+        codes = fit_codes(params, self.frames.latents)
+        made = Dynamics(self.head, params, codes, config.deform, config.attributes)
+        return made.to(self.binding.device)
 
     @property
     def params(self) -> HeadParams:
         """Head parameters of all time steps, with what was learnt about them."""
-        return self.residual.apply(self.frames.params).detach() if self.residual else self.frames.params
+        return self.rig.params
 
-    def bound(self, step: int) -> BoundFrames:
-        """Parents' frames at a time step."""
-        if self._cache is not None:
-            return self._cache.bound(step, self.binding)
-        assert self.residual is not None
-        return bound_frames(self.head, self.residual.frame(self.frames.params, step), self.binding)
+    @property
+    def learnt(self) -> Learnt | None:
+        """The networks, where there are any."""
+        if self.rig.dynamics is None:
+            return None
+        latents = self.fields["latent"].detach() if "latent" in self.fields else None
+        return Learnt(self.rig.dynamics.requires_grad_(False), latents, None if latents is None else self.seen)
+
+    def posed(self, step: int, camera: Camera, share: float = 1.0) -> tuple[Gaussians, Posed]:
+        """The Gaussians at a time step in the world, after a share of the run."""
+        posed = self.rig.pose(step, self.fields, self.seen, share)
+        return pose_fields(posed.fields, posed.vertices, self.head.faces, self.binding, camera), posed
 
     def step(self, sample: int, iteration: int) -> dict[str, float]:
         """One Adam step on one frame."""
         camera = self.frames.cameras[sample]
-        gaussians = pose_fields(self.fields, self.bound(int(self.frames.steps[sample])), camera)
+        share = iteration / self.config.iterations
+        gaussians, posed = self.posed(int(self.frames.steps[sample]), camera, share)
         gaussians.means.retain_grad()
-        terms = self._losses(gaussians, sample, camera)
+        terms = {**self._losses(gaussians, sample, camera), **posed.terms}
         total = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
-        if self.residual:
-            self.residual.zero_grad()
+        self.rig.zero_grad()
         total.backward()
         self._hold_unseen()
         self._set_rates(iteration)
         self._optimiser.step()
-        if self.residual:
-            self.residual.step(iteration / self.config.iterations)
+        self.rig.step(share)
         if self._growing(iteration):
             assert gaussians.means.grad is not None
             self.stats.add(gaussians.means.grad, gaussians.means.detach(), camera)
@@ -139,6 +169,8 @@ class RiggedProblem:
         terms = {"photometric": losses.photometric_loss(image, frames.image(sample), weights.dssim)}
         if self._has_masks:
             terms["mask"] = weights.mask * losses.mask_loss(alpha, mask)
+        if self._perceptual is not None:
+            terms["perceptual"] = self._perceptual(image, frames.image(sample))
         normal = frames.normal(sample) if self._has_normals else None
         if normal is not None:
             terms["normal"] = weights.normal * losses.normal_loss(colors[..., 3:6], normal, mask)
@@ -177,7 +209,7 @@ class RiggedProblem:
         for sample in self.samples[:: max(1, len(self.samples) // SEEN_FRAMES)]:
             camera = self.frames.cameras[sample]
             with torch.no_grad():
-                posed = pose_fields(self.fields, self.bound(int(self.frames.steps[sample])), camera)
+                posed, _ = self.posed(int(self.frames.steps[sample]), camera)
             # What a Gaussian's colour adds to the image is the sum of its blending weights.
             ones = torch.ones(len(posed), 1, device=most.device, requires_grad=True)
             seen = rasterize(
@@ -233,8 +265,7 @@ class RiggedProblem:
             state[f"field.{name}"] = value
             for part, moment in zip(("first", "second", "step"), self._moments(name), strict=True):
                 state[f"{part}.{name}"] = moment
-        if self.residual:
-            state.update({f"residual.{name}": value for name, value in self.residual.state().items()})
+        state.update(self.rig.state())
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -248,5 +279,4 @@ class RiggedProblem:
         for name, value in self.fields.items():
             if value.numel():
                 self._set_moments(name, state[f"first.{name}"], state[f"second.{name}"], state[f"step.{name}"].cpu())
-        if self.residual:
-            self.residual.restore({k[9:]: v for k, v in state.items() if k.startswith("residual.")})
+        self.rig.restore(state)

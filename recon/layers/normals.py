@@ -7,6 +7,7 @@ from torch import Tensor
 
 from geodiff.geometry import normals_to_map_axes
 from geodiff.types import Camera
+from recon.layers.pose_kernel import facing_axes
 
 
 def shortest_axes(quats: Tensor, scales: Tensor) -> Tensor:
@@ -24,6 +25,9 @@ def camera_normals(means: Tensor, quats: Tensor, scales: Tensor, camera: Camera)
 
     means: (N, 3) world; quats: (N, 4) unit wxyz; scales: (N, 3).
     """
+    if quats.device.type == "cpu" and quats.dtype == torch.float32:
+        flip = torch.tensor([[1.0], [-1.0], [-1.0]])
+        return facing_axes(quats, scales, means, camera.center, camera.viewmat[:3, :3] * flip)
     axes = shortest_axes(quats, scales)
     away = (axes.detach() * (means.detach() - camera.center)).sum(-1, keepdim=True) > 0
     return normals_to_map_axes(torch.where(away, -axes, axes), camera)

@@ -1,12 +1,13 @@
 """GeoDiff4D's avatar: Gaussians bound to the head's triangles, fitted to generated frames and normals (section 3.3).
 
-The base is GaussianAvatars (Qian et al. 2024) with the normal loss of equation 2 and learnable residuals of the head
-parameters. The paper's further refinements, per-vertex deformations from a U-Net and per-Gaussian residuals from an
-MLP, are not part of this method yet.
+The base is GaussianAvatars (Qian et al. 2024) with the normal loss of equation 2. On it come the paper's refinements:
+residuals of all head parameters (`refinement`), deformations of the head by a U-Net (`deform`) and residuals of each
+Gaussian by an MLP (`attributes`). Each can be switched off.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,20 @@ import torch
 from torch import Tensor
 
 from geodiff.clipset import ClipSet
-from geodiff.config import to_container
+from geodiff.config import choose, merge, to_container
 from geodiff.errors import ConfigError
+from geodiff.files import save_tensors
 from geodiff.head.model import HeadModel
 from geodiff.metrics.image import evaluation_mask, psnr, ssim
 from geodiff.types import Camera, Drive, Gaussians, HeadParams
-from recon.avatar import Avatar, AvatarInfo, render
+from recon.avatar import Avatar, AvatarInfo, read_manifest, render
 from recon.frames import FrameSet, collect
+from recon.layers.attributes import AttributeConfig
+from recon.layers.codes import LATENT
+from recon.layers.corrections import Corrections
+from recon.layers.deform import DeformConfig
 from recon.layers.density import DensityConfig
+from recon.layers.dynamics import Learnt, read_learnt, read_tensors
 from recon.layers.fitting import FitConfig, LearningRates, LossWeights, RiggedProblem
 from recon.layers.hull import HullConfig, grow_scalp
 from recon.layers.initialise import (
@@ -35,11 +42,22 @@ from recon.layers.initialise import (
     portrait_texture,
     to_harmonic,
 )
+from recon.layers.posing import FastHead
 from recon.layers.refinement import RefinementConfig
-from recon.layers.rigged import bound_frames, fields_of, pose_fields, splats_of
+from recon.layers.retrack import retracked
+from recon.layers.rigged import fields_of, pose_fields, splats_of
 from recon.methods.base import FitContext
 from recon.optimise import Schedule, optimise
 from recon.ply import Splats, read_ply, world_splats, write_ply
+
+#: Networks and corrections of an avatar.
+NETWORKS = "networks.safetensors"
+#: What some settings may be.
+OPTIONS = {
+    "indexing": ("auto", "multiview", "monocular"),
+    "track": ("clips", "generated"),
+    "code": ("auto", "latents", "parameters"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,10 @@ class GeoDiff4DConfig:
 
     gaussians: number at the start. iterations: optimiser steps. sh_degree: spherical harmonics, 0 to 3; low degrees
     keep side views of monocular sets whole. opacity: at the start. color_views: frames that colours start from.
-    checkpoint_seconds: time between two checkpoints.
+    checkpoint_seconds: time between two checkpoints. indexing: "auto" as the clip set says, "multiview" or "monocular"
+    (every frame has its own time and residuals, as in the paper). track: "clips" takes the clip set's parameters,
+    "generated" tracks the frames anew. code: what deform and attributes are driven by: "latents" of the expression
+    encoder, "parameters" of the head, or "auto": latents where the clip set has them.
     """
 
     gaussians: int = 18_000
@@ -61,7 +82,12 @@ class GeoDiff4DConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     rates: LearningRates = field(default_factory=LearningRates)
     density: DensityConfig = field(default_factory=DensityConfig)
+    indexing: str = "auto"
+    track: str = "clips"
+    code: str = "auto"
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    deform: DeformConfig = field(default_factory=DeformConfig)
+    attributes: AttributeConfig = field(default_factory=AttributeConfig)
     hull: HullConfig = field(default_factory=HullConfig)
 
     def __post_init__(self) -> None:
@@ -71,46 +97,101 @@ class GeoDiff4DConfig:
             raise ConfigError(
                 f"iterations and gaussians must be at least 1, got {self.iterations} and {self.gaussians}"
             )
+        for name, options in OPTIONS.items():
+            choose(name, getattr(self, name), options)
         if self.color_views < 1:
             raise ConfigError(f"color_views must be at least 1, got {self.color_views}: colours start from frames")
 
 
 class GeoDiff4DAvatar(Avatar):
-    """Gaussians that travel with their triangles."""
+    """Gaussians that travel with their triangles.
+
+    learnt: its networks, None without any. corrections: what refinement learnt about head parameters, None without.
+    """
 
     method = "geodiff4d"
 
-    def __init__(self, head: HeadModel, params: HeadParams, info: AvatarInfo, splats: Splats) -> None:
+    def __init__(
+        self, head: HeadModel, params: HeadParams, info: AvatarInfo, splats: Splats, learnt: Learnt | None = None,
+        corrections: Corrections | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(head, params, info)
         if splats.binding is None:
             raise ValueError("the Gaussians of this method must be bound to triangles, these are not")
-        self.splats = splats
+        self.splats, self.learnt, self.corrections = splats, learnt, corrections
         self._fields = fields_of(splats)
+        self._fast = FastHead(head, params.static_offset)
+        if learnt is not None and learnt.dynamics.codes.takes_latents:
+            self.codes = (LATENT,)
 
     def pose(self, drive: Drive, camera: Camera | None = None) -> Gaussians:
         assert self.splats.binding is not None
+        params = self.own(drive.params)
+        if self.corrections is not None:
+            params = self.corrections.apply(params)
         with torch.no_grad():
-            bound = bound_frames(self.head, self.own(drive.params), self.splats.binding)
-            return pose_fields(self._fields, bound, camera)
+            if self.learnt is None:
+                vertices, fields = self._fast.vertices(params), self._fields
+            else:
+                latent = drive.codes[LATENT][0] if LATENT in drive.codes else None
+                vertices, fields = self.learnt.pose(self._fast, self._fields, params, latent)
+            return pose_fields(fields, vertices, self.head.faces, self.splats.binding, camera)
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """point_cloud.ply holds triangle-local values (GaussianAvatars); splats.ply the neutral head in the world."""
+        """point_cloud.ply holds triangle-local values (GaussianAvatars), without what the expression changes;
+        splats.ply the neutral head in the world; networks.safetensors the networks and the corrections."""
         write_ply(folder / "point_cloud.ply", self.splats)
         posed = self.pose(self.neutral())
         write_ply(
             folder / "splats.ply", world_splats(posed.means, posed.quats, posed.scales, posed.opacities, posed.colors)
         )
-        return {"gaussians": len(self.splats), "sh_degree": round(self.splats.sh.shape[1] ** 0.5) - 1}
+        tensors = {} if self.learnt is None else self.learnt.tensors()
+        if self.corrections is not None:
+            tensors |= self.corrections.tensors()
+        if tensors:
+            save_tensors(folder / NETWORKS, {k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        return {
+            "gaussians": len(self.splats), "sh_degree": round(self.splats.sh.shape[1] ** 0.5) - 1,
+            "networks": self.learnt is not None, "corrections": self.corrections is not None,
+        }  # fmt: skip
 
     @classmethod
     def read(cls, folder: Path, head: HeadModel, params: HeadParams, info: AvatarInfo) -> GeoDiff4DAvatar:
-        return cls(head, params, info, read_ply(folder / "point_cloud.ply"))
+        splats = read_ply(folder / "point_cloud.ply")
+        record = read_manifest(folder)
+        learnt = corrections = None
+        if record.get("networks") or record.get("corrections"):
+            path = folder / NETWORKS
+            tensors = read_tensors(path)
+            if record.get("networks"):
+                config = merge(GeoDiff4DConfig, [(str(path), info.config)])
+                learnt = read_learnt(tensors, head, params, config.deform, config.attributes, path)
+            if record.get("corrections"):
+                corrections = Corrections.of(tensors)
+        return cls(head, params, info, splats, learnt, corrections)
 
 
 def fit(source: ClipSet, config: GeoDiff4DConfig, context: FitContext | None = None) -> GeoDiff4DAvatar:
-    """Fits an avatar to a clip set; goes on from the context's checkpoint where there is one."""
+    """Fits an avatar to a clip set; goes on from the context's checkpoint where there is one.
+
+    Raises ConfigError or ClipSetError where indexing, track or code ask for what the clip set cannot give.
+    """
     context = context or FitContext()
-    frames = collect(source.clips(), source.held_out(), source.has_masks)
+    if config.indexing == "multiview" and source.indexing == "monocular":
+        raise ConfigError(
+            f"indexing=multiview needs views that share their times, and {source.folder} was made as one monocular "
+            "video: use indexing=auto"
+        )
+    latents = source.expression if config.code != "parameters" else None
+    if config.code == "latents" and latents is None:
+        raise ConfigError(
+            f"code=latents needs the expression latents of a generated clip set, and {source.folder} has none: use "
+            "code=parameters"
+        )
+    clips = source.clips()
+    if config.track == "generated":
+        clips = retracked(clips, source.head)
+    frames = collect(clips, source.held_out(), source.has_masks, latents, config.indexing == "monocular")
     return fit_frames(source.head, frames, config, context, portrait_texture(source.head, source))
 
 
@@ -138,7 +219,10 @@ def fit_frames(
     splats = splats_of(problem.fields, problem.binding)
     splats = Splats(**{name: value.cpu() for name, value in vars(splats).items()})
     info = AvatarInfo(config=to_container(config), head_spec=context.head_spec, encoder=context.encoder)
-    avatar = GeoDiff4DAvatar(head, problem.params.to("cpu"), info, splats)
+    refined = problem.params.to("cpu")
+    learnt = None if problem.learnt is None else problem.learnt.to("cpu")
+    corrections = Corrections.between(frames.params, refined) if config.refinement.enabled else None
+    avatar = GeoDiff4DAvatar(head, refined, info, splats, learnt, corrections)
     avatar.info = replace(info, metrics=held_out_metrics(avatar, frames))
     return avatar
 
@@ -171,7 +255,9 @@ def held_out_metrics(avatar: Avatar, frames: FrameSet, limit: int = 16) -> dict[
         matte = frames.mask(index)[..., 0].numpy()
         if not (matte > 0.5).any():
             continue
-        drive = Drive(avatar.params.frame(int(frames.steps[index])))
+        step = int(frames.steps[index])
+        codes = {} if frames.latents is None else {LATENT: frames.latents[step : step + 1]}
+        drive = Drive(frames.params.frame(step), codes)
         image = render(avatar, drive, frames.cameras[index]).rgb.numpy()
         truth, region = frames.image(index).numpy(), evaluation_mask(matte)
         figures["psnr"].append(psnr(image, truth, region))
@@ -180,4 +266,4 @@ def held_out_metrics(avatar: Avatar, frames: FrameSet, limit: int = 16) -> dict[
 
 
 def _fit_config(config: GeoDiff4DConfig) -> FitConfig:
-    return FitConfig(config.iterations, config.seed, config.losses, config.rates, config.density, config.refinement)
+    return FitConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FitConfig)})
