@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from geodiff.errors import ConfigError
 from geodiff.head.model import HeadModel
 from geodiff.media import read_image, write_image
 from geodiff.models.networks import MODELS, Networks, build_networks
+from geodiff.models.runtime import RuntimeConfig
 from geodiff.models.sampling import SamplingConfig
+from geodiff.normals import find_estimator, with_estimated_normals
+from geodiff.normals import resolve as resolve_normals
 from geodiff.sheets import normals_as_image
 from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import Track, track_image
@@ -52,8 +55,9 @@ class GenerateConfig:
     `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`.
     save_proposals: keep the proposals beside the frames.
     keep_visible: share, 0..1, of the portrait's own pixels in the frames where the portrait sees what they show.
-    precision: of the denoiser, "auto" or a name in PRECISIONS;
-    auto is bf16 on a GPU and fp32 elsewhere.
+    normals: of the reference, "mesh" for the fitted mesh's, an ONNX file that estimates them (DAViD's), or "auto" for
+    such a file in the cache folder where there is one. precision: of the denoiser, "auto" or a name in PRECISIONS;
+    auto is bf16 on a GPU and fp32 elsewhere. runtime: how the networks run, which changes results by rounding only.
     """
 
     image_size: int = 0
@@ -66,8 +70,10 @@ class GenerateConfig:
     indexing: str = "multiview"
     save_proposals: bool = True
     keep_visible: float = 0.0
+    normals: str = "mesh"
     precision: str = "auto"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
         if self.frames < 1:
@@ -119,6 +125,7 @@ def generate(
     Raises the errors of `geodiff.errors` for input that cannot be used.
     """
     report = progress or (lambda stage, done: None)
+    config = replace(config, normals=resolve_normals(config.normals))
     networks = load_networks(config.networks)
     size = config.image_size or networks.config.image_size
     if size % networks.autoencoder.factor:
@@ -134,9 +141,9 @@ def generate(
             f"--face 0..{track.num_faces - 1}"
         )
     report("track", 1.0)
-    plan = _prepare(image, track, head, size, config)
+    plan = _prepare(image, track, head, size, config, notice)
     precision = config.resolved_precision(device)
-    pipeline = PortraitNormalPipeline.from_networks(networks).to(device)
+    pipeline = PortraitNormalPipeline.from_networks(networks).prepare(config.runtime, device, PRECISIONS[precision])
     spec = ClipSetSpec(
         num_cameras=config.views,
         num_frames=plan.drive.params.num_frames,
@@ -156,9 +163,20 @@ def generate(
     return writer.finish()
 
 
-def _prepare(image: np.ndarray, track: Track, head: HeadModel, size: int, config: GenerateConfig) -> Generation:
+def _prepare(
+    image: np.ndarray,
+    track: Track,
+    head: HeadModel,
+    size: int,
+    config: GenerateConfig,
+    notice: Callable[[str], None] | None,
+) -> Generation:
     """The cropped reference, the driving sequence on its identity, and the cameras."""
     reference = crop_reference(image, track.matte, track.params, track.camera, head, size)
+    if (estimator := find_estimator(config.normals)) is not None:
+        reference, axes = with_estimated_normals(reference, estimator)
+        if notice is not None:
+            notice(f"the reference's normals are estimated ({axes.agreement:.2f} of 1 with the fitted head's)")
     drive = resolve_drive(config.drive, config.frames, head, reference.params, config.head_pose, config.drive_crop)
     frame = head_frame(head, reference.params)
     distance = float((reference.camera.center - frame.center).norm())
@@ -277,7 +295,7 @@ def _fingerprint(
     parameters and crops for the content of its file."""
     digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
     settings = asdict(config) | {"precision": precision}
-    del settings["save_proposals"]
+    del settings["save_proposals"], settings["runtime"]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(str(seed).encode())
     for params in (track.params, drive.params):

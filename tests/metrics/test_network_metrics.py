@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from onnx_file import message, value
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -206,34 +207,17 @@ def test_absent_arcface_says_what_to_do(tmp_path: Path) -> None:
         load_arcface(tmp_path)
 
 
-def _message(*fields: tuple[int, int | str | bytes]) -> bytes:
-    """A protocol buffer of (number, value) fields, small numbers only: an ONNX file needs no more."""
-    out = b""
-    for number, value in fields:
-        if isinstance(value, int):
-            out += bytes([number << 3, value])
-            continue
-        data = value.encode() if isinstance(value, str) else value
-        length = bytes([len(data)]) if len(data) < 128 else bytes([len(data) & 127 | 128, len(data) >> 7])
-        out += bytes([number << 3 | 2]) + length + data
-    return out
-
-
 def _onnx(side: int) -> bytes:
     """A network that gives the mean colour of a picture (1, 3, side, side)."""
 
-    def value(name: str, *dims: int) -> bytes:
-        shape = _message(*((1, _message((1, dim))) for dim in dims))
-        return _message((1, name), (2, _message((1, _message((1, 1), (2, shape))))))
-
     nodes = (
-        _message((1, "face"), (2, "mean"), (4, "GlobalAveragePool")),
-        _message((1, "mean"), (2, "id"), (4, "Flatten")),
+        message((1, "face"), (2, "mean"), (4, "GlobalAveragePool")),
+        message((1, "mean"), (2, "id"), (4, "Flatten")),
     )
-    graph = _message(
+    graph = message(
         *((1, node) for node in nodes), (2, "g"), (11, value("face", 1, 3, side, side)), (12, value("id", 1, 3))
     )
-    return _message((1, 8), (7, graph), (8, _message((2, 13))))
+    return message((1, 8), (7, graph), (8, message((2, 13))))
 
 
 def test_arcface_runs_from_an_onnx_file(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.media import write_video
+from geodiff.models.runtime import RuntimeConfig
 from geodiff.motion import builtin_motion
 from geodiff.tracking.landmarks import Face
 from geodiff.tracking.track import Track, VideoTrack
 from geodiff.types import Camera
+from pipelines import generate as generating
 from pipelines import motion as drives
 from pipelines.foreground import composite, foreground_mask, with_portrait
 from pipelines.generate import GenerateConfig, _fingerprint, load_networks
@@ -211,11 +213,13 @@ def test_the_fingerprint_tells_runs_apart(head: HeadModel) -> None:
     drive = resolve_drive("builtin:neutral", 1, head, head.zeros())
     networks = load_networks("random:test")
 
-    def of(track: Track = track, drive: drives.DriveSequence = drive, precision: str = "fp32", **settings: bool) -> str:
+    def of(
+        track: Track = track, drive: drives.DriveSequence = drive, precision: str = "fp32", **settings: object
+    ) -> str:
         config = GenerateConfig(**settings)
         return _fingerprint(np.zeros((8, 8, 3), np.uint8), track, drive, config, 0, networks, precision)
 
-    assert of() == of() == of(save_proposals=False)
+    assert of() == of() == of(save_proposals=False) == of(runtime=RuntimeConfig(memory="low"))
     other_face = replace(track, params=head.zeros().replace(translation=torch.ones(1, 3)))
     other_film = replace(drive, params=drive.params.replace(jaw_pose=torch.ones(1, 3)))
     others = [
@@ -223,5 +227,31 @@ def test_the_fingerprint_tells_runs_apart(head: HeadModel) -> None:
         of(drive=other_film),
         of(drive=replace(drive, crops=1 - drive.crops)),
         of(precision="bf16"),
+        of(normals="normal-model.onnx"),
     ]
-    assert len({of(), *others}) == 5
+    assert len({of(), *others}) == 6
+
+
+def test_estimated_normals_take_the_place_of_the_mesh_s(head: HeadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.full((96, 96, 3), 0.5, np.float32)
+    face = Face(np.zeros((478, 2), np.float32), np.zeros(478, np.float32), np.zeros(4, np.float32))
+    camera = Camera(
+        torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])),
+        torch.tensor([[200.0, 0, 48], [0, 200.0, 48], [0, 0, 1]]),
+        96,
+        96,
+    )
+    params = head.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]))
+    track = Track(params, camera, face, np.ones((96, 96), np.float32), 0.0, 1)
+    config = GenerateConfig(drive="builtin:neutral", frames=1, views=1)
+    mesh = generating._prepare(image, track, head, 64, config, None).reference
+    told: list[str] = []
+    # Theirs: z away from the camera first, then y down, then x; and a bump that the mesh does not have.
+    theirs = np.stack((-mesh.normals[..., 2], -mesh.normals[..., 1], mesh.normals[..., 0]), axis=-1)
+    theirs[32, 32] = (0, 0, 1)
+    monkeypatch.setattr(generating, "find_estimator", lambda setting: lambda picture: theirs)
+    found = generating._prepare(image, track, head, 64, config, told.append).reference
+    expected = mesh.normals.copy()
+    expected[32, 32] = (1, 0, 0)
+    np.testing.assert_allclose(found.normals, expected * found.mask[..., None], atol=1e-3)
+    assert "estimated" in told[0]
