@@ -131,4 +131,5 @@ def test_presets_fit_the_generation(preset: str) -> None:
 def test_the_three_presets_are_there() -> None:
     assert config.preset_names() == ["full", "preview", "test"]
     for name in config.preset_names():
-        assert {"generate", "reconstruct", "animate", "track", "train"} <= set(config.load_preset(name))
+        sections = {"generate", "reconstruct", "animate", "track", "train_images", "train_clips"}
+        assert sections <= set(config.load_preset(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -14,7 +15,10 @@ from geodiff.console import StageProgress, say
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="STAGE", help="images, or clips after it.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STAGE", help="images, or clips after it; generator for both; autoencoder before them."),
+    ],
     data: Annotated[
         list[Path],
         typer.Option("--data", help="A set of `geodiff synth`, or clip sets or VHAP exports; may be given repeatedly."),
@@ -31,34 +35,48 @@ def train(
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Training set -> weights; run again, it goes on from the last checkpoint."""
-    from geodiff.training.config import TrainConfig
+    """Training set -> weights; run again, it goes on from the last checkpoint.
 
-    config = load_config(TrainConfig, "train", preset, [f"stage={name}", f"seed={seed}", *(overrides or [])])
+    On several GPUs or machines: accelerate launch [OPTIONS] -m geodiff train ..., see docs/training.md.
+    """
+    from geodiff.training.run import GENERATOR, NAMES, DataConfig, generator_configs, run_generator, run_stage
+    from geodiff.training.run import stage_config as load_stage
+
+    given = [f"seed={seed}", *(overrides or [])]
+    config: Any
+    if choose("stage", name, NAMES) == GENERATOR:
+        config = generator_configs(preset, given)
+    else:
+        config = load_stage(name, preset, given)
     if dry(dry_run, config):
         return
+    from accelerate import PartialState
+
     from geodiff.assets import weight_hashes
-    from geodiff.models.networks import MODELS
     from geodiff.runs import RunRecord
-    from geodiff.training.loop import train as run_training
-    from geodiff.training.sources import CACHE, open_sources, window_length
-    from geodiff.training.stages import STAGES, networks_for
 
     if resolve(preset, seed, device).device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    choose("stage", config.stage, STAGES)
-    networks = networks_for(config.stage, MODELS[choose("model", config.model, MODELS)], config.start)
-    length, size = frames or (1 if config.stage == "images" else window_length(data)), networks.config.image_size
-    training, held_out = (
-        open_sources(data, share or (), frames=length, split=part, size=size, cache=out / CACHE)
-        for part in ("train", "held_out")
-    )
+    source = DataConfig(data, share or (), frames)
     inputs: dict[str, Any] = {"data": [folder.resolve() for folder in data], "share": share}
-    weights = weight_hashes(config.start) if config.start else {}
+    start = config["images"].start if name == GENERATOR else config.start
+    weights = weight_hashes(start) if start else {}
+    main = PartialState().is_main_process
     record = RunRecord(out, "train", config, seed=seed, preset=preset, weights=weights, inputs=inputs)
-    with record as run, run.stage("train"):
-        run_training(networks, training, config, out, held_out)
-    typer.echo(out / "weights")
+    with ExitStack() as stack:
+        run = stack.enter_context(record) if main else None
+        report = stack.enter_context(StageProgress(run.add_time)) if run else None
+
+        def told(done: float, words: str) -> None:
+            if report is not None:
+                report(name, done, words)
+
+        if name == GENERATOR:
+            found = run_generator(config, source, out, report, say if main else None)
+        else:
+            found = run_stage(config, source, out, told, say if main else None)
+    if main:
+        typer.echo(found)
 
 
 def synth(

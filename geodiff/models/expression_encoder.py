@@ -1,4 +1,4 @@
-"""The pose-free expression encoder (paper 3.1): a face crop to a few tokens, and the augmentations of its training."""
+"""The pose-free expression encoder (paper 3.1): a face crop to a few tokens."""
 
 from __future__ import annotations
 
@@ -88,34 +88,3 @@ class ExpressionEncoder(ModelMixin, ConfigMixin):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().to(torch.float16).contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def augment_crops(crops: Tensor, generator: torch.Generator | None = None, strength: float = 1.0) -> Tensor:
-    """Pixel-wise and spatial augmentation of driving crops (paper 3.1), drawn per clip: its frames stay comparable.
-
-    crops: (B, T, 3, S, S) in [-1, 1]. Brightness, contrast, saturation, noise, blur; scaling, rotation, translation.
-    """
-    batch = crops.shape[0]
-
-    def draw(low: float, high: float) -> Tensor:
-        values = torch.rand(batch, generator=generator)
-        return ((low + (high - low) * values) * strength).to(crops)[:, None, None, None, None]
-
-    x = _warp(crops, draw(-0.2, 0.2), draw(-0.25, 0.25), draw(-0.12, 0.12), draw(-0.12, 0.12))
-    x = x * draw(-0.25, 0.25).exp() + draw(-0.25, 0.25)
-    grey = x.mean(dim=2, keepdim=True)
-    x = grey + (x - grey) * (1 + draw(-0.5, 0.3))
-    blurred = F.avg_pool2d(x.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False).view_as(x)
-    x = torch.lerp(x, blurred, draw(-0.5, 1.0).clamp(0, 1))
-    noise = torch.randn(x.shape, generator=generator).to(x)
-    return (x + noise * draw(-0.05, 0.06).clamp(min=0)).clamp(-1, 1)
-
-
-def _warp(crops: Tensor, log_scale: Tensor, angle: Tensor, shift_x: Tensor, shift_y: Tensor) -> Tensor:
-    """Scaling, rotation (radians) and translation (in half sides) of each clip; the border is repeated."""
-    log_scale, angle, shift_x, shift_y = (p.flatten() for p in (log_scale, angle, shift_x, shift_y))
-    cos, sin = angle.cos() * log_scale.exp(), angle.sin() * log_scale.exp()
-    matrix = torch.stack((torch.stack((cos, -sin, shift_x), dim=1), torch.stack((sin, cos, shift_y), dim=1)), dim=1)
-    flat = crops.flatten(0, 1)
-    grid = F.affine_grid(matrix.repeat_interleave(crops.shape[1], dim=0), list(flat.shape), align_corners=False)
-    return F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view_as(crops)

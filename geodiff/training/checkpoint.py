@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geodiff.errors import AssetError
 from geodiff.files import make_folder, read_json, save_tensors, storage_errors, write_json
 from geodiff.models.networks import Networks
+from geodiff.training.tasks import Task
 
 KEPT = 2
 
@@ -60,14 +60,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_checkpoint(folder: Path, step: int, networks: Networks, ema: Ema, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(folder: Path, step: int, task: Task, ema: Ema, optimizer: torch.optim.Optimizer) -> Path:
     """Write `checkpoint-STEP`; older ones are removed but for the last two."""
     target = folder / f"checkpoint-{step:07d}"
     partial = folder / f".{target.name}.partial"
     with storage_errors(target):
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
-        networks.save(partial)
+        task.save(partial)
         save_tensors(partial / "ema.safetensors", ema.averages)
         save_tensors(partial / "optimizer.safetensors", optimizer_tensors(optimizer))
         write_json(partial / "state.json", {"step": step})
@@ -95,17 +95,9 @@ def averaged_networks(path: Path) -> Networks:
     return networks
 
 
-def load_checkpoint(
-    path: Path, parameters: dict[str, nn.Parameter], ema: Ema, optimizer: torch.optim.Optimizer, networks: Networks
-) -> int:
+def load_checkpoint(path: Path, task: Task, ema: Ema, optimizer: torch.optim.Optimizer) -> int:
     """Restore everything in place; returns the step. Raises AssetError if the checkpoint belongs to other networks."""
-    saved = Networks.load(path)
-    if saved.config != networks.config:
-        raise AssetError(
-            f"A run goes on with the networks it began with; {path} holds others: choose another output folder."
-        )
-    for name, module in networks.modules():
-        module.load_state_dict(getattr(saved, name).state_dict())
+    task.restore(path)
     averages = load_file(path / "ema.safetensors")
     for name, average in ema.averages.items():
         average.copy_(averages[name])

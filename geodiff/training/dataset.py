@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,18 +21,6 @@ from geodiff.synth.shards import FRAME_KEYS, PLANES, REFERENCE_KEYS, SCHEMA, Sha
 HELD_OUT_EVERY = 20
 
 Split = Literal["train", "held_out", "all"]
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Changes to the driving crops, so that the expression latent carries neither place nor colour (section 3.1 of the
-    paper). shift: pixels, as a share of the side. zoom: of the scale. roll: radians. color: of brightness and of each
-    channel. All are the widths of uniform draws around no change."""
-
-    shift: float = 0.06
-    zoom: float = 0.12
-    roll: float = 0.12
-    color: float = 0.25
 
 
 def clip_length(root: Path | str) -> int:
@@ -60,8 +47,7 @@ class SynthShards(Dataset[dict[str, Tensor]]):
 
     root: folder of a set. frames: 1 for single images (those of the clips as well), or the clips' length. split:
     identities to take; every twentieth is held out. proposals: kinds of proposal to take ("tracked", "reference",
-    "neutral"), all by default. augment: changes to the driving crops, None for none (evaluation). size: side of the
-    images; the set's own by default, smaller sizes are averaged down.
+    "neutral"), all by default. size: side of the images; the set's own by default, smaller sizes are averaged down.
 
     A sample is a dict of float32 tensors; images, normals and pose maps in -1..1:
         reference_image, reference_normals, reference_pose_map (3, S, S); images, normals, pose_maps, proposals,
@@ -76,11 +62,10 @@ class SynthShards(Dataset[dict[str, Tensor]]):
         root: Path | str,
         frames: int = 1,
         split: Split = "train",
-        augment: AugmentConfig | None = None,
         proposals: tuple[str, ...] | None = None,
         size: int | None = None,
     ) -> None:
-        self.root, self.frames, self.augment, self.size = Path(root), frames, augment, size
+        self.root, self.frames, self.size = Path(root), frames, size
         self.entries: list[tuple[ShardFile, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = []
         _settings(self.root)
         for path in sorted(self.root.glob("shard-*.json")):
@@ -129,9 +114,6 @@ class SynthShards(Dataset[dict[str, Tensor]]):
         file, reference, steps, _ = self.entries[index]
         portrait = {key: file.read(reference[key]) for key in REFERENCE_KEYS}
         frames = [{key: file.read(step[key]) for key in FRAME_KEYS} for step in steps]
-        if self.augment is not None:
-            crops = _augmented(np.stack([frame["driving"] for frame in frames]), self.augment)
-            frames = [frame | {"driving": crop} for frame, crop in zip(frames, crops, strict=True)]
         return stacked(portrait, frames, self.frames, self.size)
 
 
@@ -229,19 +211,3 @@ def draw_odds(dataset: Dataset[dict[str, Tensor]]) -> np.ndarray:
     if isinstance(dataset, HasRarity):
         return dataset.rarity()
     return np.ones(len(dataset))  # type: ignore[arg-type]
-
-
-def _augmented(crops: np.ndarray, config: AugmentConfig) -> np.ndarray:
-    """The same random change to all frames of a clip. crops: (T, S, S, 3) uint8. Draws from torch's generator."""
-    draw = (torch.rand(8) * 2 - 1).numpy()
-    side = crops.shape[1]
-    matrix = cv2.getRotationMatrix2D(
-        (side / 2, side / 2), float(np.degrees(config.roll * draw[0])), 1 + config.zoom * draw[1]
-    )
-    matrix[:, 2] = matrix[:, 2] + config.shift * side * draw[2:4]
-    gain = (1 + config.color * draw[4]) * (1 + 0.5 * config.color * draw[5:8])
-    out = []
-    for crop in crops:
-        moved = cv2.warpAffine(crop, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        out.append(np.clip(moved * gain, 0, 255).astype(np.uint8))
-    return np.stack(out)

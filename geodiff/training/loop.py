@@ -1,264 +1,243 @@
 """The training loop on accelerate: averaged weights, atomic checkpoints, exact resume, a log and sample sheets.
 
 What happens in a step depends on the step's number and the seed alone (data order, noise, learning rate), so a run
-that was killed and started again ends with the same weights as one that was not.
+that was killed and started again ends with the same weights as one that was not. Processes share a step's samples and
+average their gradients: with more or fewer of them, or in parts one after the other, a step differs by rounding only.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import time
-from collections.abc import Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch import nn
 
-from geodiff.errors import ConfigError
+from geodiff.errors import InputError
 from geodiff.files import make_folder, write_json
-from geodiff.models.networks import Networks, channels_last
-from geodiff.models.sampling import SamplingConfig
+from geodiff.media import read_image
+from geodiff.models.networks import Networks
+from geodiff.training.batches import Samples, Share, batches, first_samples
 from geodiff.training.checkpoint import Ema, checkpoints, load_checkpoint, save_checkpoint
-from geodiff.training.dataset import draw_odds
-from geodiff.training.objective import Batch, LossConfig, Objective
-from geodiff.training.sheet import figures, sample_batch, write_sheet
+from geodiff.training.config import TrainConfig, learning_rate
+from geodiff.training.draws import Draws
+from geodiff.training.log import Board, CsvLog
+from geodiff.training.objective import Batch
+from geodiff.training.tasks import GeneratorTask, Task
 
-LOG_FIELDS = ("step", "loss", "image", "normal", "grad_norm", "lr", "seconds")
+LOG_FIELDS = (
+    "step", "loss", "image", "normal", "pixel", "gradient", "kl", "grad_norm", "lr", "seconds", "samples_per_second",
+    "waiting",
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A training run.
-
-    stage: see `stages.STAGES`. model: a name in `networks.MODELS`. start: folder of weights to begin with. steps: in
-    all, also after a resume. first_step: number of the step that a run without a checkpoint begins with: where an
-    earlier run ended whose weights alone, `start`, could travel. moment_warmup: steps from there on that only gather
-    the optimizer's moments, so that the loss does not jump. batch: clips a step and process. precision: no | bf16 |
-    fp16. channels_last: memory layout of convolutions, faster on CPUs. balance: draw rare expressions more often.
-    sheet_*: held-out clips sampled every so many steps, 0 for never. max_minutes: stop with a checkpoint after that
-    long, 0 for never.
-    """
-
-    stage: str = "images"
-    model: str = "preview"
-    start: str | None = None
-    steps: int = 80_000
-    first_step: int = 0
-    batch: int = 8
-    lr: float = 1e-5
-    warmup: int = 500
-    final_lr: float = 0.05
-    moment_warmup: int = 0
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    precision: str = "no"
-    channels_last: bool = True
-    gradient_checkpointing: bool = False
-    balance: bool = True
-    workers: int = 0
-    seed: int = 0
-    checkpoint_minutes: float = 10.0
-    max_minutes: float = 0.0
-    log_every: int = 20
-    tensorboard: bool = False
-    sheet_every: int = 1000
-    sheet_clips: int = 4
-    loss: LossConfig = field(default_factory=LossConfig)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(steps=8, guidance_scale=1.0, init="reference", share_frame_noise=True)
-    )
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise ConfigError(f"`steps` and `batch` must be at least 1; found {self.steps} and {self.batch}.")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise ConfigError(f"`precision` must be no, bf16 or fp16; found {self.precision!r}.")
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Zero while moments are gathered; linear warm-up, then half a cosine down to `final_lr` times the peak."""
-    if 0 <= step - config.first_step < config.moment_warmup:
-        return 0.0
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.lr * (config.final_lr + (1 - config.final_lr) * cosine)
-
-
-class StepSampler(Sampler[list[int]]):
-    """Batches of indices from step `first` on, a function of seed and step alone: each epoch a new permutation, or as
-    many draws by odds (N,)."""
-
-    def __init__(self, length: int, config: TrainConfig, first: int, odds: np.ndarray | None = None) -> None:
-        if length < 1:
-            raise ConfigError("Training needs at least one sample; the dataset is empty: render or choose another.")
-        self.length = length
-        self.odds = None if odds is None else torch.as_tensor(odds, dtype=torch.float64)
-        self.batch_size = config.batch
-        self.drop_last = False
-        self.config = config
-        self.first = first
-
-    def __len__(self) -> int:
-        return self.config.steps - self.first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, []
-        for step in range(self.first, self.config.steps):
-            indices = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    generator = torch.Generator().manual_seed(self.config.seed + 7919 * epoch)
-                    order = self._order(generator)
-                indices.append(order[position % self.length])
-            yield indices
-
-    def _order(self, generator: torch.Generator) -> list[int]:
-        if self.odds is None:
-            return torch.randperm(self.length, generator=generator).tolist()
-        # Evenly spaced points on the cumulated odds: each sample comes as often as it should, rounded up or down.
-        ends = torch.cumsum(self.odds, 0) / self.odds.sum() * self.length
-        points = torch.arange(self.length) + torch.rand(1, generator=generator, dtype=torch.float64)
-        drawn = torch.searchsorted(ends, points).clamp(max=self.length - 1)
-        return drawn[torch.randperm(self.length, generator=generator)].tolist()
+#: Told how much is done, 0..1, and a few words.
+Report = Callable[[float, str], None]
 
 
 def train(
     networks: Networks,
-    dataset: Dataset[dict[str, Tensor]],
+    dataset: Samples,
     config: TrainConfig,
     folder: Path | str,
-    held_out: Dataset[dict[str, Tensor]] | None = None,
+    held_out: Samples | None = None,
+    report: Report | None = None,
 ) -> Networks:
     """Train to `config.steps` from the last checkpoint in `folder` on; returns the networks with averaged weights.
 
     Writes checkpoints, `log.csv`, `validation.csv`, `sheets/*.png`, and at the end `weights/` (averaged, float32).
     """
-    return Trainer(networks, dataset, config, make_folder(folder), held_out).run()
+    train_task(GeneratorTask(networks, config.loss), dataset, config, folder, held_out, report)
+    return networks.eval()
+
+
+def train_task(
+    task: Task,
+    dataset: Samples,
+    config: TrainConfig,
+    folder: Path | str,
+    held_out: Samples | None = None,
+    report: Report | None = None,
+) -> None:
+    """`train` for any task, which holds the averaged weights afterwards."""
+    Trainer(task, dataset, config, make_folder(folder), held_out).run(report)
 
 
 class Trainer:
     """The state of a run; `run` is the loop."""
 
     def __init__(
-        self,
-        networks: Networks,
-        dataset: Dataset[dict[str, Tensor]],
-        config: TrainConfig,
-        folder: Path,
-        held_out: Dataset[dict[str, Tensor]] | None,
+        self, task: Task, dataset: Samples, config: TrainConfig, folder: Path, held_out: Samples | None = None
     ) -> None:
-        self.config, self.folder = config, folder
+        self.task, self.dataset, self.config, self.folder = task, dataset, config, folder
         self.accelerator = Accelerator(mixed_precision=config.precision)
-        self.networks = networks.to(self.accelerator.device)
-        self.objective = Objective(networks, config.loss).to(self.accelerator.device)
-        if config.channels_last:
-            for module in networks.trained().values():
-                channels_last(module)
-        if config.gradient_checkpointing:
-            networks.unet.checkpoint_gradients()
-        self.parameters = {n: p for n, p in self.objective.trained.named_parameters() if p.requires_grad}
-        fused = self.accelerator.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.parameters, config.weight_decay), lr=config.lr, fused=fused
-        )
+        processes, device = self.accelerator.num_processes, self.accelerator.device
+        own, at_once = config.share(processes)
+        self.share = Share(self.accelerator.process_index, processes, at_once, device)
+        self.parts = own // at_once
+        task.to(device)
+        task.prepare(config)
+        self.parameters = task.parameters()
+        groups = parameter_groups(self.parameters, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=device.type in ("cpu", "cuda"))
         self.ema = Ema(self.parameters, config.ema_decay)
-        self.step = self._resume()
-        length = len(dataset) if isinstance(dataset, Sized) else 0
-        odds = draw_odds(dataset) if config.balance and length else None
-        sampler = StepSampler(length, config, self.step, odds)
-        seeded = torch.Generator().manual_seed(config.seed)
-        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=config.workers, generator=seeded)
-        self.loss, self.optimizer, self.loader = self.accelerator.prepare(self.objective, self.optimizer, loader)
-        self.sheet_batch = first_samples(held_out or dataset, config.sheet_clips) if config.sheet_every else None
-        self.log = CsvLog(folder / "log.csv", LOG_FIELDS, self.step)
-        self.board = _tensorboard(folder) if config.tensorboard else None
+        self.step = self._resume(optimizer)
+        self.loss, self.optimizer = self.accelerator.prepare(task.objective, optimizer)
+        self.main = self.accelerator.is_main_process
+        self.sheet_batch = None
+        if config.sheet_every and self.main:
+            self.sheet_batch = first_samples(held_out or dataset, config.sheet_clips)
+        self.log = CsvLog(folder / "log.csv", LOG_FIELDS, self.step) if self.main else None
+        self.board = Board(folder / "tensorboard", self.step) if self.main and config.tensorboard else None
 
-    def _resume(self) -> int:
+    def _resume(self, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the last checkpoint; the step to go on with. Raises InputError where processes see different ones."""
         found = checkpoints(self.folder)
-        if not found:
-            return self.config.first_step
-        return load_checkpoint(found[-1], self.parameters, self.ema, self.optimizer, self.networks)
+        step = self.config.first_step
+        if found:
+            step = load_checkpoint(found[-1], self.task, self.ema, optimizer)
+        if self.share.processes > 1:
+            seen = self.accelerator.gather(torch.tensor([step], device=self.accelerator.device))
+            if int(seen.min()) != int(seen.max()):
+                raise InputError(
+                    f"all processes of a run go on from the same checkpoint in {self.folder}, and they found steps "
+                    f"{sorted(set(seen.tolist()))}: name a folder that every machine shares"
+                )
+        return step
 
-    def run(self) -> Networks:
+    def run(self, report: Report | None = None) -> None:
         config = self.config
-        began = saved = time.monotonic()
-        for module in self.networks.trained().values():
+        for module in self.task.trained.values():
             module.train()
-        for batch in self.loader:
-            entry = self._train_step(batch)
-            now = time.monotonic()
+        source = batches(self.dataset, config, self.step, self.share)
+        clock = Clock(self.step)
+        saved = clock.began
+        while self.step < config.steps:
+            entry = self._train_step(source, clock)
             if self.step % config.log_every == 0 or self.step == config.steps:
-                self._write_log(entry, now - began)
+                self._write_log(entry, clock, report)
             if config.sheet_every and self.step % config.sheet_every == 0:
-                self.write_sheet()
-            out_of_time = bool(config.max_minutes) and now - began > 60 * config.max_minutes
+                with clock.paused():
+                    self.write_sheet()
+            now = time.monotonic()
+            out_of_time = self._agreed(bool(config.max_minutes) and now - clock.began > 60 * config.max_minutes)
             if now - saved > 60 * config.checkpoint_minutes or out_of_time or self.step == config.steps:
-                self.save()
+                with clock.paused():
+                    self.save()
                 saved = time.monotonic()
             if out_of_time:
                 break
-        return self.finish()
+        self.finish()
 
-    def _train_step(self, batch: Batch) -> dict[str, Any]:
+    def _agreed(self, wish: bool) -> bool:
+        """Whether the first process wishes it; several ask one another when they log, so that it seldom costs."""
+        if self.share.processes == 1:
+            return wish
+        if self.step % self.config.log_every:
+            return False
+        told = self.accelerator.gather(torch.tensor([int(wish)], device=self.accelerator.device))
+        return bool(told[0])
+
+    def _train_step(self, source: Any, clock: Clock) -> dict[str, Any]:
         lr = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        seed = hash((self.config.seed, self.step, self.accelerator.process_index)) % 2**63
-        loss, parts = self.loss(batch, torch.Generator().manual_seed(seed))
-        self.accelerator.backward(loss)
+        entry: dict[str, Any] = {}
+        for part in range(self.parts):
+            waiting = time.monotonic()
+            positions, batch = next(source)
+            clock.waited += time.monotonic() - waiting
+            draws = Draws(self.config.seed, positions, self.accelerator.device)
+            with self._synchronised(part == self.parts - 1):
+                loss, parts = self.loss(batch, draws)
+                self.accelerator.backward(loss / self.parts)
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                entry[name] = entry.get(name, 0) + value / self.parts
         norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.ema.update(self.parameters, self.step)
-        return {"loss": loss.detach(), **parts, "grad_norm": norm, "lr": lr}
+        return {**entry, "grad_norm": norm, "lr": lr}
 
-    def _write_log(self, entry: dict[str, Any], seconds: float) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        values = {name: float(entry[name]) for name in LOG_FIELDS if name in entry}
-        self.log.write({"step": self.step, **values, "seconds": round(seconds, 1)})
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients travel once a step, with its last part."""
+        return nullcontext() if last else self.accelerator.no_sync(self.loss)
+
+    def _write_log(self, entry: dict[str, Any], clock: Clock, report: Report | None) -> None:
+        values = {}
+        for name in LOG_FIELDS:
+            if name in entry:
+                value = torch.as_tensor(entry[name], dtype=torch.float32, device=self.accelerator.device)
+                values[name] = float(self.accelerator.reduce(value, "mean"))
+        values |= clock.figures(self.step, self.config.batch)
+        if self.log is not None:
+            self.log.write({"step": self.step, **values})
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, self.step)
+            self.board.numbers(values, self.step)
+        if report is not None and self.main:
+            words = f"step {self.step}, loss {values['loss']:.4f}, {values['samples_per_second']:.1f} samples/s"
+            report(self.step / self.config.steps, words)
 
     def save(self) -> None:
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.folder, self.step, self.networks, self.ema, self.optimizer)
+        if self.main:
+            save_checkpoint(self.folder, self.step, self.task, self.ema, self.optimizer)
 
     def write_sheet(self) -> None:
-        """Sample held-out clips with the averaged weights; a picture and a line of figures."""
-        if self.sheet_batch is None or not self.accelerator.is_main_process:
+        """Try held-out samples with the averaged weights; a picture and a line of figures."""
+        if self.sheet_batch is None:
             return
-        batch = {name: value.to(self.accelerator.device) for name, value in self.sheet_batch.items()}
+        batch: Batch = {name: value.to(self.accelerator.device) for name, value in self.sheet_batch.items()}
+        path = self.folder / "sheets" / f"{self.step:07d}.png"
         self.ema.swap(self.parameters)
-        with self.accelerator.autocast():
-            generated = sample_batch(self.networks, batch, self.config.sampling, self.config.seed).float()
+        measured = self.task.validate(batch, self.config, path, self.accelerator.autocast())
         self.ema.swap(self.parameters)
-        write_sheet(self.folder / "sheets" / f"{self.step:07d}.png", generated, batch)
-        measured = {name: round(value, 3) for name, value in figures(generated, batch).items()}
-        CsvLog(self.folder / "validation.csv", ("step", *measured), self.step - 1).write(
-            {"step": self.step, **measured}
-        )
+        rounded = {name: round(value, 3) for name, value in measured.items()}
+        CsvLog(self.folder / "validation.csv", ("step", *rounded), self.step - 1).write({"step": self.step, **rounded})
+        if self.board is not None:
+            self.board.numbers({f"held out/{name}": value for name, value in measured.items()}, self.step)
+            self.board.picture("held out", read_image(path), self.step)
 
-    def finish(self) -> Networks:
+    def finish(self) -> None:
         """Put the averages into the networks and write them."""
         self.accelerator.wait_for_everyone()
         self.ema.swap(self.parameters)
-        if self.accelerator.is_main_process:
-            self.networks.save(self.folder / "weights")
+        if self.main:
+            self.task.save(self.folder / "weights")
             write_json(self.folder / "weights" / "training.json", {"step": self.step, "stage": self.config.stage})
-        return self.networks.eval()
+        if self.board is not None:
+            self.board.close()
+
+
+class Clock:
+    """Time since the run began, and since the last line of the log without sheets and checkpoints."""
+
+    def __init__(self, step: int) -> None:
+        self.began = self._since = time.monotonic()
+        self.waited = 0.0
+        self._step = step
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def figures(self, step: int, batch: int) -> dict[str, float]:
+        """seconds since the beginning; samples a second and the share of time spent waiting for data since the last
+        call."""
+        now = time.monotonic()
+        passed = max(now - self._since, 1e-9)
+        told = {
+            "seconds": round(now - self.began, 1),
+            "samples_per_second": round((step - self._step) * batch / passed, 2),
+            "waiting": round(self.waited / passed, 3),
+        }
+        self._since, self._step, self.waited = now, step, 0.0
+        return told
 
 
 def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -266,35 +245,3 @@ def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -
     decayed = [p for p in parameters.values() if p.ndim > 1]
     plain = [p for p in parameters.values() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def first_samples(dataset: Dataset[dict[str, Tensor]], count: int) -> Batch:
-    """The first samples, spread over the dataset, as a batch."""
-    length = len(dataset) if isinstance(dataset, Sized) else count
-    count = min(count, length)
-    return default_collate([dataset[i * length // count] for i in range(count)])
-
-
-class CsvLog:
-    """A CSV that a resumed run goes on with: rows after the step it resumes from are dropped."""
-
-    def __init__(self, path: Path, names: tuple[str, ...], step: int) -> None:
-        self.path, self.names = path, names
-        kept = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, extrasaction="ignore", restval="")
-            writer.writeheader()
-            writer.writerows(kept)
-
-    def write(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.names).writerow(row)
-
-
-def _tensorboard(folder: Path):  # noqa: ANN202 - the writer's class is an optional import
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))

@@ -10,7 +10,7 @@ as in `geodiff.geometry`, images and normals in [-1, 1], channel first:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,10 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from geodiff.models.autoencoder import decode_clip, encode_clip
-from geodiff.models.expression_encoder import augment_crops
 from geodiff.models.joint_unet import Condition, to_latent_size
 from geodiff.models.networks import Networks, build_scheduler
-from geodiff.models.sampling import draw_noise
+from geodiff.training.augment import AugmentConfig, augment_crops
+from geodiff.training.draws import Draws
 
 Batch = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ class LossConfig:
     proposal does not see. band: power of the autoencoder's pixel weights on the channels (sample prediction only): 1
     counts errors as pixels do, 0 counts all channels alike. pixel, gradient: weights of an L1 term on decoded frames
     and on their image gradients. expression_drop, proposal_drop: probabilities, per clip. time_bias: above 1 draws
-    noisy timesteps more often. augment: strength of the driving crops' augmentation.
+    noisy timesteps more often. augment: of the driving crops.
     """
 
     image: float = 1.0
@@ -47,7 +47,7 @@ class LossConfig:
     expression_drop: float = 0.1
     proposal_drop: float = 0.1
     time_bias: float = 1.0
-    augment: float = 1.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True)
@@ -118,23 +118,19 @@ class Objective(nn.Module):
         self.channel_weights: Tensor
         self.register_buffer("channel_weights", weights / weights.mean(), persistent=False)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts; all randomness comes from `generator` (on the CPU)."""
+    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, the mean of its clips', and its parts; draws: for as many clips."""
         networks, config = self.networks, self.config
         device = batch["images"].device
         with torch.autocast(device.type, enabled=False):
             prepared = prepare(networks, batch)
-        count = len(prepared.latents)
-
-        def chosen(probability: float) -> Tensor:
-            return (torch.rand(count, generator=generator) < probability).to(device)
-
-        expression = self._expression(batch["driving"], generator, chosen(config.expression_drop))
-        kept = 1.0 - chosen(config.proposal_drop).to(prepared.latents.dtype)
+        expression = self._expression(batch["driving"], draws)
+        kept = 1.0 - draws.chance(config.proposal_drop).to(prepared.latents.dtype)
         condition = build_condition(networks, prepared, expression, kept)
 
-        timesteps = self._draw_timesteps(count, generator).to(device)
-        noise = draw_noise(tuple(prepared.latents.shape), generator).to(device)
+        timesteps = self._draw_timesteps(draws)
+        # The same for both domains (paper 3.2).
+        noise = draws.normal(1, *prepared.latents.shape[2:]).expand_as(prepared.latents)
         noisy = self.scheduler.add_noise(prepared.latents, noise, timesteps)
         prediction = networks.unet(noisy, timesteps, condition).float()
         target = self._target(prepared.latents, noise, timesteps)
@@ -151,15 +147,15 @@ class Objective(nn.Module):
             parts |= {"pixel": pixel.detach(), "gradient": gradient.detach()}
         return loss, parts
 
-    def _expression(self, driving: Tensor, generator: torch.Generator, dropped: Tensor) -> Tensor:
+    def _expression(self, driving: Tensor, draws: Draws) -> Tensor:
         encoder = self.networks.expression_encoder
-        crops = augment_crops(driving, generator, self.config.augment) if self.config.augment else driving
+        crops = augment_crops(driving, draws, self.config.augment)
         tokens = encoder(crops.flatten(0, 1)).unflatten(0, driving.shape[:2])
-        return encoder.drop(tokens, dropped)
+        return encoder.drop(tokens, draws.chance(self.config.expression_drop))
 
-    def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+    def _draw_timesteps(self, draws: Draws) -> Tensor:
         total = self.scheduler.config.num_train_timesteps
-        uniform = torch.rand(count, generator=generator) ** (1 / self.config.time_bias)
+        uniform = draws.uniform() ** (1 / self.config.time_bias)
         return (uniform * total).long().clamp(max=total - 1)
 
     def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -171,13 +167,13 @@ class Objective(nn.Module):
         return self.scheduler.get_velocity(latents, noise.contiguous(), timesteps)
 
     def _weights(self, batch: Batch, visibility: Tensor | None, size: torch.Size) -> Tensor:
-        """(B, 1, 1, T, h, w) with mean 1 over real frames; zero in padded ones."""
+        """(B, 1, 1, T, h, w), zero in padded frames, of mean 1 in each clip: clips count alike, in whatever batch."""
         masks = to_latent_size(batch["masks"].transpose(1, 2), (size[0], size[1]))
         hidden = masks * (1 - visibility) if visibility is not None else torch.zeros_like(masks)
         weights = 1 + self.config.mask * masks + self.config.hidden * hidden
         if "frame_mask" in batch:
             weights = weights * batch["frame_mask"][:, None, :, None, None]
-        return (weights / weights.mean().clamp(min=1e-8))[:, None]
+        return (weights / weights.mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-8))[:, None]
 
     def _pixel_terms(self, clean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """L1 of decoded frames, and of their differences to the next pixel, inside and around the subject alike."""

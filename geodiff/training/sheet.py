@@ -71,20 +71,42 @@ def figures(generated: Tensor, batch: Batch) -> dict[str, float]:
 
 def write_sheet(path: Path, generated: Tensor, batch: Batch, columns: int = 8) -> None:
     """A PNG: reference, proposal, generated and true frames, then the same for normals; one column a frame."""
-
-    def row(frames: Tensor) -> list[np.ndarray]:
-        pictures = (frames.flatten(0, 1)[:columns].clamp(-1, 1) * 0.5 + 0.5).permute(0, 2, 3, 1)
-        return list(pictures.float().cpu().numpy())
-
     frames = batch["images"].shape[1]
-    reference = batch["reference_image"][:, None].expand(-1, frames, -1, -1, -1)
-    rows = [
-        ("reference", row(reference)),
-        ("proposal", row(batch["proposals"])),
-        ("generated", row(generated[:, 0])),
-        ("truth", row(batch["images"])),
-        ("mesh normals", row(batch["proposal_normals"])),
-        ("generated normals", row(generated[:, 1])),
-        ("true normals", row(batch["normals"])),
-    ]
-    write_image(path, contact_sheet(rows, tile=min(256, batch["images"].shape[-1])))
+    _write_rows(
+        path,
+        {
+            "reference": batch["reference_image"][:, None].expand(-1, frames, -1, -1, -1),
+            "proposal": batch["proposals"],
+            "generated": generated[:, 0],
+            "truth": batch["images"],
+            "mesh normals": batch["proposal_normals"],
+            "generated normals": generated[:, 1],
+            "true normals": batch["normals"],
+        },
+        columns,
+    )
+
+
+def write_reconstructions(path: Path, decoded: Tensor, batch: Batch, columns: int = 8) -> None:
+    """A PNG: true and decoded frames and normals; one column a frame. decoded: (B, 2, T, 3, S, S)."""
+    _write_rows(
+        path,
+        {
+            "truth": batch["images"],
+            "decoded": decoded[:, 0],
+            "true normals": batch["normals"],
+            "decoded normals": decoded[:, 1],
+        },
+        columns,
+    )
+
+
+def _write_rows(path: Path, rows: dict[str, Tensor], columns: int) -> None:
+    """rows: label -> (B, T, 3, S, S) in -1..1."""
+
+    def pictures(frames: Tensor) -> list[np.ndarray]:
+        shown = (frames.flatten(0, 1)[:columns].clamp(-1, 1) * 0.5 + 0.5).permute(0, 2, 3, 1)
+        return list(shown.float().cpu().numpy())
+
+    side = next(iter(rows.values())).shape[-1]
+    write_image(path, contact_sheet([(label, pictures(f)) for label, f in rows.items()], tile=min(256, side)))

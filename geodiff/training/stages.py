@@ -1,4 +1,5 @@
-"""The two stages of training (paper 4.1): images first, without temporal modules; then clips, with them."""
+"""The stages of training (paper 4.1): images first, without temporal modules; then clips, with them. Before both, where
+one is wanted, a learned autoencoder."""
 
 from __future__ import annotations
 
@@ -6,8 +7,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from geodiff.assets import find_weights
 from geodiff.errors import ConfigError
-from geodiff.models.networks import ModelConfig, Networks, build_networks
+from geodiff.models.convert import REPORT_FILE, ConvertConfig, convert
+from geodiff.models.networks import MODEL_FILE, MODELS, ModelConfig, Networks, build_networks, load_weights
+from geodiff.training.config import TrainConfig
+from geodiff.training.reconstruction import ReconstructionConfig
+from geodiff.training.tasks import AutoencoderTask, autoencoder_of
 
 
 @dataclass(frozen=True)
@@ -20,19 +26,28 @@ class Stage:
 
 #: In `images` a clip's frames are independent views that share one run of the reference net.
 STAGES = {"images": Stage(motion=False, frames=1), "clips": Stage(motion=True, frames=2)}
+#: The stage before them.
+AUTOENCODER = "autoencoder"
 
 
-def networks_for(stage: str, model: ModelConfig, start: Path | str | None = None) -> Networks:
+def networks_for(
+    stage: str, model: ModelConfig, start: Path | str | None = None, autoencoder: Path | str | None = None
+) -> Networks:
     """The networks a stage trains: fresh, or those of the folder `start`.
 
     A `clips` stage takes the weights of an `images` stage and begins as the same function; sizes come from `start`
-    then.
+    then. autoencoder: folder of one trained by itself, for networks that begin fresh.
     """
     if stage not in STAGES:
         raise ConfigError(f"The stage must be one of {', '.join(STAGES)}; found {stage!r}.")
     motion = STAGES[stage].motion
     if start is None:
-        return build_networks(dataclasses.replace(model, motion=motion))
+        return _fresh(dataclasses.replace(model, motion=motion), autoencoder)
+    if autoencoder is not None:
+        raise ConfigError(
+            f"weights that training starts from bring their own autoencoder; found start={start} and "
+            f"autoencoder={autoencoder}: leave one out."
+        )
     loaded = Networks.load(start)
     if loaded.config.motion == motion:
         return loaded
@@ -43,5 +58,55 @@ def networks_for(stage: str, model: ModelConfig, start: Path | str | None = None
     networks = build_networks(dataclasses.replace(loaded.config, motion=True))
     networks.unet.load_2d(loaded.unet.state_dict())
     return dataclasses.replace(
-        networks, reference_net=loaded.reference_net, expression_encoder=loaded.expression_encoder
+        networks,
+        autoencoder=loaded.autoencoder,
+        reference_net=loaded.reference_net,
+        expression_encoder=loaded.expression_encoder,
     )
+
+
+def starting_weights(config: TrainConfig, out: Path) -> Path | None:
+    """The folder that a run starts from, None for none: weights of this program as they are, others converted to
+    `out`/start with an account of every tensor. Called by one process, before the others look.
+
+    Raises AssetError where the sources are missing or not what they should be.
+    """
+    if config.start is None:
+        if config.motion or config.xnemo:
+            raise ConfigError("motion and xnemo go over the weights that start names, and it names none: set start")
+        return None
+    kept = out / "start"
+    if (kept / REPORT_FILE).is_file():
+        return kept
+    if not (config.motion or config.xnemo):
+        found = find_weights(config.start, parts=("", "unet/", "vae/"))
+        if (found / MODEL_FILE).is_file():
+            return found
+    sources = ConvertConfig(config.start, config.motion, config.xnemo, stage=config.stage, precision="fp32")
+    convert(sources, kept)
+    return kept
+
+
+def _fresh(model: ModelConfig, autoencoder: Path | str | None) -> Networks:
+    if autoencoder is None:
+        return build_networks(model)
+    folder = Path(autoencoder)
+    kind, arguments = autoencoder_of(folder)
+    networks = build_networks(dataclasses.replace(model, autoencoder=kind, autoencoder_args=arguments))
+    load_weights(networks.autoencoder, folder / "autoencoder.safetensors")
+    return networks
+
+
+def autoencoder_task(config: TrainConfig) -> AutoencoderTask:
+    """The autoencoder that a run trains: fresh, or that of the folder `config.start`, of which the kind comes then."""
+    model = MODELS[config.model]
+    kind, arguments = model.autoencoder, model.autoencoder_args
+    settings: ReconstructionConfig = config.reconstruction
+    if config.start is not None:
+        kind, arguments = autoencoder_of(Path(config.start))
+    elif settings.kind and settings.kind != kind:
+        kind, arguments = settings.kind, {}
+    task = AutoencoderTask(kind, arguments, settings)
+    if config.start is not None:
+        task.restore(Path(config.start))
+    return task

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from training_helpers import CROP, SIZE, fake_person, write_set
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
 from geodiff.raster import mesh
-from geodiff.synth.samples import EXPRESSIONS, Person, SampleConfig, Session, Target
+from geodiff.synth.samples import EXPRESSIONS, SampleConfig, Session
 from geodiff.synth.shards import (
     FRAME_KEYS,
     REFERENCE_KEYS,
@@ -24,41 +25,17 @@ from geodiff.synth.shards import (
     decode,
     encode,
     read_truth,
-    write_shard,
 )
 from geodiff.synth.subject import Subject
-from geodiff.training.dataset import AugmentConfig, Mixture, SynthShards, clip_length, windows
-from geodiff.training.loop import StepSampler, TrainConfig
+from geodiff.training.batches import StepSampler
+from geodiff.training.config import TrainConfig
+from geodiff.training.dataset import Mixture, SynthShards, clip_length, windows
 from geodiff.types import Camera, HeadParams
-
-SIZE, CROP = 48, 16
-
-
-def fake_person(seed: int, frames: int = 3) -> Person:
-    """A person of smooth random arrays."""
-    rng = np.random.default_rng(seed)
-
-    def array(key: str) -> np.ndarray:
-        side = CROP if key == "driving" else SIZE
-        shape = (side, side) if key in ("masks", "visibility") else (side, side, 3)
-        return np.broadcast_to(rng.integers(0, 256, shape[2:] or ()), shape).astype(np.uint8)
-
-    def target(count: int, kind: str, reference: int = 0) -> Target:
-        weights = rng.random((count, len(EXPRESSIONS))).astype(np.float32) * (kind == "tracked")
-        frames = [{key: array(key) for key in FRAME_KEYS} for _ in range(count)]
-        return Target(frames, kind, 25.0, 0.0, reference, weights)
-
-    references = [{key: array(key) for key in REFERENCE_KEYS} for _ in range(2)]
-    return Person(references, [target(1, "tracked"), target(1, "neutral", 1)], [target(frames, "tracked")], 0.01)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("set")
-    (path / "set.json").write_text("{}")
-    write_shard(path, 0, [(identity, fake_person(identity)) for identity in (0, 1)])
-    write_shard(path, 1, [(19, fake_person(19))])
-    return path
+    return write_set(tmp_path_factory.mktemp("set"), people=(0, 1, 19))
 
 
 def test_encoding_keeps_planes_exactly_and_pictures_nearly() -> None:
@@ -93,13 +70,6 @@ def test_splits_hold_out_identities(folder: Path) -> None:
     assert {held_out.about(i)["identity"] for i in range(5)} == {19}
     tracked = SynthShards(folder, split="all", proposals=("tracked",))
     assert len(tracked) == 3 * 4 and {tracked.about(i)["proposal"] for i in range(len(tracked))} == {"tracked"}
-
-
-def test_augmentation_changes_the_driving_crop_alone(folder: Path) -> None:
-    plain, changed = SynthShards(folder), SynthShards(folder, augment=AugmentConfig())
-    a, b = plain[0], changed[0]
-    assert not torch.equal(a["driving"], b["driving"])
-    assert all(torch.equal(a[key], b[key]) for key in a if key != "driving")
 
 
 def test_smaller_sizes_are_averaged_down(folder: Path) -> None:

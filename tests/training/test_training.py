@@ -5,78 +5,32 @@ from pathlib import Path
 import pytest
 import torch
 from model_helpers import scrambled, tiny
-from torch.utils.data import Dataset
+from training_helpers import RandomClips, batch_of, fresh, quick
 
 from geodiff.errors import AssetError, ConfigError
-from geodiff.models.networks import Networks, build_networks
+from geodiff.models.networks import Networks
+from geodiff.training.augment import AugmentConfig, augment_crops
+from geodiff.training.batches import StepSampler, batches
 from geodiff.training.checkpoint import checkpoints
-from geodiff.training.loop import StepSampler, TrainConfig, Trainer, learning_rate, train
+from geodiff.training.config import TrainConfig, learning_rate
+from geodiff.training.draws import Draws
+from geodiff.training.loop import Clock, Trainer, train, train_task
 from geodiff.training.objective import LossConfig, Objective, clean_latents, prepare
+from geodiff.training.reconstruction import ReconstructionConfig
+from geodiff.training.run import stage_config
 from geodiff.training.sheet import figures, sample_batch
 from geodiff.training.stages import networks_for
-
-SIDE = 32
-
-
-class RandomClips(Dataset[dict[str, torch.Tensor]]):
-    """Smooth random frames under the dataset's names; the truth is the proposal moved towards the reference."""
-
-    def __init__(self, length: int = 6, frames: int = 2) -> None:
-        self.length, self.frames = length, frames
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(index)
-
-        def smooth(*shape: int) -> torch.Tensor:
-            coarse = torch.rand(*shape, 4, 4, generator=generator) * 1.6 - 0.8
-            return torch.nn.functional.interpolate(coarse.reshape(-1, 1, 4, 4), size=(SIDE, SIDE)).reshape(
-                *shape, SIDE, SIDE
-            )
-
-        reference, proposals = smooth(3), smooth(self.frames, 3)
-        return {
-            "reference_image": reference,
-            "reference_normals": smooth(3),
-            "reference_pose_map": smooth(3),
-            "images": 0.5 * proposals + 0.5 * reference,
-            "normals": smooth(self.frames, 3),
-            "masks": torch.ones(self.frames, 1, SIDE, SIDE),
-            "pose_maps": smooth(self.frames, 3),
-            "proposals": proposals,
-            "proposal_normals": smooth(self.frames, 3),
-            "visibility": torch.ones(self.frames, 1, SIDE, SIDE) * 0.5,
-            "driving": torch.rand(self.frames, 3, 64, 64, generator=generator) * 2 - 1,
-        }
-
-
-def batch_of(count: int = 2, frames: int = 2) -> dict[str, torch.Tensor]:
-    data = RandomClips(frames=frames)
-    return torch.utils.data.default_collate([data[i] for i in range(count)])
-
-
-def quick(**changes: object) -> TrainConfig:
-    defaults = TrainConfig(
-        steps=6, batch=2, lr=2e-3, warmup=1, log_every=1, sheet_every=0, checkpoint_minutes=1e9, ema_decay=0.5
-    )
-    return dataclasses.replace(defaults, **changes)
-
-
-def fresh(**changes: object) -> Networks:
-    torch.manual_seed(0)
-    return build_networks(tiny(**changes))
+from geodiff.training.tasks import AutoencoderTask, GeneratorTask
 
 
 @pytest.mark.parametrize(("prediction", "motion"), [("sample", False), ("epsilon", True), ("v_prediction", False)])
 def test_training_lowers_the_loss(tmp_path: Path, prediction: str, motion: bool) -> None:
     networks = fresh(prediction=prediction, proposal=prediction == "sample", motion=motion)
-    loss = LossConfig(expression_drop=0, proposal_drop=0, augment=0)
+    loss = LossConfig(expression_drop=0, proposal_drop=0, augment=AugmentConfig(0))
 
     def fixed_loss() -> float:
         with torch.no_grad():
-            return float(Objective(networks, loss)(batch_of(), torch.Generator().manual_seed(7))[0])
+            return float(Objective(networks, loss)(batch_of(), Draws(7, range(2)))[0])
 
     before = fixed_loss()
     train(networks, RandomClips(2), quick(steps=16, loss=loss), tmp_path)
@@ -91,11 +45,10 @@ def test_resume_is_bit_exact(tmp_path: Path) -> None:
     config = quick()
     half = tmp_path / "half"
     half.mkdir()
-    first = Trainer(fresh(), RandomClips(), config, half, None)
-    for batch in first.loader:
-        first._train_step(batch)
-        if first.step == 3:
-            break
+    first = Trainer(GeneratorTask(fresh(), config.loss), RandomClips(), config, half)
+    source, clock = batches(RandomClips(), config, 0, first.share), Clock(0)
+    for _ in range(3):
+        first._train_step(source, clock)
     first.save()
     resumed = train(fresh(), RandomClips(), config, half)
     for name, tensor in whole.unet.state_dict().items():
@@ -136,7 +89,7 @@ def test_bf16_step_and_pixel_terms_are_finite() -> None:
     networks = scrambled(tiny())
     objective = Objective(networks, LossConfig(pixel=1.0, gradient=1.0))
     with torch.autocast("cpu", torch.bfloat16):
-        loss, parts = objective(batch_of(), torch.Generator().manual_seed(0))
+        loss, parts = objective(batch_of(), Draws(0, range(2)))
     loss.backward()
     assert torch.isfinite(loss)
     assert {"image", "normal", "pixel", "gradient"} == set(parts)
@@ -148,7 +101,7 @@ def test_padded_frames_do_not_count() -> None:
     batch = batch_of() | {"frame_mask": torch.tensor([[1.0, 0.0], [1.0, 0.0]])}
 
     def loss_of(images: torch.Tensor) -> float:
-        return float(objective(batch | {"images": images}, torch.Generator().manual_seed(0))[0].detach())
+        return float(objective(batch | {"images": images}, Draws(0, range(2)))[0].detach())
 
     padded = batch["images"].clone()
     padded[:, 1] = 0.3
@@ -171,9 +124,8 @@ def test_targets_stand_for_the_clean_latents(prediction: str) -> None:
 
 def test_dropped_proposals_change_the_loss_and_everything_learns() -> None:
     networks = scrambled(tiny())
-    generator = torch.Generator().manual_seed(0)
-    loss, _ = Objective(networks, LossConfig(proposal_drop=1.0))(batch_of(), generator)
-    other, _ = Objective(networks, LossConfig(proposal_drop=0.0))(batch_of(), torch.Generator().manual_seed(0))
+    loss, _ = Objective(networks, LossConfig(proposal_drop=1.0))(batch_of(), Draws(0, range(2)))
+    other, _ = Objective(networks, LossConfig(proposal_drop=0.0))(batch_of(), Draws(0, range(2)))
     assert float(loss.detach()) != pytest.approx(float(other.detach()), rel=1e-4)
     loss.backward()
     for name, module in networks.trained().items():
@@ -219,3 +171,84 @@ def test_schedule_and_data_order() -> None:
     assert sorted(flat[:5]) == sorted(flat[5:10]) == [0, 1, 2, 3, 4]
     with pytest.raises(ConfigError, match="dataset is empty"):
         StepSampler(0, config, 0)
+
+
+def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
+    config = quick(steps=1, batch=4, lr=1e-3)
+    whole = train(fresh(), RandomClips(), config, tmp_path / "whole").unet.state_dict()
+    parts = train(fresh(), RandomClips(), dataclasses.replace(config, microbatch=1), tmp_path / "parts")
+    before = fresh().unet.state_dict()
+    moved = sum(float((whole[name] - before[name]).square().sum()) for name in whole)
+    apart = sum(float((whole[name] - tensor).square().sum()) for name, tensor in parts.unet.state_dict().items())
+    assert apart < 1e-3 * moved
+
+
+def test_augmentation_is_per_clip_bounded_repeatable_and_configured() -> None:
+    crops = (torch.rand(2, 1, 3, 32, 32) * 2 - 1).expand(2, 4, 3, 32, 32)
+    first = augment_crops(crops, Draws(1, range(2)), AugmentConfig())
+    torch.testing.assert_close(first, augment_crops(crops, Draws(1, range(2)), AugmentConfig()))
+    torch.testing.assert_close(first[1:], augment_crops(crops[1:], Draws(1, [1]), AugmentConfig()))
+    assert first.shape == crops.shape
+    assert first.abs().max() <= 1
+    assert (first[:, 0] - first[:, 1]).abs().mean() < 0.1, "frames of a clip share their augmentation"
+    assert (first - crops).abs().mean() > 0.02
+    still = AugmentConfig(zoom=0, roll=0, shift=0, blur=0, noise=0, contrast=0, saturation=0)
+    brighter = augment_crops(crops * 0.5, Draws(1, range(2)), still) - crops * 0.5
+    torch.testing.assert_close(brighter, brighter[:, :1, :1, :1, :1].expand_as(brighter), atol=1e-4, rtol=0)
+    assert augment_crops(crops, Draws(1, range(2)), AugmentConfig(strength=0)) is crops
+    with pytest.raises(ConfigError, match="at most 1"):
+        AugmentConfig(strength=2)
+
+
+def test_checkpointed_gradients_are_the_same() -> None:
+    def gradients(checkpointed: bool) -> list[torch.Tensor]:
+        networks = scrambled(tiny(motion=True))
+        if checkpointed:
+            GeneratorTask(networks, LossConfig()).prepare(quick(gradient_checkpointing=True))
+        for module in networks.trained().values():
+            module.train()
+        Objective(networks, LossConfig())(batch_of(), Draws(0, range(2)))[0].backward()
+        return [p.grad for p in networks.unet.parameters() if p.grad is not None]
+
+    for plain, checkpointed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(plain, checkpointed, atol=1e-5, rtol=1e-4)
+
+
+def test_tensorboard_gets_losses_and_sheets(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = quick(steps=2, sheet_every=2, sheet_clips=1, tensorboard=True)
+    train(fresh(), RandomClips(), config, tmp_path, held_out=RandomClips(1))
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss", "grad_norm", "samples_per_second", "held out/psnr"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["held out"]
+
+
+def test_an_autoencoder_is_trained_resumed_and_used(tmp_path: Path) -> None:
+    config = stage_config("autoencoder", "test", ["steps=3", "lr=1e-3"])
+    small = {"settings": {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]}}
+    small["settings"] |= {"num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]}
+    for steps in (2, 3):
+        torch.manual_seed(0)
+        task = AutoencoderTask("tiny", small, config.reconstruction)
+        train_task(task, RandomClips(), dataclasses.replace(config, steps=steps), tmp_path, RandomClips(2))
+    with (tmp_path / "log.csv").open() as file:
+        assert [float(row["kl"]) > 0 for row in csv.DictReader(file)] == [True] * 3
+    networks = networks_for("images", tiny(), autoencoder=tmp_path / "weights")
+    assert networks.config.autoencoder == "tiny"
+    assert networks.autoencoder.factor == 2
+    assert not any(parameter.requires_grad for parameter in networks.autoencoder.parameters())
+    for name, tensor in networks.autoencoder.state_dict().items():
+        assert torch.equal(tensor, task.autoencoder.state_dict()[name])
+    with pytest.raises(ConfigError, match="fixed transform"):
+        AutoencoderTask("wavelet", {}, config.reconstruction)
+
+
+def test_kl_autoencoders_learn_too() -> None:
+    settings = {"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1}
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    task = AutoencoderTask("kl", {"settings": settings | kinds}, ReconstructionConfig())
+    loss, parts = task.objective(batch_of(), Draws(0, range(2)))
+    loss.backward()
+    assert float(parts["kl"]) > 0
+    assert all(p.grad is not None for p in task.parameters().values())
