@@ -12,8 +12,10 @@ import torch
 from heads import ellipsoid_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_conditions import plain_carry, plain_visibility
 
 from geodiff.conditioning import CHIN_TO_CROWN, Conditioner, crop_reference, framed_camera, head_frame, resample
+from geodiff.conditioning.pixels import carry
 from geodiff.conditioning.reference import Reference, foreground_colors, with_size
 from geodiff.conditioning.surface import Visibility
 from geodiff.geometry import axis_angle_to_matrix, project, vertex_normals
@@ -336,3 +338,27 @@ def test_what_lies_outside_the_picture_is_not_seen(head: HeadModel) -> None:
     assert outside.any()
     seen = Visibility(head, low, vertices)(vertices.numpy(), vertex_normals(vertices, head.faces).numpy())
     assert seen[outside].max() == 0 and seen.max() > 0.9
+
+
+@pytest.mark.parametrize("yaw", [-70, 25])
+def test_conditions_are_those_of_their_plain_twin(head: HeadModel, reference: Reference, yaw: int) -> None:
+    conditioner = Conditioner(head, reference)
+    camera = framed_camera(head_frame(head, reference.params), math.radians(yaw), 0.1, 1.0, 48)
+    vertices = head.vertices(reference.params)[0]
+    normals = mesh.vertex_normals(vertices, head.faces, mesh.map_axes(camera))
+    carried = conditioner._carried
+    carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
+    for found, plain in zip(
+        carry(vertices, carried, camera, 2), plain_carry(vertices, carried, camera, 2), strict=True
+    ):
+        np.testing.assert_allclose(found, plain, atol=2e-4)
+
+
+def test_visibility_is_that_of_its_plain_twin(head: HeadModel, reference: Reference) -> None:
+    vertices = head.vertices(reference.params)[0]
+    normals = vertex_normals(vertices, head.faces).numpy()
+    seeing = Visibility(head, reference, vertices)
+    found, plain = seeing(vertices.numpy(), normals), plain_visibility(seeing, vertices.numpy(), normals)
+    assert 0.1 < found.mean() < 0.9
+    assert np.abs(found - plain).mean() < 1e-3
+    np.testing.assert_allclose(found, plain, atol=0.1)

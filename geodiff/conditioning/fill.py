@@ -64,8 +64,9 @@ def fill_vertices(
     ratio = np.clip(np.log((color + 0.03) / (color[flip] + 0.03)), -0.4, 0.4)
     matching = np.zeros_like(color)
     if both.sum() > 50:
-        spread = _nearest_mean(place[both], ratio[both], place, FILL_RANGE, np.zeros(3, np.float32))
-        matching = np.where(both[:, None], ratio, spread)
+        none = np.zeros(3, np.float32)
+        matching[both] = ratio[both]
+        matching[~both] = _nearest_mean(place[both], ratio[both], place[~both], FILL_RANGE, none)
 
     known = np.maximum(seen, 0.8 * seen[flip])
     mirrored = np.clip(color[flip] * np.exp(matching), 0.0, 1.0)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 import cv2
+import numba
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from geodiff.conditioning.reference import Reference, wide_blur
-from geodiff.conditioning.surface import sample, unit, vertex_groups
+from geodiff.conditioning.surface import bilinear, sample, unit, vertex_groups
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.tracking.hair_color import hair_likelihood
@@ -128,20 +129,48 @@ class HairTexture:
         near = min(4, len(seeds))
         distance, index = cKDTree(anchor).query(points, k=near, distance_upper_bound=1.6 * self.radius)
         distance, index = distance.reshape(len(points), near), index.reshape(len(points), near)
-        total, power = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
-        for k in range(near):
-            met = np.flatnonzero(index[:, k] < len(seeds))
-            which = index[met, k]
-            local = points[met] - anchor[which]
-            u = (local * along[which]).sum(1)[:, None] * self.scale
-            v = (local * across[which]).sum(1)[:, None] * self.scale
+        total = np.zeros((len(points), 3), np.float32)
+        frame = np.stack([anchor, along, across], 1).astype(np.float32)
+        turn = np.stack([strand, beside], 1).astype(np.float32)
+        centres = self.centres[drawn].astype(np.float32)
+        place, size = np.ascontiguousarray(points, np.float32), (np.float32(self.scale), np.float32(self.radius))
+        _patch_kernel(place, index, frame, turn, centres, *size, self.contrast, total)
+        return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _patch_kernel(points, index, frame, turn, centres, scale, radius, contrast, total):  # noqa: ANN001, ANN202
+    """Blend the patches around each point (N, 3) into total (N, 3), in place.
+
+    index: (N, K) the nearest patches, their number where there is none. frame: (P, 3, 3) a patch's middle and the
+    directions along and across its strands; turn: (P, 2, 2) the same directions in the portrait's pixels, whose centre
+    is centres (P, 2). scale: pixels a metre. radius: metres. contrast: (S, S, 3).
+    """
+    count = frame.shape[0]
+    for n in range(points.shape[0]):
+        power = np.float32(0)
+        for k in range(index.shape[1]):
+            p = index[n, k]
+            if p >= count:
+                continue
+            u = v = np.float32(0)
+            for c in range(3):
+                away = points[n, c] - frame[p, 0, c]
+                u += away * frame[p, 1, c]
+                v += away * frame[p, 2, c]
             # Patches are longer than wide, as locks are.
-            reach = np.sqrt(0.5 * (u**2).sum(1) + 1.6 * (v**2).sum(1)) / self.scale
-            weight = np.clip(1.0 - reach / (1.2 * self.radius), 0.0, None).astype(np.float32) ** 2
-            pixels = self.centres[drawn[which]] + u * strand[which] + v * beside[which]
-            total[met] += weight[:, None] * sample(self.contrast, pixels.astype(np.float32))
-            power[met] += weight**2
-        return total / np.maximum(np.sqrt(power), 1e-4)[:, None]
+            reach = np.sqrt(np.float32(0.5) * u * u + np.float32(1.6) * v * v)
+            weight = 1 - reach / (np.float32(1.2) * radius)
+            if weight <= 0:
+                continue
+            weight *= weight
+            x = centres[p, 0] + scale * (u * turn[p, 0, 0] + v * turn[p, 1, 0])
+            y = centres[p, 1] + scale * (u * turn[p, 0, 1] + v * turn[p, 1, 1])
+            for c in range(3):
+                total[n, c] += weight * bilinear(contrast[:, :, c], x, y)
+            power += weight * weight
+        for c in range(3):
+            total[n, c] /= max(np.sqrt(power), np.float32(1e-4))
 
 
 def _contrast(photo: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,74 +1,117 @@
-"""Work on the samples that a mesh covers alone: list them, and average what was computed for them into pixels."""
+"""The conditions' picture: what each sample of a posed head shows of the portrait, averaged into pixels in one pass.
+
+`tests/plain_conditions.py` does the same in plain numpy.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from torch import Tensor
 
 from geodiff.raster import mesh
 from geodiff.types import Camera
 
 
-@numba.njit(cache=True, nogil=True)
-def _gather(face, weights, index, faces_out, weights_out):  # noqa: ANN001, ANN202
-    for n in range(index.shape[0]):
-        faces_out[n] = face[index[n]]
-        for k in range(3):
-            weights_out[n, k] = weights[index[n], k]
+class Carried(NamedTuple):
+    """What a posed head shows, float32.
 
-
-@numba.njit(cache=True, nogil=True)
-def _splat(index, values, width, supersample, out):  # noqa: ANN001, ANN202
-    share = np.float32(1.0 / (supersample * supersample))
-    channels = values.shape[1]
-    for n in range(index.shape[0]):
-        y, x = index[n] // width // supersample, index[n] % width // supersample
-        for c in range(channels):
-            out[y, x, c] += values[n, c] * share
-        out[y, x, channels] += share
-
-
-@dataclass(frozen=True)
-class CoveredSamples:
-    """The samples (N of them) of a supersampled image that a mesh covers.
-
-    index: (N,) flat indices into the image of supersample times the size. fragments: faces and barycentrics as (1, N).
+    faces: (F, 3) int32. table: (V, 6) the vertices' places in the portrait's camera space, metres, and their normals.
+    uvs: (F, 3, 2) places in `texture` (U, U, 4): 0..1 from the top left; filled colours and how much the portrait sees
+    of them. photo: (D, D, 3) the portrait's colours. intrinsics: (3, 3) of its camera.
     """
 
-    index: np.ndarray
-    fragments: mesh.Fragments
-    width: int
-    height: int
-    supersample: int
+    faces: np.ndarray
+    table: np.ndarray
+    uvs: np.ndarray
+    texture: np.ndarray
+    photo: np.ndarray
+    intrinsics: np.ndarray
 
-    @staticmethod
-    def of(vertices: Tensor, faces: Tensor, camera: Camera, supersample: int) -> CoveredSamples:
-        """Rasterise a mesh for an image of the camera's size, supersample x supersample samples a pixel."""
-        fine = camera.resized(camera.width * supersample, camera.height * supersample)
-        seen = mesh.rasterize(vertices, faces, fine)
-        index = np.flatnonzero(seen.face.ravel() >= 0)
-        face, weights = np.empty((1, len(index)), np.int32), np.empty((1, len(index), 3), np.float32)
-        _gather(seen.face.ravel(), seen.barycentrics.reshape(-1, 3), index, face[0], weights[0])
-        points = mesh.Fragments(face, weights, np.ones((1, len(index)), np.float32))
-        return CoveredSamples(index, points, camera.width, camera.height, supersample)
 
-    def interpolate(self, faces: Tensor, attributes: np.ndarray) -> np.ndarray:
-        """(V, C) or (F, 3, C) -> (N, C)."""
-        return mesh.interpolate(self.fragments, faces, attributes)[0]
+@numba.njit(cache=True, nogil=True, inline="always")
+def _corner(place, size):  # noqa: ANN001, ANN202
+    """The lower of the two rows or columns that a place in pixels (centres at +0.5) lies between, and its distance from
+    it; places beyond the border count as on it."""
+    x = min(max(place - np.float32(0.5), np.float32(0)), np.float32(size - 1))
+    low = min(int(x), size - 2)
+    return low, np.float32(x - low)
 
-    def resolve(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over each pixel's samples, those that nothing covers counting as 0: values (N, C) -> (H, W, C), and the
-        share of samples that are covered, (H, W)."""
-        out = np.zeros((self.height, self.width, values.shape[1] + 1), np.float32)
-        values = np.ascontiguousarray(values, dtype=np.float32)
-        _splat(self.index, values, self.width * self.supersample, self.supersample, out)
-        return out[..., :-1], np.minimum(out[..., -1], 1.0)
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: ANN001, ANN202
+    """Means over each pixel's samples, those that see nothing counting as 0, of colour, normal, visibility and coverage
+    (H, W, 8), in place."""
+    height, width, _ = out.shape
+    side, photo_height, photo_width = carried.texture.shape[0], carried.photo.shape[0], carried.photo.shape[1]
+    share = np.float32(1.0 / (supersample * supersample))
+    point, color = np.empty(6, np.float32), np.empty(4, np.float32)
+    K, table, uvs, texture, photo = carried.intrinsics, carried.table, carried.uvs, carried.texture, carried.photo
+    for y in range(height * supersample):
+        for x in range(width * supersample):
+            f = face[y, x]
+            if f < 0:
+                continue
+            wa, wb, wc = mesh.corner_weights(screen, inverse_z, carried.faces, f, x + 0.5, y + 0.5)
+            a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
+            i, j, k = carried.faces[f, 0], carried.faces[f, 1], carried.faces[f, 2]
+            for n in range(6):
+                point[n] = a * table[i, n] + b * table[j, n] + c * table[k, n]
+            u = a * uvs[f, 0, 0] + b * uvs[f, 1, 0] + c * uvs[f, 2, 0]
+            v = a * uvs[f, 0, 1] + b * uvs[f, 1, 1] + c * uvs[f, 2, 1]
+            column, right = _corner(u * side, side)
+            row, down = _corner(v * side, side)
+            for n in range(4):
+                upper = texture[row, column, n] + right * (texture[row, column + 1, n] - texture[row, column, n])
+                lower = texture[row + 1, column, n]
+                lower += right * (texture[row + 1, column + 1, n] - lower)
+                color[n] = upper + down * (lower - upper)
+            seen = color[3]
+            if seen > 0:
+                away = 1 / max(point[2], np.float32(1e-6))
+                column, right = _corner((K[0, 0] * point[0] + K[0, 1] * point[1]) * away + K[0, 2], photo_width)
+                row, down = _corner(K[1, 1] * point[1] * away + K[1, 2], photo_height)
+                for n in range(3):
+                    upper = photo[row, column, n] + right * (photo[row, column + 1, n] - photo[row, column, n])
+                    lower = photo[row + 1, column, n]
+                    lower += right * (photo[row + 1, column + 1, n] - lower)
+                    color[n] += seen * (upper + down * (lower - upper) - color[n])
+            to = out[y // supersample, x // supersample]
+            for n in range(3):
+                to[n] += share * color[n]
+                to[3 + n] += share * point[3 + n]
+            to[6] += share * seen
+            to[7] += share
+
+
+def carry(vertices: mesh.Array, carried: Carried, camera: Camera, supersample: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colour, normal and visibility (H, W, 7) of a posed head in a camera's pixels, means over each pixel's samples,
+    those that see nothing counting as 0, and the share of samples that see the head (H, W), float32.
+
+    vertices: (V, 3) metres, world. supersample: samples along each side of a pixel.
+    """
+    fine = camera.resized(camera.width * supersample, camera.height * supersample)
+    seen = mesh.visible(vertices, carried.faces, fine)
+    out = np.zeros((camera.height, camera.width, 8), np.float32)
+    _carry_kernel(seen.face, seen.screen, seen.inverse_z, carried, supersample, out)
+    return out[..., :7], np.minimum(out[..., 7], 1.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _scale_kernel(normals, coverage, out):  # noqa: ANN001, ANN202
+    for n in range(coverage.shape[0]):
+        x, y, z = normals[n, 0], normals[n, 1], normals[n, 2]
+        scale = coverage[n] / max(np.sqrt(x * x + y * y + z * z), np.float32(1e-6))
+        out[n, 0], out[n, 1], out[n, 2] = x * scale, y * scale, z * scale
 
 
 def scaled_normals(normals: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """Mean normals (H, W, 3) of any length -> unit directions times the pixel's coverage (H, W)."""
-    length = np.sqrt(np.einsum("...i,...i->...", normals, normals))
-    return normals * (coverage / np.maximum(length, 1e-6))[..., None]
+    out = np.empty(normals.shape, np.float32)
+    _scale_kernel(
+        np.ascontiguousarray(normals, np.float32).reshape(-1, 3),
+        np.ascontiguousarray(coverage, np.float32).ravel(),
+        out.reshape(-1, 3),
+    )
+    return out

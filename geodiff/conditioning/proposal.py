@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from geodiff.conditioning.personal import personal_head, without_identity
-from geodiff.conditioning.pixels import CoveredSamples, scaled_normals
+from geodiff.conditioning.pixels import Carried, carry, scaled_normals
 from geodiff.conditioning.reference import Reference, foreground_colors, render_pose_map
-from geodiff.conditioning.surface import sample, to_local, to_pixels
+from geodiff.conditioning.surface import to_local
 from geodiff.conditioning.texture import bake
-from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
 from geodiff.types import Camera, HeadParams
 
 #: Samples a pixel along each axis.
@@ -75,8 +75,18 @@ class Conditioner:
         return self._baked[1]
 
     @cached_property
-    def _reference_vertices(self) -> np.ndarray:
-        return self._person.vertices(without_identity(self.reference.params))[0].numpy()
+    def _carried(self) -> Carried:
+        """What every frame shows of the reference; the normals (the last three columns of `table`) are the frame's."""
+        vertices = self._person.vertices(without_identity(self.reference.params))[0].numpy()
+        places = to_local(vertices, self._photo_camera)
+        return Carried(
+            faces=self.head.faces.numpy().astype(np.int32),
+            table=np.concatenate([places, np.zeros_like(places)], 1, dtype=np.float32),
+            uvs=np.stack([self._corner_uvs[..., 0], 1.0 - self._corner_uvs[..., 1]], -1).astype(np.float32),
+            texture=np.concatenate([self.texture, self.texture_visibility[..., None]], 2, dtype=np.float32),
+            photo=np.ascontiguousarray(self._photo, np.float32),
+            intrinsics=self._photo_camera.K.numpy().astype(np.float32),
+        )
 
     def render(self, params: HeadParams, camera: Camera) -> Condition:
         """The conditions of one frame.
@@ -84,13 +94,10 @@ class Conditioner:
         params: T = 1, canonical, of the reference's identity. camera: square, S pixels.
         """
         params = without_identity(params.detach())
-        vertices = self._person.vertices(params)[0]
-        samples = CoveredSamples.of(vertices, self.head.faces, camera, SUPERSAMPLE)
-        normals = normals_to_map_axes(vertex_normals(vertices, self.head.faces), camera).numpy()
-        table = np.concatenate([self._reference_vertices, normals], 1)
-        surface = samples.interpolate(self.head.faces, table)
-        color, visibility = self._colors(samples, surface[:, :3])
-        layers, silhouette = samples.resolve(np.concatenate([color, surface[:, 3:], visibility[:, None]], 1))
+        vertices, carried = self._person.vertices(params)[0], self._carried
+        normals = mesh.vertex_normals(vertices, carried.faces, mesh.map_axes(camera))
+        carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
+        layers, silhouette = carry(vertices, carried, camera, SUPERSAMPLE)
         return Condition(
             pose_map=self._pose_map(params, camera),
             proposal=np.clip(layers[..., :3] + (1.0 - silhouette[..., None]), 0.0, 1.0),
@@ -98,16 +105,6 @@ class Conditioner:
             visibility=np.clip(layers[..., 6], 0.0, 1.0),
             silhouette=silhouette,
         )
-
-    def _colors(self, samples: CoveredSamples, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colours (N, 3) and visibility (N,) of surface points; origin: (N, 3) their places in the photo's world."""
-        texture, visible = self._baked
-        uv = samples.interpolate(self.head.faces, self._corner_uvs)
-        texels = np.stack([uv[:, 0] * self.texture_size, (1.0 - uv[:, 1]) * self.texture_size], 1)
-        filled, visibility = sample(texture, texels), sample(visible, texels)
-        pixels = to_pixels(to_local(origin, self._photo_camera), self._photo_camera)
-        shown = sample(self._photo, pixels)
-        return filled + visibility[:, None] * (shown - filled), visibility
 
     def _pose_map(self, params: HeadParams, camera: Camera) -> np.ndarray:
         pose = (params.rotation, params.translation, params.neck_pose, camera.viewmat, camera.K)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import cv2
+import numba
 import numpy as np
 import torch
 from scipy import ndimage, sparse
@@ -108,19 +109,67 @@ class Visibility:
 
     def __call__(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """points, normals: (N, 3) in the reference's world -> (N,) 0..1."""
-        local = to_local(points, self.camera)
-        pixels = to_pixels(local, self.camera)
-        directions = normals @ self.camera.viewmat[:3, :3].numpy().T
-        facing = -(directions * local).sum(-1) / np.maximum(np.linalg.norm(local, axis=-1), 1e-6)
-        behind = local[:, 2] - sample(self.far, pixels)
-        beside = local[:, 2] - sample(self.near, pixels)
-        seen = smoothstep(facing, *FACING)
-        seen *= 1.0 - smoothstep(behind, *DEPTH_TOLERANCE)
-        seen *= 1.0 - smoothstep(beside, *EDGE_TOLERANCE)
+        out = np.empty(len(points), np.float32)
+        _visibility_kernel(
+            np.ascontiguousarray(points, np.float32),
+            np.ascontiguousarray(normals, np.float32),
+            self.camera.viewmat.numpy().astype(np.float32),
+            self.camera.K.numpy().astype(np.float32),
+            self.far,
+            self.near,
+            self.matte,
+            out,
+        )
+        return out
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def bilinear(image, x, y):  # noqa: ANN001, ANN202
+    """The sample of an image (H, W) at a place in pixels, centres at +0.5; beyond the border it goes on."""
+    height, width = image.shape
+    x = min(max(x - np.float32(0.5), np.float32(0)), np.float32(width - 1))
+    y = min(max(y - np.float32(0.5), np.float32(0)), np.float32(height - 1))
+    column, row = min(int(x), width - 2), min(int(y), height - 2)
+    fx, fy = np.float32(x - column), np.float32(y - row)
+    upper = image[row, column] + fx * (image[row, column + 1] - image[row, column])
+    lower = image[row + 1, column] + fx * (image[row + 1, column + 1] - image[row + 1, column])
+    return upper + fy * (lower - upper)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _step(x, low, high):  # noqa: ANN001, ANN202
+    t = min(max((x - np.float32(low)) / np.float32(high - low), np.float32(0)), np.float32(1))
+    return t * t * (np.float32(3) - np.float32(2) * t)
+
+
+@numba.njit(cache=True, nogil=True)
+def _visibility_kernel(points, normals, viewmat, K, far, near, matte, out):  # noqa: ANN001, ANN202
+    """How well each point is seen (N,), in place; `tests/plain_conditions.py` says the same in plain numpy."""
+    size = np.float32(matte.shape[0])
+    local, turned = np.empty(3, np.float32), np.empty(3, np.float32)
+    for n in range(points.shape[0]):
+        out[n] = 0
+        for c in range(3):
+            local[c] = viewmat[c, 3]
+            turned[c] = 0
+            for k in range(3):
+                local[c] += viewmat[c, k] * points[n, k]
+                turned[c] += viewmat[c, k] * normals[n, k]
+        length = np.sqrt(local[0] ** 2 + local[1] ** 2 + local[2] ** 2)
+        facing = -(turned[0] * local[0] + turned[1] * local[1] + turned[2] * local[2]) / max(length, np.float32(1e-6))
+        if facing <= FACING[0]:
+            continue
+        away = 1 / max(local[2], np.float32(1e-6))
+        x = (K[0, 0] * local[0] + K[0, 1] * local[1]) * away + K[0, 2]
+        y = K[1, 1] * local[1] * away + K[1, 2]
         # What lies outside the picture is not seen; its border would be drawn out over it.
-        border = np.minimum(pixels, self.size - pixels).min(1) / self.size
-        seen *= smoothstep(border, *BORDER)
-        return seen * np.clip(2.0 * sample(self.matte, pixels) - 1.0, 0.0, 1.0)
+        border = min(min(x, size - x), min(y, size - y)) / size
+        if border <= BORDER[0]:
+            continue
+        seen = _step(facing, FACING[0], FACING[1]) * _step(border, BORDER[0], BORDER[1])
+        seen *= 1 - _step(local[2] - bilinear(far, x, y), DEPTH_TOLERANCE[0], DEPTH_TOLERANCE[1])
+        seen *= 1 - _step(local[2] - bilinear(near, x, y), EDGE_TOLERANCE[0], EDGE_TOLERANCE[1])
+        out[n] = seen * min(max(2 * bilinear(matte, x, y) - 1, np.float32(0)), np.float32(1))
 
 
 def to_local(points: np.ndarray, camera: Camera) -> np.ndarray:
@@ -155,7 +204,8 @@ def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+    return vectors / np.maximum(length, 1e-9)[..., None]
 
 
 def smoother(head: HeadModel) -> sparse.csr_matrix:

@@ -103,14 +103,20 @@ def _visibility_kernel(screen, inverse_z, faces, cull, face_map, inverse_depth):
     height, width = face_map.shape
     many, drawn = faces.shape[0] >= MANY, 0
     tiles = np.zeros(((height - 1 >> TILE) + 1, (width - 1 >> TILE) + 1))
+    behind, turned_away = np.empty(faces.shape[0] if many else 0, np.int32), 0
     for sweep in range(2 if many and not cull else 1):
-        for f in range(faces.shape[0]):
+        for n in range(turned_away if sweep else faces.shape[0]):
+            f = behind[n] if sweep else n
             i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
             ax, ay, bx, by = screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1]
             cx, cy = screen[k, 0], screen[k, 1]
             # A front face is counter-clockwise seen from outside; the image's y points down, so its area is negative.
             area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            if area == 0.0 or (cull and area > 0.0) or (many and (area > 0.0) != (sweep == 1)):
+            if area == 0.0 or (cull and area > 0.0):
+                continue
+            if many and area > 0.0 and sweep == 0:
+                behind[turned_away] = f
+                turned_away += 1
                 continue
             nearest = max(inverse_z[i], inverse_z[j], inverse_z[k])
             if min(inverse_z[i], inverse_z[j], inverse_z[k]) <= 0.0:
@@ -185,7 +191,8 @@ def corner_weights(screen, inverse_z, faces, f, px, py):
     wb = sb * (dbx * (py - sby) - dby * (px - sbx)) * inverse_z[j]
     wc = sc * (dcx * (py - scy) - dcy * (px - scx)) * inverse_z[k]
     total = wa + wb + wc
-    return wa / total, wb / total, wc / total
+    scale = 1.0 / total
+    return wa * scale, wb * scale, wc * scale
 
 
 @numba.njit(cache=True, nogil=True)
@@ -253,8 +260,9 @@ def _vertex_normals_kernel(points, faces, axes):
 
 
 @numba.njit(cache=True, nogil=True)
-def _average_directions_kernel(fine, face_map, supersample, out):
-    """Mean direction of each block of supersample x supersample vectors, as long as the share that a face covers."""
+def _mean_directions_kernel(face_map, screen, inverse_z, faces, vectors, supersample, out):
+    """Mean direction of the unit vectors (V, 3) in each block of supersample x supersample samples, as long as the
+    share that a face covers."""
     height, width, _ = out.shape
     for y in range(height):
         for x in range(width):
@@ -262,14 +270,20 @@ def _average_directions_kernel(fine, face_map, supersample, out):
             covered = 0
             for v in range(y * supersample, (y + 1) * supersample):
                 for u in range(x * supersample, (x + 1) * supersample):
-                    if face_map[v, u] >= 0:
-                        a, b, c = fine[v, u, 0], fine[v, u, 1], fine[v, u, 2]
+                    f = face_map[v, u]
+                    if f >= 0:
+                        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+                        wi, wj, wk = corner_weights(screen, inverse_z, faces, f, u + 0.5, v + 0.5)
+                        a = wi * vectors[i, 0] + wj * vectors[j, 0] + wk * vectors[k, 0]
+                        b = wi * vectors[i, 1] + wj * vectors[j, 1] + wk * vectors[k, 1]
+                        c = wi * vectors[i, 2] + wj * vectors[j, 2] + wk * vectors[k, 2]
                         scale = 1.0 / max(np.sqrt(a * a + b * b + c * c), 1e-12)
                         sx, sy, sz = sx + a * scale, sy + b * scale, sz + c * scale
                         covered += 1
-            share = covered / (supersample * supersample)
-            scale = share / max(np.sqrt(sx * sx + sy * sy + sz * sz), 1e-12)
-            out[y, x, 0], out[y, x, 1], out[y, x, 2] = sx * scale, sy * scale, sz * scale
+            if covered:
+                share = covered / (supersample * supersample)
+                scale = share / max(np.sqrt(sx * sx + sy * sy + sz * sz), 1e-12)
+                out[y, x, 0], out[y, x, 1], out[y, x, 2] = sx * scale, sy * scale, sz * scale
 
 
 @dataclass(frozen=True)
@@ -343,6 +357,20 @@ def interpolate(fragments: Fragments, faces: Array, attributes: Array) -> np.nda
     return out
 
 
+def vertex_normals(vertices: Array, faces: Array, axes: np.ndarray | None = None) -> np.ndarray:
+    """Area-weighted vertex normals (V, 3) float32, unit length: `geodiff.geometry.vertex_normals` without gradients.
+
+    axes: (3, 3) that turns them, for instance into those of normal maps.
+    """
+    turned = np.eye(3) if axes is None else np.ascontiguousarray(axes, np.float64)
+    return _vertex_normals_kernel(_to_numpy(vertices, np.float64), _to_numpy(faces, np.int32), turned)
+
+
+def map_axes(camera: Camera) -> np.ndarray:
+    """(3, 3) float64: takes world directions to the axes of normal maps."""
+    return CV_GL.double().numpy() @ _to_numpy(camera.viewmat, np.float64)[:3, :3]
+
+
 def render_normals(vertices: Array, faces: Array, camera: Camera, supersample: int = 1) -> np.ndarray:
     """The normal map of a smooth-shaded mesh, (H, W, 3) float32 in the axes of normal maps (see `geodiff.geometry`).
 
@@ -350,12 +378,10 @@ def render_normals(vertices: Array, faces: Array, camera: Camera, supersample: i
     mean direction of s x s samples, and its length is the share of the pixel that the mesh covers (smooth borders).
     """
     fine = camera.resized(camera.width * supersample, camera.height * supersample) if supersample > 1 else camera
-    fragments = rasterize(vertices, faces, fine)
-    rotation = _to_numpy(camera.viewmat, np.float64)[:3, :3]
-    axes = CV_GL.double().numpy() @ rotation
-    normals = _vertex_normals_kernel(_to_numpy(vertices, np.float64), _to_numpy(faces, np.int32), axes)
-    out = np.empty((camera.height, camera.width, 3), np.float32)
-    _average_directions_kernel(interpolate(fragments, faces, normals), fragments.face, supersample, out)
+    seen = visible(vertices, faces, fine)
+    normals = vertex_normals(vertices, faces, map_axes(camera))
+    out = np.zeros((camera.height, camera.width, 3), np.float32)
+    _mean_directions_kernel(seen.face, seen.screen, seen.inverse_z, seen.faces, normals, supersample, out)
     return out
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
-import torch
 
-from geodiff.geometry import vertex_normals
+from geodiff.raster import mesh
 
 
 @dataclass(frozen=True)
@@ -119,4 +118,4 @@ def _own_normals(layer: Layer) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    return vertex_normals(torch.as_tensor(vertices, dtype=torch.float32), torch.as_tensor(faces)).numpy()
+    return mesh.vertex_normals(vertices, faces)

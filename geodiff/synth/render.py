@@ -1,7 +1,8 @@
 """The picture of a dressed head: what each sample sees, lit and averaged into pixels, in one pass (numba).
 
-Places, normals and paint are found for every sample; samples of a pixel that lie on the same smooth piece of surface
-are then lit together, once. `tests/plain_render.py` lights every sample, in plain numpy, and finds the same picture.
+Paint is found for every sample, places and normals for every face that a pixel sees; what lies on the same smooth piece
+of surface is then lit together, once. `tests/plain_render.py` lights every sample, in plain numpy, and finds the same
+picture.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Surface(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _texel(texture, u, v, out):  # noqa: ANN001, ANN202
-    """The bilinear sample of a texture at a place in 0..1, into the last four of out (13,)."""
+def _add_texel(texture, u, v, out):  # noqa: ANN001, ANN202
+    """Add the bilinear sample of a texture at a place in 0..1 to out (4,)."""
     height, width = texture.shape[0], texture.shape[1]
     x = min(max(u * width - 0.5, 0.0), width - 1.0)
     y = min(max(v * height - 0.5, 0.0), height - 1.0)
@@ -53,7 +54,7 @@ def _texel(texture, u, v, out):  # noqa: ANN001, ANN202
     for c in range(4):
         upper = texture[row, column, c] * (1 - fx) + texture[row, column + 1, c] * fx
         lower = texture[row + 1, column, c] * (1 - fx) + texture[row + 1, column + 1, c] * fx
-        out[9 + c] = upper * (1 - fy) + lower * fy
+        out[c] += upper * (1 - fy) + lower * fy
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -88,14 +89,46 @@ def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _sample(surface, f, x, y, eye, out):  # noqa: ANN001, ANN202
-    """What the sample in row y and column x sees of face f, into out (13,): a row of the table, its normal brought
-    to the camera's side (both sides of sheets and of hair are seen), and the texel."""
-    wa, wb, wc = mesh.corner_weights(surface.screen, surface.inverse_z, surface.faces, f, x + 0.5, y + 0.5)
-    a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
+def _gather(surface, row, column, supersample, met, weights, paint):  # noqa: ANN001, ANN202
+    """Number of the faces that a pixel sees. met: (S, 2) each of them and its samples, weights: (S, 3) the sums of its
+    corners' weights and paint: (S, 4) of its texels, in place."""
+    count = 0
+    for y in range(row * supersample, (row + 1) * supersample):
+        for x in range(column * supersample, (column + 1) * supersample):
+            f = surface.face[y, x]
+            if f < 0:
+                continue
+            n = count - 1
+            while n >= 0 and met[n, 0] != f:
+                n -= 1
+            if n < 0:
+                n, count = count, count + 1
+                met[n, 0], met[n, 1] = f, 0
+                weights[n, 0] = weights[n, 1] = weights[n, 2] = 0
+                paint[n, 0] = paint[n, 1] = paint[n, 2] = paint[n, 3] = 0
+            wa, wb, wc = mesh.corner_weights(surface.screen, surface.inverse_z, surface.faces, f, x + 0.5, y + 0.5)
+            a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
+            met[n, 1] += 1
+            weights[n, 0] += a
+            weights[n, 1] += b
+            weights[n, 2] += c
+            u = a * surface.uvs[f, 0, 0] + b * surface.uvs[f, 1, 0] + c * surface.uvs[f, 2, 0]
+            v = a * surface.uvs[f, 0, 1] + b * surface.uvs[f, 1, 1] + c * surface.uvs[f, 2, 1]
+            _add_texel(surface.texture, u, v, paint[n])
+    return count
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _mean_sample(surface, f, weights, paint, samples, eye, out):  # noqa: ANN001, ANN202
+    """What a pixel's samples of face f see on average, into out (13,): a row of the table (linear in the weights),
+    its normal brought to the camera's side (both sides of sheets and of hair are seen), and the texel."""
+    share = np.float32(1) / samples
+    a, b, c = share * weights[0], share * weights[1], share * weights[2]
     i, j, k = surface.faces[f, 0], surface.faces[f, 1], surface.faces[f, 2]
     for n in range(9):
         out[n] = a * surface.table[i, n] + b * surface.table[j, n] + c * surface.table[k, n]
+    for n in range(4):
+        out[9 + n] = share * paint[n]
     vx, vy, vz = eye[0] - out[0], eye[1] - out[1], eye[2] - out[2]
     facing = out[3] * vx + out[4] * vy + out[5] * vz
     if facing < 0:
@@ -106,15 +139,12 @@ def _sample(surface, f, x, y, eye, out):  # noqa: ANN001, ANN202
         else:
             out[3], out[4], out[5] = -out[3], -out[4], -out[5]
         out[3], out[4], out[5] = out[3] - twice * vx, out[4] - twice * vy, out[5] - twice * vz
-    u = a * surface.uvs[f, 0, 0] + b * surface.uvs[f, 1, 0] + c * surface.uvs[f, 2, 0]
-    v = a * surface.uvs[f, 0, 1] + b * surface.uvs[f, 1, 1] + c * surface.uvs[f, 2, 1]
-    _texel(surface.texture, u, v, out)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _piece(first, layers, count, sample, layer):  # noqa: ANN001, ANN202
-    """Number of the piece that a sample (13,) belongs to, `count` for a new one. first: (PIECES, 13) the first sample
-    of each piece found so far, layers: (PIECES,) what they belong to."""
+    """Number of the piece that a face's mean sample (13,) belongs to, `count` for a new one. first: (PIECES, 13) the
+    first sample of each piece found so far, layers: (PIECES,) what they belong to."""
     for g in range(count):
         dx, dy, dz = sample[0] - first[g, 0], sample[1] - first[g, 1], sample[2] - first[g, 2]
         turn = sample[3] * first[g, 3] + sample[4] * first[g, 4] + sample[5] * first[g, 5]
@@ -129,26 +159,26 @@ def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage): 
     sample, color = np.empty(13, np.float32), np.empty(3, np.float32)
     first, total = np.empty((PIECES, 13), np.float32), np.empty((PIECES, 13), np.float32)
     layers, members = np.empty(PIECES, np.uint8), np.empty(PIECES, np.int64)
-    share = np.float32(1.0 / (supersample * supersample))
+    samples = supersample * supersample
+    met, weights = np.empty((samples, 2), np.int64), np.empty((samples, 3), np.float32)
+    paint = np.empty((samples, 4), np.float32)
+    share = np.float32(1.0 / samples)
     height, width = coverage.shape
     for row in range(height):
         for column in range(width):
             count = 0
-            for y in range(row * supersample, (row + 1) * supersample):
-                for x in range(column * supersample, (column + 1) * supersample):
-                    f = surface.face[y, x]
-                    if f < 0:
-                        continue
-                    _sample(surface, f, x, y, eye, sample)
-                    g = _piece(first, layers, count, sample, surface.layer[f])
-                    if g == count:
-                        layers[g], members[g] = surface.layer[f], 0
-                        count += 1
-                        for n in range(13):
-                            first[g, n], total[g, n] = sample[n], np.float32(0)
-                    members[g] += 1
+            for k in range(_gather(surface, row, column, supersample, met, weights, paint)):
+                f, size = met[k, 0], np.float32(met[k, 1])
+                _mean_sample(surface, f, weights[k], paint[k], size, eye, sample)
+                g = _piece(first, layers, count, sample, surface.layer[f])
+                if g == count:
+                    layers[g], members[g] = surface.layer[f], 0
+                    count += 1
                     for n in range(13):
-                        total[g, n] += sample[n]
+                        first[g, n], total[g, n] = sample[n], np.float32(0)
+                members[g] += met[k, 1]
+                for n in range(13):
+                    total[g, n] += size * sample[n]
             for g in range(count):
                 coverage[row, column] += share * members[g]
                 for n in range(3):

@@ -186,14 +186,10 @@ class Session:
         if not tracked:
             return params
         camera = self.true_camera(framed_camera(self.frame, 0.0, 0.0, self.distance, 512))
-        fits = []
-        for t in range(motion.num_frames):
-            points = self._detect(true.frame(t), camera)
-            fitter = LandmarkFitter(self.head, (512, 512), FitConfig())
-            start = FitState(math.log(float(camera.K[0, 0])), self._state.shape, fitter.start_frames(points))
-            state = fitter.solve(points, start, shared=False, iterations=10)
-            fits.append(fitter.result(state, points).params)
-        found = HeadParams.concatenate(fits)
+        fitter = LandmarkFitter(self.head, (512, 512), FitConfig())
+        points = np.concatenate([self._detect(true.frame(t), camera) for t in range(motion.num_frames)])
+        start = FitState(math.log(float(camera.K[0, 0])), self._state.shape, fitter.start_frames(points))
+        found = fitter.result(fitter.solve(points, start, shared=False, iterations=10), points).params
         return params.replace(expr=found.expr, jaw_pose=found.jaw_pose, eyes_pose=found.eyes_pose)
 
     def view(self) -> tuple[float, float]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import torch
 
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import scaled_normals
-from geodiff.geometry import normals_to_map_axes
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.synth.appearance import Appearance, paint, random_appearance, wrinkles
@@ -71,7 +71,7 @@ class Subject:
         self._layer = np.repeat(np.array(kinds, np.uint8), [len(layer.faces) for layer in self.layers])
         self._texture = self._stack.texture
         self._texture[..., :3] **= np.float32(2.2)
-        self._areas = _areas(self._rest.numpy(), head.faces.numpy())
+        self._areas = _areas(self._rest.numpy(), self._faces[: len(head.faces)])
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -109,7 +109,7 @@ class Subject:
 
     def _folding(self, vertices: np.ndarray) -> np.ndarray:
         """(V,) how dark wrinkles are: those of age, and more where the expression presses the skin together."""
-        areas = _areas(vertices, self.head.faces.numpy())
+        areas = _areas(vertices, self._faces[: len(self.head.faces)])
         pressed = np.clip(self._areas / np.maximum(areas, 1e-12) - 1.0, 0, 0.6)
         return (0.12 + 0.5 * self.look.age) * (0.25 * self.look.age + 1.6 * pressed).astype(np.float32)
 
@@ -119,7 +119,7 @@ class Subject:
         colors, normals, mask = render(
             posed.vertices, self._faces, posed.table, self._layer, uvs, texture, posed.lamps, camera, supersample
         )
-        turned = normals_to_map_axes(torch.from_numpy(normals), camera).numpy()
+        turned = normals @ mesh.map_axes(camera).T.astype(np.float32)
         depth, uv = self._places(posed, camera) if truth else (None, None)
         return Frame(
             image=np.clip(colors + (1 - mask[..., None]), 0, 1),
@@ -138,8 +138,17 @@ class Subject:
         return seen.depth, np.where(skin[..., None], mesh.interpolate(bare, self.head.faces, corners), np.float32(-1))
 
 
-def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(V,) area of the triangles around each vertex."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    return np.bincount(faces.T.ravel(), np.tile(area, 3), len(vertices))
+@numba.njit(cache=True, nogil=True)
+def _areas(vertices, faces):  # noqa: ANN001, ANN202
+    """(V,) float64 area of the triangles around each vertex. vertices: (V, 3). faces: (F, 3)."""
+    areas = np.zeros(len(vertices))
+    for f in range(len(faces)):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        ux, uy, uz = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
+        vx, vy, vz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
+        x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        area = np.sqrt(x * x + y * y + z * z)
+        areas[i] += area
+        areas[j] += area
+        areas[k] += area
+    return areas

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodiff.geometry import orbit_camera
+from geodiff.raster import mesh
 from geodiff.raster.mesh import interpolate, rasterize, render_normals
 from geodiff.types import Camera
 
@@ -103,6 +104,26 @@ def test_nearer_faces_win_and_ties_go_to_the_first() -> None:
     fragments = rasterize(vertices, np.arange(12).reshape(-1, 3), make_camera())
     assert fragments.face[10, 12] == 1
     assert fragments.depth[10, 12] == pytest.approx(2.0)
+
+
+def test_large_meshes_are_drawn_in_another_order_and_look_the_same() -> None:
+    """Front faces first, hidden ones left out: as if every face had been tried in order; a third of them are ties."""
+    generator = np.random.default_rng(3)
+    middle = generator.uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], (mesh.MANY, 1, 3))
+    vertices = (middle + generator.normal(0, 0.06, (mesh.MANY, 3, 3))).reshape(-1, 3)
+    faces = np.arange(len(vertices)).reshape(-1, 3)
+    faces = np.concatenate([faces, faces[::2, [0, 2, 1]], faces[::3]])
+    K = torch.tensor([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]])
+    camera = Camera(torch.eye(4), K, 81, 61)
+    whole = mesh.visible(vertices, faces, camera)
+    face, nearest = np.full((61, 81), -1), np.zeros((61, 81))
+    for start in range(0, len(faces), 3000):
+        part = mesh.visible(vertices, faces[start : start + 3000], camera)
+        nearer = part.inverse_depth > nearest
+        face = np.where(nearer, part.face + start, face)
+        nearest = np.where(nearer, part.inverse_depth, nearest)
+    np.testing.assert_array_equal(whole.face, face)
+    np.testing.assert_array_equal(whole.inverse_depth, nearest)
 
 
 def test_degenerate_and_hidden_faces_are_skipped() -> None:

@@ -1,0 +1,56 @@
+"""Readable twins of the kernels that make conditions: `carry` and `Visibility`, in plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geodiff.conditioning import surface
+from geodiff.conditioning.pixels import Carried
+from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels
+from geodiff.raster import mesh
+from geodiff.types import Camera
+
+
+def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int):
+    """Colour, normal and visibility (H, W, 7), coverage (H, W): as `geodiff.conditioning.pixels.carry`."""
+    fine = camera.resized(camera.width * supersample, camera.height * supersample)
+    seen = mesh.rasterize(vertices, carried.faces, fine)
+    covered = seen.face >= 0
+    point = mesh.interpolate(seen, carried.faces, carried.table)[covered]
+    uv = mesh.interpolate(seen, carried.faces, carried.uvs)[covered]
+    texel = exact_sample(carried.texture, uv * len(carried.texture))
+    place = point[:, :3] @ carried.intrinsics.T
+    shown = exact_sample(carried.photo, place[:, :2] / np.maximum(place[:, 2:], 1e-6))
+    color = texel[:, :3] + texel[:, 3:] * (shown - texel[:, :3])
+    values = np.concatenate([color, point[:, 3:], texel[:, 3:], np.ones((len(uv), 1))], 1)
+    full = np.zeros((*covered.shape, 8))
+    full[covered] = values
+    out = full.reshape(camera.height, supersample, camera.width, supersample, 8).mean((1, 3))
+    return out[..., :7], out[..., 7]
+
+
+def exact_sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Bilinear samples (N, C) of an image at pixels (N, 2), centres at +0.5; cv2.remap rounds places to 1/32."""
+    size = np.array(image.shape[1::-1])
+    place = np.clip(pixels - 0.5, 0, size - 1)
+    low = np.minimum(place.astype(int), size - 2)
+    fx, fy = (place - low).T[..., None]
+    x, y = low.T
+    upper = image[y, x] * (1 - fx) + image[y, x + 1] * fx
+    return upper * (1 - fy) + (image[y + 1, x] * (1 - fx) + image[y + 1, x + 1] * fx) * fy
+
+
+def plain_visibility(seeing: Visibility, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """(N,) 0..1: as a call of `Visibility`, but for cv2.remap's rounding."""
+    local = to_local(points, seeing.camera)
+    pixels = to_pixels(local, seeing.camera)
+    directions = normals @ seeing.camera.viewmat[:3, :3].numpy().T
+    facing = -(directions * local).sum(-1) / np.maximum(np.linalg.norm(local, axis=-1), 1e-6)
+    behind = local[:, 2] - sample(seeing.far, pixels)
+    beside = local[:, 2] - sample(seeing.near, pixels)
+    seen = smoothstep(facing, *surface.FACING)
+    seen *= 1.0 - smoothstep(behind, *surface.DEPTH_TOLERANCE)
+    seen *= 1.0 - smoothstep(beside, *surface.EDGE_TOLERANCE)
+    border = np.minimum(pixels, seeing.size - pixels).min(1) / seeing.size
+    seen *= smoothstep(border, *surface.BORDER)
+    return seen * np.clip(2.0 * sample(seeing.matte, pixels) - 1.0, 0.0, 1.0)
