@@ -19,7 +19,7 @@ from geodiff.types import HeadParams
 REACH = 3.0
 #: Name of the code in a `Drive`.
 LATENT = "expression_latent"
-#: Ridge of the estimate of latents, in units of the frames' number.
+#: Ridge of the estimate of latents, as a share of the parameters' variance.
 _RIDGE = 0.05
 #: Spread below which an entry of the code says nothing.
 _STILL = 1e-4
@@ -85,9 +85,10 @@ def fit_codes(params: HeadParams, latents: Tensor | None) -> CodeSource:
     if latents is None:
         return CodeSource(*_spread(vectors[:, None]))
     known = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], 1).double()
-    ridge = _RIDGE * len(known) * torch.eye(known.shape[1], dtype=torch.float64, device=known.device)
-    # The constant carries the mean and is not held back.
-    ridge[-1, -1] = 1e-6
+    # The constant carries the mean and is not held back; what stands still is held at nothing.
+    spread = known.var(0, unbiased=False) * _RIDGE + _STILL**2
+    spread[-1] = _STILL**2
+    ridge = len(known) * torch.diag(spread)
     estimate = torch.linalg.solve(known.T @ known + ridge, known.T @ latents.flatten(1).double())
     return CodeSource(*_spread(latents), estimate.float())
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from geodiff.types import POSE_WIDTHS, HeadParams
 
-NAMES = ("expr", *POSE_WIDTHS)
-#: What tells frames apart; the head may be driven elsewhere.
-_KEYS = ("expr", "jaw_pose", "eyes_pose", "neck_pose")
+#: What tells frames apart comes first: the head may be driven elsewhere than it was tracked.
+NAMES = ("expr", "jaw_pose", "eyes_pose", "neck_pose", "rotation", "translation")
+_ELSEWHERE = POSE_WIDTHS["rotation"] + POSE_WIDTHS["translation"]
 #: Largest difference of parameters that count as the same.
 _SAME = 1e-5
 _TRACKED, _RESIDUAL = "tracked.", "residual."
@@ -25,7 +25,7 @@ _TRACKED, _RESIDUAL = "tracked.", "residual."
 
 @dataclass(frozen=True)
 class Corrections:
-    """tracked: (T, K) expression, jaw, eyes and neck as they were given. residuals: by name, (T, width)."""
+    """tracked: (T, K) parameters as they were given, in the order of NAMES. residuals: by name, (T, width)."""
 
     tracked: Tensor
     residuals: dict[str, Tensor]
@@ -33,33 +33,42 @@ class Corrections:
     @staticmethod
     def between(tracked: HeadParams, refined: HeadParams) -> Corrections:
         """From parameters before and after."""
-        return Corrections(_key(tracked), {name: getattr(refined, name) - getattr(tracked, name) for name in NAMES})
+        return Corrections(_all(tracked), {name: getattr(refined, name) - getattr(tracked, name) for name in NAMES})
 
     def apply(self, params: HeadParams) -> HeadParams:
         """Parameters of T frames, corrected; those that are already corrected stay."""
-        refined = self.tracked + torch.cat([self.residuals[name] for name in _KEYS], 1)
-        keys = _key(params)
+        refined = self.tracked + torch.cat([self.residuals[name] for name in NAMES], 1)
+        rows = _all(params)
         changed: dict[str, list[Tensor]] = {name: [] for name in NAMES}
-        for row in range(params.num_frames):
-            same = (self.tracked - keys[row]).abs().amax(1) < _SAME
-            done = not bool(same.any()) and bool(((refined - keys[row]).abs().amax(1) < _SAME).any())
+        for number in range(params.num_frames):
+            same = _like(self.tracked, rows[number])
+            done = same is None and _like(refined, rows[number]) is not None
             for name, residual in self.residuals.items():
-                learnt = residual[same].mean(0) if bool(same.any()) else residual.mean(0)
-                changed[name].append(getattr(params, name)[row] + (0 if done else learnt))
-        return params.replace(**{name: torch.stack(rows) for name, rows in changed.items()})
+                learnt = residual.mean(0) if same is None else residual[same].mean(0)
+                changed[name].append(getattr(params, name)[number] + (0 if done else learnt))
+        return params.replace(**{name: torch.stack(values) for name, values in changed.items()})
 
     def to(self, device: torch.device | str) -> Corrections:
         return Corrections(self.tracked.to(device), {k: v.to(device) for k, v in self.residuals.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """What the avatar's file must hold."""
-        return {f"{_TRACKED}keys": self.tracked, **{f"{_RESIDUAL}{k}": v for k, v in self.residuals.items()}}
+        return {f"{_TRACKED}frames": self.tracked, **{f"{_RESIDUAL}{k}": v for k, v in self.residuals.items()}}
 
     @staticmethod
     def of(tensors: dict[str, Tensor]) -> Corrections:
         """The inverse of `tensors`."""
-        return Corrections(tensors[f"{_TRACKED}keys"], {name: tensors[f"{_RESIDUAL}{name}"] for name in NAMES})
+        return Corrections(tensors[f"{_TRACKED}frames"], {name: tensors[f"{_RESIDUAL}{name}"] for name in NAMES})
 
 
-def _key(params: HeadParams) -> Tensor:
-    return torch.cat([getattr(params, name) for name in _KEYS], 1)
+def _all(params: HeadParams) -> Tensor:
+    return torch.cat([getattr(params, name) for name in NAMES], 1)
+
+
+def _like(known: Tensor, row: Tensor) -> Tensor | None:
+    """(T,) bool: frames with the same parameters, or the same but for the head's place; None where there is none."""
+    for stop in (None, -_ELSEWHERE):
+        same = (known[:, :stop] - row[:stop]).abs().amax(1) < _SAME
+        if bool(same.any()):
+            return same
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ from recon.layers.rigged import Fields, pose_fields
 SEEN_PIXELS, SEEN_FRAMES = 0.2, 24
 #: Pixels below which the influence of one that is optimised counts as faint.
 FAINT_PIXELS = 0.03
+#: Held-out frames that a run is measured by while it lasts.
+MEASURED = 8
 #: Fields that carry colour.
 COLOR_FIELDS = ("sh_dc", "sh_rest")
 
@@ -154,7 +157,30 @@ class RiggedProblem:
             self.stats.add(gaussians.means.grad, gaussians.means.detach(), camera)
             if (iteration + 1) % self.config.density.every == 0:
                 self._density_round(iteration, gaussians.scales.detach())
-        return {"loss": float(total.detach()), "gaussians": float(len(self.binding))}
+        told = {name: float(term.detach()) for name, term in terms.items()}
+        return {"loss": float(total.detach()), **told, "gaussians": float(len(self.binding))}
+
+    def measure(self) -> float | None:
+        """PSNR over whole held-out frames in dB; None where none are held out."""
+        chosen = self.frames.held_out[:: max(1, len(self.frames.held_out) // MEASURED)][:MEASURED]
+        if not chosen:
+            return None
+        errors = [(self._rendered(sample) - self.frames.image(sample)).square().mean() for sample in chosen]
+        return float(-10 * torch.stack(errors).clamp_min(1e-10).log10().mean())
+
+    def picture(self) -> np.ndarray:
+        """(H, 2 W, 3) uint8: a frame as it is now, beside the true one."""
+        sample = (self.frames.held_out or self.samples)[0]
+        both = torch.cat([self._rendered(sample).clamp(0, 1), self.frames.image(sample)], 1)
+        return (both.cpu().numpy() * 255 + 0.5).astype(np.uint8)
+
+    def _rendered(self, sample: int) -> Tensor:
+        """(H, W, 3) of a frame's camera and time step, on white."""
+        camera = self.frames.cameras[sample]
+        with torch.no_grad():
+            posed, _ = self.posed(int(self.frames.steps[sample]), camera)
+            seen = rasterize(posed, camera.viewmat[None], camera.K[None], camera.width, camera.height)
+        return seen.colors[0] + (1 - seen.alphas[0]) * self._white
 
     def _losses(self, gaussians: Gaussians, sample: int, camera: Camera) -> dict[str, Tensor]:
         weights, frames = self.config.losses, self.frames

@@ -13,7 +13,7 @@ class FitContext:
     """Where a fit runs.
 
     head_spec, encoder: recorded in the avatar (see `AvatarInfo`). checkpoint: file to go on from; fingerprint: what it
-    must belong to.
+    must belong to. folder: for logs, None for none.
     """
 
     head_spec: str = "builtin"
@@ -22,3 +22,4 @@ class FitContext:
     checkpoint: Path | None = None
     fingerprint: str = ""
     progress: Progress | None = None
+    folder: Path | None = None

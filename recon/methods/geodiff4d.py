@@ -21,8 +21,9 @@ from geodiff.config import choose, merge, to_container
 from geodiff.errors import ConfigError
 from geodiff.files import save_tensors
 from geodiff.head.model import HeadModel
+from geodiff.head.rigging import to_local
 from geodiff.metrics.image import evaluation_mask, psnr, ssim
-from geodiff.types import Camera, Drive, Gaussians, HeadParams
+from geodiff.types import Camera, Drive, Gaussians, HeadParams, Motion
 from recon.avatar import Avatar, AvatarInfo, read_manifest, render
 from recon.frames import FrameSet, collect
 from recon.layers.attributes import AttributeConfig
@@ -34,6 +35,7 @@ from recon.layers.dynamics import Learnt, read_learnt, read_tensors
 from recon.layers.fitting import FitConfig, LearningRates, LossWeights, RiggedProblem
 from recon.layers.hull import HullConfig, grow_scalp
 from recon.layers.initialise import (
+    SEPARATE,
     Placement,
     fill_unseen,
     observe_colors,
@@ -42,13 +44,15 @@ from recon.layers.initialise import (
     portrait_texture,
     to_harmonic,
 )
+from recon.layers.levels import measured, reduce
 from recon.layers.posing import FastHead
 from recon.layers.refinement import RefinementConfig
 from recon.layers.retrack import retracked
-from recon.layers.rigged import fields_of, pose_fields, splats_of
+from recon.layers.rigged import bound_frames, fields_of, pose_fields, splats_of
 from recon.methods.base import FitContext
 from recon.optimise import Schedule, optimise
 from recon.ply import Splats, read_ply, world_splats, write_ply
+from recon.watch import LogConfig, PlateauConfig
 
 #: Networks and corrections of an avatar.
 NETWORKS = "networks.safetensors"
@@ -88,6 +92,8 @@ class GeoDiff4DConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     deform: DeformConfig = field(default_factory=DeformConfig)
     attributes: AttributeConfig = field(default_factory=AttributeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
     hull: HullConfig = field(default_factory=HullConfig)
 
     def __post_init__(self) -> None:
@@ -136,6 +142,34 @@ class GeoDiff4DAvatar(Avatar):
                 latent = drive.codes[LATENT][0] if LATENT in drive.codes else None
                 vertices, fields = self.learnt.pose(self._fast, self._fields, params, latent)
             return pose_fields(fields, vertices, self.head.faces, self.splats.binding, camera)
+
+    def level(self, count: int) -> GeoDiff4DAvatar:
+        """The same avatar with its `count` most important Gaussians, the others merged into them.
+
+        Raises ConfigError for a count below 1.
+        """
+        if count < 1:
+            raise ConfigError(f"a level must keep at least 1 Gaussian, got {count}")
+        if count >= len(self.splats):
+            return self
+        importance = measured([self.pose(drive) for drive in sample_drives(self)])
+        # Merged with the mouth open, so that no lip takes in a part of the other.
+        drive = sample_drives(self)[1]
+        params = self.own(drive.params)
+        binding = self.splats.binding
+        assert binding is not None
+        rest = GeoDiff4DAvatar(self.head, self.params, self.info, self.splats)
+        kept, posed = reduce(rest.pose(drive), importance, count, face_groups(self.head)[binding])
+        frames = bound_frames(rest._fast.vertices(params), self.head.faces, binding[kept])
+        means, quats, scales = to_local(posed.means, posed.quats, posed.scales, frames)
+        sh = self.splats.sh[kept].clone()
+        sh[:, 0] = to_harmonic(posed.colors)[:, 0]
+        logits = torch.logit(posed.opacities.clamp(1e-6, 1 - 1e-6))
+        splats = Splats(means, quats, scales.clamp_min(1e-9).log(), logits, sh, binding[kept])
+        learnt = self.learnt
+        if learnt is not None and learnt.latents is not None and learnt.known is not None:
+            learnt = replace(learnt, latents=learnt.latents[kept], known=learnt.known[kept])
+        return GeoDiff4DAvatar(self.head, self.params, self.info, splats, learnt, self.corrections)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """point_cloud.ply holds triangle-local values (GaussianAvatars), without what the expression changes;
@@ -214,8 +248,8 @@ def fit_frames(
         *(v.to(context.device) for v in placement[1:]),
     )
     problem = RiggedProblem(*on_device, placement, _fit_config(config))
-    schedule = Schedule(config.iterations, config.seed, config.checkpoint_seconds)
-    optimise(problem, schedule, context.checkpoint, context.fingerprint, context.progress)
+    schedule = Schedule(config.iterations, config.seed, config.checkpoint_seconds, config.log, config.plateau)
+    optimise(problem, schedule, context.checkpoint, context.fingerprint, context.progress, context.folder)
     splats = splats_of(problem.fields, problem.binding)
     splats = Splats(**{name: value.cpu() for name, value in vars(splats).items()})
     info = AvatarInfo(config=to_container(config), head_spec=context.head_spec, encoder=context.encoder)
@@ -245,6 +279,25 @@ def initial_gaussians(
         colors = paint_unseen(head, texture, placement.binding, placement.barycentrics, colors, facing)
     placement.fields["sh_dc"] = to_harmonic(colors)
     return placement._replace(facing=facing)
+
+
+def sample_drives(avatar: Avatar) -> list[Drive]:
+    """The avatar at rest, with its mouth open, and with its eyes shut and a smile, as far as its head can."""
+    head, drives = avatar.head, [avatar.neutral()]
+    smile = {"mouthSmileLeft": 1.0, "mouthSmileRight": 1.0, "eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}
+    for weights in ({"jawOpen": 0.8}, smile):
+        still = {name: np.array([weight], np.float32) for name, weight in weights.items()}
+        motion = Motion(still, np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32))
+        drives.append(Drive(head.motion_params(motion, avatar.neutral().params)))
+    return drives
+
+
+def face_groups(head: HeadModel) -> Tensor:
+    """(F,) int64: 0 for skin and hair, other numbers for eyeballs, teeth and the mouth."""
+    group = torch.zeros(len(head.faces), dtype=torch.int64)
+    for number, region in enumerate(SEPARATE, start=1):
+        group[head.face_region(region)] = number
+    return group
 
 
 def held_out_metrics(avatar: Avatar, frames: FrameSet, limit: int = 16) -> dict[str, float]:
