@@ -26,6 +26,7 @@ from recon.animate import AnimateConfig, animate
 from recon.avatar import MANIFEST, Avatar
 from recon.methods import find_method, load_avatar
 from recon.methods.base import FitContext
+from recon.watch import BOARD, CSV
 
 #: Folder inside the output that holds unfinished work.
 WORK = ".work"
@@ -91,7 +92,7 @@ def reconstruct(
         context = FitContext(
             head_spec=source.head_spec, encoder=source.expression_encoder, device=device,
             checkpoint=work / "checkpoint.safetensors", fingerprint=identity,
-            progress=lambda done, total, figures: report("fit", done / total, _words(figures)),
+            progress=lambda done, total, figures: report("fit", done / total, _words(figures)), folder=work,
         )  # fmt: skip
         with run.stage("fit"):
             avatar = chosen.fit(source, config, context)
@@ -102,6 +103,9 @@ def reconstruct(
             if job.preview_frames:
                 settings = AnimateConfig(size=job.preview_size, frames=job.preview_frames)
                 animate(avatar, staged / "preview.mp4", "builtin:talk", "orbit", settings, _renamed(report, "preview"))
+        for name in (CSV, BOARD):
+            if (work / name).exists():
+                (work / name).replace(staged / name)
         move_into_place(staged, Path(out))
         shutil.rmtree(work, ignore_errors=True)
         run.result(**avatar.info.metrics)
@@ -124,7 +128,7 @@ def resolve_device(name: str) -> str:
 def fingerprint(source: ClipSet, method: str, config: Any) -> str:
     """Names a clip set's contents (by names and sizes of its files), a method and its configuration."""
     digest = hashlib.sha256()
-    settings = {k: v for k, v in to_container(config).items() if k != "checkpoint_seconds"}
+    settings = {k: v for k, v in to_container(config).items() if k not in ("checkpoint_seconds", "log")}
     named = [method, settings, source.head.hash, source.meta.get("fingerprint")]
     digest.update(json.dumps(named, sort_keys=True).encode())
     for name in ("transforms.json", "transforms_train.json"):
@@ -141,6 +145,8 @@ def move_into_place(staged: Path, out: Path) -> None:
     with storage_errors(out):
         (out / MANIFEST).unlink(missing_ok=True)
         for path in sorted(staged.iterdir(), key=lambda p: p.name == MANIFEST):
+            if path.is_dir():
+                shutil.rmtree(out / path.name, ignore_errors=True)
             path.replace(out / path.name)
 
 

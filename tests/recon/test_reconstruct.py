@@ -41,7 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, clips: Path, small_head: Head
 
 def test_folder_is_whole(made: Path, small_head: HeadModel) -> None:
     names = {p.name for p in made.iterdir()}
-    assert names == {"avatar.json", "point_cloud.ply", "splats.ply", "flame_param.npz", "preview.mp4", "run.json"}
+    splats = {"point_cloud.ply", "splats.ply", "flame_param.npz"}
+    assert names == {"avatar.json", "preview.mp4", "run.json", "log.csv", *splats}
     run = json.loads((made / "run.json").read_text())
     assert run["command"] == "reconstruct" and run["status"] == "done" and {"fit", "preview"} <= run["stages"].keys()
     assert read_video(made / "preview.mp4").size == (32, 32)
