@@ -3,11 +3,14 @@
     python scripts/train_run.py WORK OUT --truth ict:PATH/ict_facekit.npz --minutes 9
     python scripts/train_run.py WORK OUT --minutes 9                      # goes on where it was
     python scripts/train_run.py WORK OUT --minutes 9 --start EARLIER_OUT  # on another machine, from the weights alone
+    python scripts/train_run.py WORK OUT --minutes 9 --start bundled:preview
 
 WORK holds the training set and the checkpoints and stays on the machine. OUT gets what should travel: the averaged
 weights in half precision cut into parts of at most 15 MB, the log, the newest sample sheet and the figures on held-out
 people. The set is made by a process of its own that outlives this one; training takes what there is when it begins.
-`cat OUT/weights.tar.part-* | tar x` joins the parts. Needs the packages of requirements.lock; nothing is fetched.
+`cat OUT/weights.tar.part-* | tar x` joins the parts. Needs the packages of requirements.lock, of which mediapipe and
+the rest of tracking are not imported; nothing is fetched. On a GPU the set is kept there decoded, and networks are
+compiled with compile=true.
 """
 
 from __future__ import annotations
@@ -25,18 +28,17 @@ from shutil import copyfile
 
 import torch
 
-from geodiff.config import load_config
+from geodiff.assets import find_weights
 from geodiff.errors import InputError
 from geodiff.files import atomic_write, make_folder, read_json, write_json
-from geodiff.models.networks import MODELS
 from geodiff.training.checkpoint import averaged_networks, checkpoints
-from geodiff.training.dataset import SynthShards, clip_length
-from geodiff.training.loop import TrainConfig, train
-from geodiff.training.stages import networks_for
+from geodiff.training.run import DataConfig, run_stage, stage_config
 
 #: Largest file that travels, bytes.
 PART = 15_000_000
 STAGES = ("images", "clips")
+#: Tells, in OUT, which stage it holds and how far that is.
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="of this call, the set's making included")
     parser.add_argument("--steps", type=int, nargs=2, default=(12_000, 3_000), help="of images, of clips")
     parser.add_argument("--batch", type=int, nargs=2, default=(48, 6), help="images, clips a step")
-    parser.add_argument("--start", type=Path, help="OUT of an earlier machine")
+    parser.add_argument("--start", help="OUT of an earlier machine, or weights to begin anew with")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the training set")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make the set")
     parser.add_argument("--preset", default="preview")
     parser.add_argument("overrides", nargs="*", help="key=value of TrainConfig")
     options = parser.parse_intermixed_args()
@@ -76,22 +80,29 @@ def main() -> None:
             f"stage={stage}", f"steps={options.steps[index]}", f"batch={options.batch[index]}",
             f"max_minutes={left:.2f}", f"first_step={position.first_step}",
         ]  # fmt: skip
+        if torch.cuda.is_available():
+            fixed.append("keep_in=device")
         if position.first_step:
             fixed.append("moment_warmup=100")
         train_stage(options.work, position, options.preset, [*fixed, *options.overrides])
         pack(options.work / stage, options.out, stage)
+        if not finished(options.work / stage):
+            break
 
 
 def make_people(options: argparse.Namespace) -> None:
     """Start the set's process where none runs and wait for the first people."""
     folder = make_folder(options.work)
     record, command = folder / "making.pid", [
-        sys.executable, "-m", "geodiff", "synth", "--out", str(folder / "set"), "--workers", str(os.cpu_count() or 1),
-        f"truth={options.truth}", f"people={options.people}",
+        sys.executable, "-m", "geodiff", "synth", "--out", str(folder / "set"), "--workers", str(options.workers),
+        f"truth={options.truth}", f"people={options.people}", *options.set,
     ]  # fmt: skip
     if not (record.is_file() and running(int(record.read_text()))) and count_people(folder / "set") < options.people:
         with (folder / "making.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            # With less right to the cores than training has.
+            process = subprocess.Popen(
+                ["nice", "-n", "5", *command], stdout=log, stderr=log, start_new_session=True, env=environment()
+            )
         record.write_text(str(process.pid))
     wanted = min(options.first_people, options.people)
     while count_people(folder / "set") < wanted:
@@ -99,6 +110,12 @@ def make_people(options: argparse.Namespace) -> None:
             raise InputError(f"the training set needs people, and its process ended: see {folder / 'making.log'}")
         time.sleep(2)
     print(f"{count_people(folder / 'set')} people", flush=True)
+
+
+def environment() -> dict[str, str]:
+    """This process's own, with the packages of this repository, whatever folder it was started in."""
+    root = str(Path(__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def running(pid: int) -> bool:
@@ -115,18 +132,19 @@ def count_people(folder: Path) -> int:
     return sum(len(read_json(path)["people"]) for path in folder.glob("shard-*.json"))
 
 
-def position_of(stage: str, work: Path, earlier: Path | None) -> Position | None:
+def position_of(stage: str, work: Path, earlier: str | None) -> Position | None:
     """Where to go on with a stage; None where it is done (here, or on the earlier machine)."""
-    done = finished(work / stage)
-    if done:
+    if finished(work / stage):
         return None
     start, first_step = None, 0
-    if earlier is not None:
-        told = read_json(earlier / "state.json")
+    if earlier is not None and (Path(earlier) / STATE).is_file():
+        told = read_json(Path(earlier) / STATE)
         if STAGES.index(told["stage"]) > STAGES.index(stage) or (told["stage"] == stage and told["done"]):
             return None
-        start = unpack(earlier, work / "start")
+        start = unpack(Path(earlier), work / "start")
         first_step = told["step"] if told["stage"] == stage else 0
+    elif earlier is not None:
+        start = find_weights(earlier)
     if stage == "clips" and finished(work / "images"):
         start, first_step = work / "images" / "weights", 0
     return Position(stage, start, first_step)
@@ -138,19 +156,19 @@ def finished(run: Path) -> bool:
 
 
 def train_stage(work: Path, position: Position, preset: str, overrides: list[str]) -> None:
-    config = load_config(TrainConfig, "train", preset, overrides)
-    torch.manual_seed(config.seed)
-    networks = networks_for(config.stage, MODELS[config.model], position.start)
-    frames = 1 if config.stage == "images" else clip_length(work / "set")
-    size = networks.config.image_size
-    training, held_out = (
-        SynthShards(work / "set", frames=frames, split=part, size=size) for part in ("train", "held_out")
-    )
+    if position.start is not None:
+        overrides = [*overrides, f"start={position.start}"]
+    config = stage_config(position.stage, preset, overrides)
     run = work / position.stage
-    train(networks, training, config, run, held_out)
+
+    def told(done: float, words: str) -> None:
+        print(f"{position.stage} {100 * done:.1f}%: {words}", flush=True)
+
+    began = time.monotonic()
+    run_stage(config, DataConfig([work / "set"]), run, told, print)
     step = read_json(checkpoints(run)[-1] / "state.json")["step"]
     write_json(run / "done.json", {"step": step, "done": step >= config.steps})
-    print(f"{position.stage}: step {step} of {config.steps}", flush=True)
+    print(f"{position.stage}: step {step} of {config.steps} after {time.monotonic() - began:.0f} s here", flush=True)
 
 
 def pack(run: Path, out: Path, stage: str) -> None:
@@ -171,7 +189,7 @@ def pack(run: Path, out: Path, stage: str) -> None:
             copyfile(run / name, out / name)
     if sheets := sorted((run / "sheets").glob("*.png")):
         copyfile(sheets[-1], out / "sheet.png")
-    write_json(out / "state.json", {"stage": stage, **read_json(run / "done.json")})
+    write_json(out / STATE, {"stage": stage, **read_json(run / "done.json")})
 
 
 def unpack(packed: Path, target: Path) -> Path:
