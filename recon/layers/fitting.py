@@ -20,6 +20,7 @@ from recon.layers.deform import DeformConfig
 from recon.layers.density import DensityConfig, DensityStats, choose, grow_and_prune
 from recon.layers.dynamics import Dynamics, Learnt
 from recon.layers.initialise import SEEN, Placement
+from recon.layers.levels import influence
 from recon.layers.normals import camera_normals
 from recon.layers.perceptual import PerceptualConfig, PerceptualLoss
 from recon.layers.refinement import RefinementConfig
@@ -236,13 +237,7 @@ class RiggedProblem:
             camera = self.frames.cameras[sample]
             with torch.no_grad():
                 posed, _ = self.posed(int(self.frames.steps[sample]), camera)
-            # What a Gaussian's colour adds to the image is the sum of its blending weights.
-            ones = torch.ones(len(posed), 1, device=most.device, requires_grad=True)
-            seen = rasterize(
-                replace(posed, colors=ones), camera.viewmat[None], camera.K[None], camera.width, camera.height
-            )
-            (weights,) = torch.autograd.grad(seen.colors.sum(), ones)
-            most = torch.maximum(most, weights[:, 0])
+            most = torch.maximum(most, influence([posed], [camera]))
         return most
 
     def _hold_unseen(self) -> None:
@@ -277,8 +272,10 @@ class RiggedProblem:
 
     def _moments(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         state = self._optimiser.state.get(self.fields[name], {})
-        zero = torch.zeros_like(self.fields[name].detach())
-        return state.get("exp_avg", zero), state.get("exp_avg_sq", zero), state.get("step", torch.tensor(0.0))
+        like = self.fields[name].detach()
+        # Each its own zeros: a checkpoint holds no tensor twice.
+        first, second = (state.get(part, torch.zeros_like(like)) for part in ("exp_avg", "exp_avg_sq"))
+        return first, second, state.get("step", torch.tensor(0.0))
 
     def _set_moments(self, name: str, first: Tensor, second: Tensor, step: Tensor) -> None:
         self._optimiser.state[self.fields[name]] = {"step": step, "exp_avg": first, "exp_avg_sq": second}

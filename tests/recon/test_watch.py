@@ -161,7 +161,7 @@ def test_a_run_that_was_shot_ends_bitwise_as_an_unbroken_one(
 ) -> None:
     """SIGKILL, as by a machine that is turned off, with all refinements and density control on."""
     overrides = [
-        "iterations=24", "checkpoint_seconds=0", "refinement.enabled=true", "deform.enabled=true",
+        "iterations=14", "checkpoint_seconds=0", "refinement.enabled=true", "deform.enabled=true",
         "attributes.enabled=true", "density.enabled=true", "density.every=5",
     ]  # fmt: skip
     root = Path(__file__).parents[2]
