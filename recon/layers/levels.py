@@ -40,15 +40,13 @@ class Level(NamedTuple):
 def influence(poses: list[Gaussians], cameras: list[Camera]) -> Tensor:
     """(N,) the most pixels that each Gaussian covers in one picture, weighted by what reaches the camera.
 
-    poses: the same N Gaussians in several expressions.
+    poses: the same N Gaussians, without gradients, in several expressions.
     """
     most = torch.zeros(len(poses[0]), device=poses[0].means.device)
     for posed in poses:
         for camera in cameras:
             ones = torch.ones(len(posed), 1, device=most.device, requires_grad=True)
-            held = Gaussians(
-                *(getattr(posed, name).detach() for name in ("means", "quats", "scales", "opacities")), ones
-            )
+            held = replace(posed, colors=ones)
             seen = rasterize(held, camera.viewmat[None], camera.K[None], camera.width, camera.height)
             # What a Gaussian's colour adds to the image is the sum of its blending weights.
             (weights,) = torch.autograd.grad(seen.colors.sum(), ones)
