@@ -1,6 +1,6 @@
 """The Gaussian rasteriser on a CPU: numba kernels behind a `torch.autograd.Function`.
 
-Everything is float32 (scalars of a splat float64 inside the kernels) and bitwise the same from run to run, whatever the
+Everything is float32 (the projection float64 inside its kernels) and bitwise the same from run to run, whatever the
 number of threads: every (tile, splat) pair has a gradient slot of its own, and slots are added in a fixed order.
 
 Threads are Python's own, sleeping when idle: kernels release the GIL. There are as many as torch uses. Nothing as long
@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodiff.raster import cpu_compositing, cpu_projection
-from geodiff.raster.cpu_projection import CAMERA_WIDTH, CHUNK, MOMENTS, SHAPE_WIDTH, TILE
-from geodiff.raster.gaussians import Rendered, View
+from geodiff.raster import cpu_binning, cpu_compositing, cpu_projection, cpu_projection_backward
+from geodiff.raster.buffers import take
+from geodiff.raster.cpu_projection import CAMERA_WIDTH, CHUNK, FEATURES, MOMENTS, TILE
+from geodiff.raster.gaussians import Rendered, View, refuse_not_finite
 from geodiff.raster.simd import LANES
 from geodiff.types import Gaussians
 
@@ -44,12 +45,10 @@ def _share(kernel: Callable[..., None], work: int, *arguments: object, after: tu
 
 @dataclass(frozen=True)
 class _Splats:
-    """The Gaussians as a camera sees them; arrays as the kernels describe them."""
+    """The Gaussians as C cameras see them; arrays as the kernels describe them."""
 
-    camera: np.ndarray
-    shapes: np.ndarray
-    features: np.ndarray
-    order: np.ndarray
+    cameras: np.ndarray
+    rows: np.ndarray
     first_slot: np.ndarray
     tile_starts: np.ndarray
     entries: np.ndarray
@@ -57,7 +56,7 @@ class _Splats:
 
     def compositing(self) -> tuple[np.ndarray, ...]:
         """The arguments that both compositing kernels take first."""
-        return self.shapes, self.features, self.tile_starts, self.entries, self.tile_order
+        return self.rows, self.tile_starts, self.entries, self.tile_order
 
 
 def _camera_row(viewmat: np.ndarray, intrinsics: np.ndarray, view: View) -> np.ndarray:
@@ -70,75 +69,97 @@ def _camera_row(viewmat: np.ndarray, intrinsics: np.ndarray, view: View) -> np.n
     return row
 
 
-def _aligned(rows: int, columns: int) -> np.ndarray:
-    """(rows, columns) float32, not initialised, that starts on a cache line."""
-    room = np.empty(rows * columns + LANES, np.float32)
-    skip = -room.ctypes.data % 64 // 4
-    return room[skip : skip + rows * columns].reshape(rows, columns)
+def _feature_count(channels: int) -> int:
+    """Depth, colours and padding: kernels are compiled for few counts, those of common uses without padding (colours;
+    colours and normals; eight channels)."""
+    features = 1 + channels
+    return next((count for count in (4, 7, 9) if count >= features), -(-(features - 1) // 8) * 8 + 1)
 
 
-def _project(arrays: tuple[np.ndarray, ...], colors: np.ndarray, camera: np.ndarray, view: View) -> _Splats:
-    n = len(colors)
-    shapes = _aligned(n, SHAPE_WIDTH)
-    depths, boxes = np.empty(n, np.float32), np.empty((n, 4), np.int32)
-    size = (float(view.width), float(view.height))
-    _share(cpu_projection.project, n, *arrays, camera, size, after=(shapes, depths, boxes))
-    features = np.concatenate([depths[:, None], colors], 1)
+def _room(columns: int) -> int:
+    """The columns up to a multiple of a cache line."""
+    return -(-columns // LANES) * LANES
+
+
+def _project(arrays: tuple[np.ndarray, ...], cameras: np.ndarray, view: View) -> _Splats:
+    """arrays: means, quats, scales, opacities, colours."""
+    n, num_views = len(arrays[0]), len(cameras)
+    features = _feature_count(arrays[4].shape[1])
+    rows = take((num_views * n, _room(FEATURES + features)), np.float32)
+    keys, boxes = take((num_views * n,), np.uint32), take((num_views * n,), np.int64)
+    finite = np.ones(-(-n // CHUNK), np.bool_)
+    inputs = (*arrays, cameras, (view.width, view.height), features)
+    _share(cpu_projection.project, num_views * n, *inputs, after=(rows, keys, boxes, finite))
+    if not finite.all():
+        refuse_not_finite(**dict(zip(("means", "quats", "scales", "opacities", "colors"), arrays, strict=True)))
     num_columns, num_rows = -(-view.width // TILE), -(-view.height // TILE)
-    order, first_slot, tile_starts, entries = cpu_projection.bin_into_tiles(
-        depths.view(np.uint32), boxes, num_columns, num_rows
-    )
+    first_slot, tile_starts = cpu_binning.count_tiles(boxes, num_views, num_columns, num_rows)
+    entries = take((int(tile_starts[-1]), 2), np.int32)
+    work = 0 if num_views == 1 else num_views * n
+    _share(cpu_binning.fill_tiles, work, keys, boxes, first_slot, tile_starts, num_views, num_columns, after=(entries,))
     tile_order = np.argsort(-np.diff(tile_starts), kind="stable")  # the fullest first, so that threads end together
-    return _Splats(camera, shapes, features, order, first_slot, tile_starts, entries, tile_order)
+    return _Splats(cameras, rows, first_slot, tile_starts, entries, tile_order)
+
+
+def _composite(splats: _Splats, backgrounds: np.ndarray, view: View) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Images (colours, alphas, depths), and the blocks that each entry reaches."""
+    shape = (len(backgrounds), view.height, view.width)
+    images = (take((*shape, backgrounds.shape[1]), np.float32), take(shape, np.float32), take(shape, np.float32))
+    reached = take((len(splats.entries),), np.int64)
+    counted = (0,) * _feature_count(backgrounds.shape[1])
+    _share(
+        cpu_compositing.composite, len(splats.entries), *splats.compositing(), backgrounds, counted,
+        after=(*images, reached),
+    )  # fmt: skip
+    return images, reached
 
 
 class _Rasterize(torch.autograd.Function):
-    """One view. Inputs: the five fields, viewmat (4, 4), K (3, 3), background (K,), view; outputs: colors (H, W, K),
-    alphas (H, W) and depths (H, W)."""
+    """Inputs: the five fields, viewmats (C, 4, 4), Ks (C, 3, 3), backgrounds (C, K), view; outputs: colors
+    (C, H, W, K), alphas (C, H, W) and depths (C, H, W)."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, opacities, colors, viewmat, intrinsics, background, view):
-        tensors = [t.detach().contiguous() for t in (means, quats, scales, opacities, colors, background)]
-        *arrays, color_array, background_array = (t.numpy() for t in tensors)
-        camera = _camera_row(viewmat.double().numpy(), intrinsics.double().numpy(), view)
-        splats = _project(tuple(arrays), color_array, camera, view)
-        images = (
-            torch.empty(view.height, view.width, colors.shape[1]),
-            torch.empty(view.height, view.width),
-            torch.empty(view.height, view.width),
-        )
-        outputs = tuple(image.numpy() for image in images)
-        _share(cpu_compositing.composite, len(splats.entries), *splats.compositing(), background_array, after=outputs)
-        ctx.splats = splats
-        ctx.save_for_backward(*tensors, *images)
-        return images
+    def forward(ctx, means, quats, scales, opacities, colors, viewmats, intrinsics, backgrounds, view):
+        tensors = [t.detach().contiguous() for t in (means, quats, scales, opacities, colors)]
+        arrays = tuple(t.numpy() for t in tensors)
+        pairs = zip(viewmats.double().numpy(), intrinsics.double().numpy(), strict=True)
+        cameras = np.array([_camera_row(*pair, view) for pair in pairs]).reshape(-1, CAMERA_WIDTH)
+        splats = _project(arrays, cameras, view)
+        images, reached = _composite(splats, backgrounds.detach().contiguous().numpy(), view)
+        outputs = tuple(torch.from_numpy(image) for image in images)
+        if any(ctx.needs_input_grad):
+            ctx.splats, ctx.reached = splats, reached
+            ctx.save_for_backward(*tensors, *outputs)
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
         splats: _Splats = ctx.splats
         saved = ctx.saved_tensors
-        *arrays, colors, background = (t.numpy() for t in saved[:6])
-        images = tuple(t.numpy() for t in saved[6:])
+        *fields, colors = (t.numpy() for t in saved[:5])
+        images = tuple(t.numpy() for t in saved[5:])
         gradients = tuple(g.contiguous().numpy() for g in grads)
-        slots = _aligned(len(splats.entries), -(-(MOMENTS + splats.features.shape[1]) // LANES) * LANES)
+        features = _feature_count(colors.shape[1])
+        slots = take((len(splats.entries), _room(MOMENTS + features)), np.float32)
         _share(
-            cpu_compositing.composite_backward, len(slots), *splats.compositing(), background,
-            after=(images, gradients, slots),
+            cpu_compositing.composite_backward, len(slots), *splats.compositing(), (0,) * features,
+            after=(ctx.reached, images, gradients, slots),
         )  # fmt: skip
-        field_grads = [np.zeros(t.shape, np.float32) for t in saved[:5]]
-        camera_grads = np.zeros((-(-len(splats.order) // CHUNK), 12))
+        field_grads = tuple(take(t.shape, np.float32) for t in saved[:5])
+        camera_grads = np.empty((len(splats.cameras), -(-len(colors) // CHUNK), 12))
         _share(
-            cpu_projection.project_backward, len(splats.order), *arrays, splats.camera, splats.order, splats.first_slot,
-            slots, after=(*field_grads, camera_grads),
+            cpu_projection_backward.project_backward, len(colors), *fields, splats.cameras, splats.first_slot, slots,
+            after=(field_grads[:4], field_grads[4], camera_grads),
         )  # fmt: skip
-        camera_grad = torch.from_numpy(camera_grads.sum(0)).float()
-        viewmat_grad = torch.zeros(4, 4)
-        viewmat_grad[:3] = torch.cat([camera_grad[:9].reshape(3, 3), camera_grad[9:, None]], 1)
-        background_grad = None
+        viewmat_grads = background_grads = None
+        if ctx.needs_input_grad[5]:
+            sums = torch.from_numpy(camera_grads.sum(1)).float()
+            viewmat_grads = torch.zeros(len(sums), 4, 4)
+            viewmat_grads[:, :3, :3], viewmat_grads[:, :3, 3] = sums[:, :9].reshape(-1, 3, 3), sums[:, 9:]
         if ctx.needs_input_grad[7]:
-            background_grad = ((1.0 - saved[7])[..., None] * grads[0]).sum((0, 1))
-        return *(torch.from_numpy(g) for g in field_grads), viewmat_grad, None, background_grad, None
+            background_grads = torch.einsum("chw,chwk->ck", 1.0 - saved[6], grads[0])
+        return *(torch.from_numpy(g) for g in field_grads), viewmat_grads, None, background_grads, None
 
 
 def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgrounds: Tensor, view: View) -> Rendered:
@@ -147,10 +168,5 @@ def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgr
     if any(t.is_cuda for t in fields):
         raise ValueError("the cpu backend needs tensors on the CPU, found CUDA tensors; move them or choose cuda.")
     inputs = [t.float() for t in fields]
-    views = zip(viewmats.float(), intrinsics, backgrounds.float(), strict=True)
-    rendered = [_Rasterize.apply(*inputs, viewmat, k, background, view) for viewmat, k, background in views]
-    if len(rendered) == 1:
-        colors, alphas, depths = (image[None] for image in rendered[0])  # torch.stack would copy
-    else:
-        colors, alphas, depths = (torch.stack(images) for images in zip(*rendered, strict=True))
+    colors, alphas, depths = _Rasterize.apply(*inputs, viewmats.float(), intrinsics, backgrounds.float(), view)
     return Rendered(colors, alphas[..., None], depths[..., None])

@@ -4,17 +4,20 @@ A tile is cut into blocks of 4x4 pixels; a block is one vector of `geodiff.raste
 nearest first, the blocks that its ellipse touches are found and updated. The state of a tile lies in one flat array,
 block after block, one vector for each quantity.
 
-Both passes walk front to back and take the same decisions. The backward pass needs one running number a pixel: what the
-splats behind the present one contribute to the loss (`rest`), so nothing is stored between the passes but the images.
+Both passes walk front to back and take the same decisions. The forward pass notes which blocks each splat reaches; the
+backward pass visits these alone. It needs one running number a pixel, what the splats behind the present one contribute
+to the loss (`rest`), so nothing else is stored between the passes but the images.
+
+The transmittance of a pixel that has stopped is kept with a minus sign: nothing more is added to it.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from geodiff.raster import simd
-from geodiff.raster.cpu_projection import MOMENTS, TILE, block_mask
+from geodiff.raster import simd, simd_functions
+from geodiff.raster.compiled import helper, kernel
+from geodiff.raster.cpu_projection import FEATURES, MARGIN, TILE
 from geodiff.raster.gaussians import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
 from geodiff.raster.simd import LANES
 
@@ -22,14 +25,52 @@ _SIDE = TILE // 4
 _BLOCKS = _SIDE * _SIDE
 _F = np.float32
 _ALPHA_MAX, _ALPHA_BELOW = _F(ALPHA_MAX), np.nextafter(_F(ALPHA_MIN), _F(0))
+#: Of the exponent of 2: alpha is below 1/255 where it is not greater.
+_EXPONENT_BELOW = _F(np.log2(float(_ALPHA_BELOW)))
 _HALF_ALPHA_MIN = _F(0.5 * ALPHA_MIN)
 _STOP = _F(TRANSMITTANCE_MIN)
+_ZERO, _ONE = _F(0), _F(1)
 #: Tile entries that are asked for ahead of their use: splats lie scattered in memory.
 _AHEAD = 3
-_jit = numba.njit(cache=True, nogil=True)
 
 
-@_jit
+@helper
+def block_mask(splats, at, left, top):
+    """The blocks of the tile at (left, top) that the ellipse of the row at `at` touches: bit 8 row + column. Also the
+    distances of the tile's first pixel centre from the mean, x and y.
+
+    A row of blocks is a lane, the right end of its span in the first half of the vector, the left end in the second,
+    where signs are turned. An ellipse's right border is concave, so within a row it is farthest right at its extreme,
+    held within the row; likewise on the left.
+    """
+    x = (_F(left + 0.5) - simd.get(splats, at)) - simd.get(splats, at + 1)
+    y = (_F(top + 0.5) - simd.get(splats, at + 2)) - simd.get(splats, at + 3)
+    half_height, extreme = simd.get(splats, at + 8), simd.get(splats, at + 12)
+    tilt, square, shrink = simd.get(splats, at + 9), simd.get(splats, at + 10), simd.get(splats, at + 11)
+    is_right = simd.first_half()
+    sign = is_right * _F(2) - _ONE
+    row = simd.half_ramp() * _F(4) + y
+    low, high = simd.maximum(row, -half_height), simd.minimum(row + _F(3), half_height)
+    row = simd.minimum(simd.maximum(low, sign * extreme), high)
+    reach = simd.square_root(simd.maximum(square - (shrink * row) * row, _ZERO))
+    outward = sign * (tilt * row - x) + (reach + (_F(MARGIN + 3) - is_right * _F(3)))
+    bounds = sign * simd.floor(outward * _F(0.25)) + is_right
+    bounds = simd.minimum(simd.maximum(bounds, _ZERO), _F(8))
+    return simd_functions.span_mask(bounds, high > low), x, y
+
+
+@helper
+def _pixel_offsets():
+    """Distances of a block's pixels from the tile's first, right for each column of blocks, then down for each row."""
+    offsets = np.empty(2 * _SIDE * LANES, np.float32)
+    for block in range(_SIDE):
+        for lane in range(LANES):
+            offsets[block * LANES + lane] = 4 * block + lane % 4
+            offsets[(_SIDE + block) * LANES + lane] = 4 * block + lane // 4
+    return offsets
+
+
+@helper
 def _vectors(count):
     """A flat array of `count` vectors that start on cache lines: one that straddles two costs twice."""
     room = np.zeros((count + 1) * LANES, np.float32)
@@ -37,193 +78,234 @@ def _vectors(count):
     return room[skip : skip + count * LANES]
 
 
-@_jit
+@helper
 def _start_tile(state, rows, left, top, width, height):
-    """Transmittance (row 0) 1 inside the image and 0 outside. Returns the blocks that lie outside, a set
+    """Transmittance (row 0) 1 inside the image and -0 outside, the rest 0. Returns the blocks that lie outside, a set
     of bits as in `block_mask`."""
     closed = 0
+    state[:] = _ZERO
     for block in range(_BLOCKS):
         base = block * rows * LANES
-        inside = 0
-        for lane in range(LANES):
-            x = left + (block % _SIDE) * 4 + lane % 4
-            y = top + (block // _SIDE) * 4 + lane // 4
-            within = x < width and y < height
-            state[base + lane] = 1.0 if within else 0.0
-            inside += within
-        if inside == 0:
+        x, y = left + (block % _SIDE) * 4, top + (block // _SIDE) * 4
+        if x + 4 <= width and y + 4 <= height:
+            simd.store(state, base, _ONE)
+            continue
+        if x >= width or y >= height:
             closed |= 1 << block
+        for lane in range(LANES):
+            state[base + lane] = _ONE if x + lane % 4 < width and y + lane // 4 < height else _ZERO
     return closed
 
 
-@numba.njit(inline="always")
-def _blend(shapes, i, x, y, block, before):
-    """Splat i on one block whose transmittance is `before`. (x, y): the tile's first pixel centre, seen from the mean.
+@helper
+def _blend(splats, at, point, offsets, block, before):
+    """The splat of the row at `at` on one block whose transmittance is `before`. point: the tile's first pixel
+    centre, seen from the mean, in memory: as vectors, x and y would take two registers more.
 
-    Returns the distances from the mean, alpha without and with its limits, the weight, and the transmittance after;
-    both are 0 from the splat on at which the pixel stops.
+    Returns the distances from the mean, alpha without and with its upper limit, where the splat adds to the pixel, and
+    the transmittance after, where it does not stop before the splat.
     """
-    zero = simd.fill(_F(0))
-    dx = simd.add(simd.fill(x + _F(4 * (block & 7))), simd.columns())
-    dy = simd.add(simd.fill(y + _F(4 * (block >> 3))), simd.rows())
-    across = simd.muladd(simd.fill(shapes[i, 4]), dx, simd.multiply(simd.fill(shapes[i, 5]), dy))
-    down = simd.muladd(simd.multiply(simd.fill(shapes[i, 6]), dy), dy, simd.fill(shapes[i, 7]))
-    free = simd.exp2(simd.muladd(across, dx, down))
-    alpha = simd.minimum(free, simd.fill(_ALPHA_MAX))
-    alpha = simd.where_greater(alpha, simd.fill(_ALPHA_BELOW), alpha, zero)
-    weight = simd.multiply(alpha, before)
-    after = simd.subtract(before, weight)
-    weight = simd.where_greater(after, simd.fill(_STOP), weight, zero)
-    after = simd.where_greater(after, simd.fill(_STOP), after, zero)
+    dx = simd.load(offsets, (block & 7) * LANES) + simd.get(point, 0)
+    dy = simd.load(offsets, (_SIDE + (block >> 3)) * LANES) + simd.get(point, 1)
+    across = simd.get(splats, at + 4) * dx + simd.get(splats, at + 5) * dy
+    exponent = across * dx + ((simd.get(splats, at + 6) * dy) * dy + simd.get(splats, at + 7))
+    free = simd_functions.exp2(exponent)
+    alpha = simd.minimum(free, _ALPHA_MAX)
+    alpha = simd.where(exponent > _EXPONENT_BELOW, alpha, _ZERO)
+    weight = alpha * before
+    after = before - weight
     return dx, dy, free, alpha, weight, after
 
 
-@_jit
-def _write_tile(state, rows, left, top, background, colors, alphas, depths):
-    height, width, channels = colors.shape
-    for y in range(top, min(top + TILE, height)):
-        for x in range(left, min(left + TILE, width)):
-            block = ((y - top) >> 2) * _SIDE + ((x - left) >> 2)
-            at = block * rows * LANES + ((y - top) & 3) * 4 + ((x - left) & 3)
-            alpha = state[at + LANES]
-            alphas[y, x] = alpha
-            depths[y, x] = state[at + 2 * LANES] / max(alpha, _HALF_ALPHA_MIN)  # 0 where alpha is 0
+@helper
+def _fill_tile(left, top, background, width, height, channels, colors, alphas, depths):
+    """What a tile shows where there is no splat. colors, alphas, depths: of the view, flat."""
+    right = min(left + TILE, width)
+    for row in range(top, min(top + TILE, height)):
+        for column in range(row * width + left, row * width + right):
+            simd.put(alphas, column, _ZERO)
+            simd.put(depths, column, _ZERO)
             for k in range(channels):
-                colors[y, x, k] = state[at + (3 + k) * LANES] + (_F(1) - alpha) * background[k]
+                simd.put(colors, column * channels + k, simd.get(background, k))
 
 
-@_jit
+@helper
+def _write_tile(state, rows, left, top, touched, background, width, height, channels, colors, alphas, depths):
+    """The blocks that splats have touched, over what `_fill_tile` wrote; the state becomes what is written."""
+    blocks = touched
+    while blocks != 0:
+        base = simd.lowest_bit(blocks) * rows * LANES
+        blocks &= blocks - 1
+        left_over = simd.absolute(simd.load(state, base))
+        alpha = _ONE - left_over
+        simd.store(state, base, alpha)
+        at = base + LANES
+        simd.store(state, at, simd.load(state, at) / simd.maximum(alpha, _HALF_ALPHA_MIN))  # 0 where alpha is 0
+        for k in range(channels):
+            at += LANES
+            simd.store(state, at, simd.load(state, at) + left_over * simd.get(background, k))
+    for row in range(min(TILE, height - top)):  # row by row, as the images lie in memory
+        of_row = (touched >> (8 * (row >> 2))) & 255
+        while of_row != 0:
+            block = simd.lowest_bit(of_row)
+            of_row &= of_row - 1
+            place = ((row >> 2) * _SIDE + block) * rows * LANES + (row & 3) * 4
+            at = (top + row) * width + left + block * 4
+            for column in range(min(4, width - left - block * 4)):
+                simd.put(alphas, at + column, simd.get(state, place + column))
+                simd.put(depths, at + column, simd.get(state, place + LANES + column))
+                for k in range(channels):
+                    value = simd.get(state, place + (2 + k) * LANES + column)
+                    simd.put(colors, (at + column) * channels + k, value)
+
+
+@kernel
 def composite(
-    shapes, features, tile_starts, entries, tile_order, background, counter, colors, alphas, depths,
+    splats, tile_starts, entries, tile_order, backgrounds, feature_count, counter, colors, alphas, depths, reached,
 ):  # fmt: skip
-    """Fill colors (H, W, K), alphas (H, W) and depths (H, W), divided by alpha.
+    """Fill colors (C, H, W, K), alphas (C, H, W), depths (C, H, W), divided by alpha, and reached (P,): the blocks that
+    each entry adds to.
 
-    features: (N, 1 + K) depth, then colours. tile_order: numbers of the tiles, the order in which threads take them.
+    splats: rows of `cpu_projection`. tile_order: numbers of the tiles, the order in which threads take them.
+    feature_count: a tuple as long as there are features: depth, colours, padding.
     """
-    height, width, _ = colors.shape
-    num_columns = (width + TILE - 1) // TILE
-    rows = 2 + features.shape[1]  # transmittance, alpha, features
-    state = _vectors(_BLOCKS * rows)
+    _, height, width, channels = colors.shape
+    num_columns, num_rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
+    rows = 1 + len(feature_count)  # transmittance, features
+    simd.align_stack()
+    state, offsets, point = _vectors(_BLOCKS * rows), _pixel_offsets(), np.zeros(2, np.float32)
+    flat, row_width = splats.reshape(-1), splats.shape[1]
     while True:
         task = simd.fetch_add(counter, 0)
         if task >= len(tile_order):
             break
         tile = tile_order[task]
-        left, top = (tile % num_columns) * TILE, (tile // num_columns) * TILE
-        state[:] = 0.0
-        closed = _start_tile(state, rows, left, top, width, height)
-        for entry in range(tile_starts[tile], tile_starts[tile + 1]):
+        view, place = tile // (num_columns * num_rows), tile % (num_columns * num_rows)
+        left, top = (place % num_columns) * TILE, (place // num_columns) * TILE
+        start, stop = tile_starts[tile], tile_starts[tile + 1]
+        touched = 0
+        closed = _start_tile(state, rows, left, top, width, height) if stop > start else 0
+        for entry in range(start, stop):
             if closed == -1:
-                break
-            i = entries[entry, 0]
-            ahead = entries[min(entry + _AHEAD, len(entries) - 1), 0]
-            simd.prefetch(shapes, ahead)
-            simd.prefetch(features, ahead)
-            mask, x, y = block_mask(shapes, i, left, top)
-            mask &= ~closed
-            while mask != 0:
-                block = simd.lowest_bit(mask)
-                mask &= mask - 1
+                reached[entry] = 0
+                continue
+            at = entries[entry, 0] * row_width
+            ahead = entries[min(entry + _AHEAD, len(entries) - 1), 0] * row_width
+            simd.prefetch(flat, ahead)
+            simd.prefetch(flat, ahead + FEATURES)
+            blocks, x, y = block_mask(flat, at, left, top)
+            simd.put(point, 0, x)
+            simd.put(point, 1, y)
+            blocks &= ~closed
+            added = 0
+            while blocks != 0:  # without branches on what is computed: such a guess, when wrong, costs a whole block
+                block = simd.lowest_bit(blocks)
+                bit = blocks & -blocks
+                blocks ^= bit
                 base = block * rows * LANES
                 before = simd.load(state, base)
-                _, _, _, _, weight, after = _blend(shapes, i, x, y, block, before)
-                simd.store(state, base, after)
-                if not simd.any_positive(after):
-                    closed |= 1 << block
-                at = base + LANES
-                simd.store(state, at, simd.add(simd.load(state, at), weight))
-                for k in range(rows - 2):
-                    at += LANES
-                    simd.store(state, at, simd.muladd(weight, simd.fill(features[i, k]), simd.load(state, at)))
-        _write_tile(state, rows, left, top, background, colors, alphas, depths)
+                _, _, _, _, weight, after = _blend(flat, at, point, offsets, block, before)
+                goes_on = after > _STOP
+                simd.store(state, base, simd.where(goes_on, after, -simd.absolute(before)))
+                closed |= 0 if simd.any_of(goes_on) else bit
+                added |= bit if simd.any_of(weight > _ZERO) else 0
+                weight = simd.where(goes_on, weight, _ZERO)
+                simd_functions.add_weighted(state, base + LANES, weight, flat, at + FEATURES, feature_count)
+            reached[entry] = added
+            touched |= added
+        images = colors[view].reshape(-1), alphas[view].reshape(-1), depths[view].reshape(-1)
+        _fill_tile(left, top, backgrounds[view], width, height, channels, *images)
+        _write_tile(state, rows, left, top, touched, backgrounds[view], width, height, channels, *images)
 
 
-@_jit
-def _start_gradients(state, rows, left, top, background, images, gradients):
-    """Row 1: the loss still to come, as if it were linear in all weights; rows 2 on: gradients of depth and colours."""
+@helper
+def _start_gradients(state, rows, left, top, blocks, width, height, channels, images, gradients):
+    """For each block of the set, row 1: the loss still to come, as if it were linear in all weights; rows 2 on: the
+    gradients of depth and colours. images, gradients: (colors, alphas, depths) of the view, flat."""
     colors, alphas, depths = images
     grad_colors, grad_alphas, grad_depths = gradients
-    height, width, channels = colors.shape
-    for y in range(top, min(top + TILE, height)):
-        for x in range(left, min(left + TILE, width)):
-            block = ((y - top) >> 2) * _SIDE + ((x - left) >> 2)
-            at = block * rows * LANES + ((y - top) & 3) * 4 + ((x - left) & 3)
-            # depth = accumulated / alpha: its gradient is one of the accumulated depth and one of alpha
-            alpha = alphas[y, x]
-            grad_accumulated = grad_depths[y, x] / max(alpha, _HALF_ALPHA_MIN)
-            grad_alpha = grad_alphas[y, x] - depths[y, x] * grad_accumulated
-            rest = depths[y, x] * alpha * grad_accumulated - (_F(1) - alpha) * grad_alpha
-            state[at + 2 * LANES] = grad_accumulated
-            for k in range(channels):
-                rest += colors[y, x, k] * grad_colors[y, x, k]
-                state[at + (3 + k) * LANES] = grad_colors[y, x, k]
-            state[at + LANES] = rest
+    for row in range(min(TILE, height - top)):
+        of_row = (blocks >> (8 * (row >> 2))) & 255
+        while of_row != 0:
+            block = simd.lowest_bit(of_row)
+            of_row &= of_row - 1
+            place = ((row >> 2) * _SIDE + block) * rows * LANES + (row & 3) * 4
+            start = (top + row) * width + left + block * 4
+            for at in range(start, start + min(4, width - left - block * 4)):
+                # depth = accumulated / alpha: its gradient is one of the accumulated depth and one of alpha
+                alpha, depth = simd.get(alphas, at), simd.get(depths, at)
+                grad_accumulated = simd.get(grad_depths, at) / max(alpha, _HALF_ALPHA_MIN)
+                grad_alpha = simd.get(grad_alphas, at) - depth * grad_accumulated
+                rest = depth * alpha * grad_accumulated - (_ONE - alpha) * grad_alpha
+                simd.put(state, place + 2 * LANES, grad_accumulated)
+                for k in range(channels):
+                    gradient = simd.get(grad_colors, at * channels + k)
+                    rest += simd.get(colors, at * channels + k) * gradient
+                    simd.put(state, place + (3 + k) * LANES, gradient)
+                simd.put(state, place + LANES, rest)
+                place += 1
 
 
-@_jit
+@kernel
 def composite_backward(
-    shapes, features, tile_starts, entries, tile_order, background, counter, images, gradients, slots,
+    splats, tile_starts, entries, tile_order, feature_count, counter, reached, images, gradients, slots,
 ):  # fmt: skip
-    """Fill slots (P, 6 + 1 + K, and more that stay as they are): for each pair of tile and splat the moments (see
+    """Fill slots (P, 6 + 1 + K, and more up to a multiple of 16): for each pair of tile and splat the moments (see
     `cpu_projection.MOMENTS`) and the gradients of depth and colours. images, gradients: (colors, alphas, depths)."""
-    height, width, _ = images[0].shape
-    num_columns = (width + TILE - 1) // TILE
-    num_features = features.shape[1]
-    rows = 2 + num_features
-    state = _vectors(_BLOCKS * rows)
-    sums = _vectors(num_features)
-    zero, one = simd.fill(_F(0)), simd.fill(_F(1))
+    _, height, width, channels = images[0].shape
+    num_columns, num_rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
+    rows = 2 + len(feature_count)  # transmittance, rest, gradients of the features
+    simd.align_stack()
+    state, offsets, point = _vectors(_BLOCKS * rows), _pixel_offsets(), np.zeros(2, np.float32)
+    flat, row_width = splats.reshape(-1), splats.shape[1]
+    flat_slots, slot_width = slots.reshape(-1), slots.shape[1]
     while True:
         task = simd.fetch_add(counter, 0)
         if task >= len(tile_order):
             break
         tile = tile_order[task]
-        left, top = (tile % num_columns) * TILE, (tile // num_columns) * TILE
-        closed = _start_tile(state, rows, left, top, width, height)
-        _start_gradients(state, rows, left, top, background, images, gradients)
-        for entry in range(tile_starts[tile], tile_starts[tile + 1]):
-            i, slot = entries[entry, 0], entries[entry, 1]
-            if closed == -1:
-                for k in range(slots.shape[1]):
-                    slots[slot, k] = 0.0
+        view, place = tile // (num_columns * num_rows), tile % (num_columns * num_rows)
+        left, top = (place % num_columns) * TILE, (place // num_columns) * TILE
+        start, stop = tile_starts[tile], tile_starts[tile + 1]
+        touched = 0
+        for entry in range(start, stop):
+            touched |= reached[entry]
+        if touched != 0:
+            _start_tile(state, rows, left, top, width, height)
+            maps = images[0][view].reshape(-1), images[1][view].reshape(-1), images[2][view].reshape(-1)
+            grads = gradients[0][view].reshape(-1), gradients[1][view].reshape(-1), gradients[2][view].reshape(-1)
+            _start_gradients(state, rows, left, top, touched, width, height, channels, maps, grads)
+        for entry in range(start, stop):
+            slot, blocks = entries[entry, 1] * slot_width, reached[entry]
+            if blocks == 0:
+                for k in range(0, slot_width, LANES):
+                    simd.store(flat_slots, slot + k, _ZERO)
                 continue
-            ahead = entries[min(entry + _AHEAD, len(entries) - 1), 0]
-            simd.prefetch(shapes, ahead)
-            simd.prefetch(features, ahead)
-            mask, x, y = block_mask(shapes, i, left, top)
-            mask &= ~closed
-            for k in range(num_features):
-                simd.store(sums, k * LANES, zero)
+            at = entries[entry, 0] * row_width
+            ahead = entries[min(entry + _AHEAD, len(entries) - 1), 0] * row_width
+            simd.prefetch(flat, ahead)
+            simd.prefetch(flat, ahead + FEATURES)
+            simd.put(point, 0, (_F(left + 0.5) - simd.get(flat, at)) - simd.get(flat, at + 1))
+            simd.put(point, 1, (_F(top + 0.5) - simd.get(flat, at + 2)) - simd.get(flat, at + 3))
+            zero = simd.fill(_ZERO)
             s0 = sx = sy = sxx = sxy = syy = zero
-            while mask != 0:
-                block = simd.lowest_bit(mask)
-                mask &= mask - 1
+            sums = simd_functions.zeros(feature_count)
+            while blocks != 0:
+                block = simd.lowest_bit(blocks)
+                blocks &= blocks - 1
                 base = block * rows * LANES
                 before = simd.load(state, base)
-                dx, dy, free, alpha, weight, after = _blend(shapes, i, x, y, block, before)
-                simd.store(state, base, after)
-                if not simd.any_positive(after):
-                    closed |= 1 << block
-                if not simd.any_positive(weight):
-                    continue
-                own = zero
-                at = base + LANES
-                for k in range(num_features):
-                    at += LANES
-                    gradient = simd.load(state, at)
-                    own = simd.muladd(gradient, simd.fill(features[i, k]), own)
-                    simd.store(sums, k * LANES, simd.muladd(weight, gradient, simd.load(sums, k * LANES)))
-                rest = simd.subtract(simd.load(state, base + LANES), simd.multiply(weight, own))
+                dx, dy, free, alpha, weight, after = _blend(flat, at, point, offsets, block, before)
+                goes_on = after > _STOP
+                simd.store(state, base, simd.where(goes_on, after, -simd.absolute(before)))
+                weight = simd.where(goes_on, weight, _ZERO)
+                own = simd_functions.dot(state, base + 2 * LANES, flat, at + FEATURES, feature_count)
+                sums = simd_functions.add_products(sums, weight, state, base + 2 * LANES)
+                rest = simd.load(state, base + LANES) - weight * own
                 simd.store(state, base + LANES, rest)
-                of_alpha = simd.subtract(simd.multiply(before, own), simd.divide(rest, simd.subtract(one, alpha)))
-                s = simd.multiply(simd.subtract(zero, alpha), of_alpha)
-                s = simd.where_greater(weight, zero, s, zero)
-                s = simd.where_greater(free, simd.fill(_ALPHA_MAX), zero, s)
-                s_dx, s_dy = simd.multiply(s, dx), simd.multiply(s, dy)
-                s0, sx, sy = simd.add(s0, s), simd.add(sx, s_dx), simd.add(sy, s_dy)
-                sxx, sxy = simd.muladd(s_dx, dx, sxx), simd.muladd(s_dx, dy, sxy)
-                syy = simd.muladd(s_dy, dy, syy)
-            slots[slot, 0], slots[slot, 1], slots[slot, 2] = simd.total(s0), simd.total(sx), simd.total(sy)
-            slots[slot, 3], slots[slot, 4], slots[slot, 5] = simd.total(sxx), simd.total(sxy), simd.total(syy)
-            for k in range(num_features):
-                slots[slot, MOMENTS + k] = simd.total(simd.load(sums, k * LANES))
+                s = alpha * (simd_functions.quotient(rest, _ONE - alpha) - before * own)
+                s = simd.where(goes_on & (free < _ALPHA_MAX), s, zero)
+                s_dx, s_dy = s * dx, s * dy
+                s0, sx, sy = s0 + s, sx + s_dx, sy + s_dy
+                sxx, sxy, syy = sxx + s_dx * dx, sxy + s_dx * dy, syy + s_dy * dy
+            simd_functions.store_totals(flat_slots, slot, (s0, sx, sy, sxx, sxy, syy), sums)

@@ -16,7 +16,6 @@ deviations.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -94,6 +93,8 @@ def rasterize(
         backend = "cuda" if gaussians.means.is_cuda else "cpu"
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, found {backend!r}; choose one of them.")
+    if backend != "cpu":  # whose kernels look while they read
+        refuse_not_finite(**{f.name: getattr(gaussians, f.name) for f in fields(gaussians)})
     render: Backend = importlib.import_module(BACKENDS[backend]).rasterize
     return render(gaussians, viewmats, Ks, backgrounds, view)
 
@@ -101,6 +102,15 @@ def rasterize(
 def expected_depth(accumulated: Tensor, alphas: Tensor) -> Tensor:
     """Accumulated depth / alpha, 0 where alpha is 0; gradients stay finite."""
     return accumulated / alphas.clamp_min(0.5 * ALPHA_MIN)
+
+
+def refuse_not_finite(**arrays: Tensor | np.ndarray) -> None:
+    """Raises ValueError that names the first array with a value that is not finite."""
+    for name, array in arrays.items():
+        if not _is_finite(torch.as_tensor(array)):
+            raise ValueError(
+                f"{name} must be finite, found NaN or infinity; lower the learning rate or check the input."
+            )
 
 
 def _check(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgrounds: Tensor, view: View) -> None:
@@ -123,15 +133,8 @@ def _check(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgroun
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, found {tuple(tensor.shape)}; reshape it.")
-        if not _is_finite(tensor):
-            raise ValueError(
-                f"{name} must be finite, found NaN or infinity; lower the learning rate or check the input."
-            )
+    refuse_not_finite(viewmats=viewmats, Ks=intrinsics, backgrounds=backgrounds)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """One cheap sum; only where that overflows is every element looked at."""
-    tensor = tensor.detach()
-    with np.errstate(all="ignore"):
-        total = tensor.sum() if tensor.is_cuda else tensor.numpy().sum()  # on one thread
-    return math.isfinite(float(total)) or bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(tensor).all() if tensor.is_cuda else np.isfinite(tensor.detach().numpy()).all())

@@ -1,293 +1,356 @@
-"""Vectors of 16 float32 for numba kernels: one 4x4 block of pixels is one vector.
+"""Vectors of 16 float32 or float64 for numba kernels: one 4x4 block of pixels, or 16 splats, is one vector.
 
 numba vectorises loops only when LLVM recognises them, and stops silently after small changes. Here the vector is a type
 of its own, so a kernel is vector code by construction; LLVM splits it where the machine's registers are narrower.
+Arithmetic is written with operators, scalars stand for the same number in every lane, comparisons give a mask, and a
+product that is added to something is fused where the machine can.
 
-Only local variables of a kernel hold such vectors; they are loaded from and stored to flat float32 arrays. numba's
-cache on disk looks at a kernel's own file alone: after a change here, delete the `__pycache__` beside it.
+Only local variables of a kernel hold vectors; they are loaded from and stored to flat arrays.
 """
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
-from numba.core.extending import intrinsic
+from numba.core.extending import intrinsic, lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.np.arrayobj import make_array
 
 LANES = 16
-_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
-_VECTOR, _INTEGERS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
+_BIT, _BYTE, _INT, _LONG = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+_FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
+_CONTRACT = ("contract",)
 
 
-class _Vector(types.Type):
+class Vector(types.Type):
+    """16 numbers."""
+
+    def __init__(self, element: types.Float) -> None:
+        self.element = element
+        self.llvm_element = _FLOAT if element == types.float32 else _DOUBLE
+        self.llvm = ir.VectorType(self.llvm_element, LANES)
+        self.suffix = f"v{LANES}f{element.bitwidth}"
+        super().__init__(name=f"{element}x{LANES}")
+
+
+class _Mask(types.Type):
+    """16 truth values."""
+
+    llvm = ir.VectorType(_BIT, LANES)
+
     def __init__(self) -> None:
-        super().__init__(name="float32x16")
+        super().__init__(name=f"boolx{LANES}")
 
 
-@register_default(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, frontend_type) -> None:
-        super().__init__(manager, frontend_type, _VECTOR)
+@register_default(Vector)
+@register_default(_Mask)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, frontend_type: Any) -> None:
+        super().__init__(manager, frontend_type, frontend_type.llvm)
 
 
-vector = _Vector()
+single, double, mask = Vector(types.float32), Vector(types.float64), _Mask()
+_INTEGERS = ir.VectorType(_INT, LANES)
 
 
-def _constant(values: np.ndarray | float) -> ir.Constant:
-    return ir.Constant(_VECTOR, [float(v) for v in np.broadcast_to(values, LANES)])
+def constant(kind: Vector, values: np.ndarray | float) -> ir.Constant:
+    return ir.Constant(kind.llvm, [float(v) for v in np.broadcast_to(values, LANES)])
 
 
-def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value, fastmath: tuple = ()) -> ir.Value:
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value, fastmath: tuple = ()) -> ir.Value:
     """Call an LLVM intrinsic by its full name."""
     kind = ir.FunctionType(result, [a.type for a in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments, fastmath=fastmath)
 
 
-def _muladd(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    return _call(builder, "llvm.fmuladd.v16f32", _VECTOR, a, b, c)
+def splat(builder: ir.IRBuilder, kind: Vector, value: ir.Value) -> ir.Value:
+    """The value, of the vector's element type, in every lane."""
+    undefined = ir.Constant(kind.llvm, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_INTEGERS, [0] * LANES))
 
 
-def _pointer(context, builder, array_type, array, index):
-    data = make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
+
+
+def muladd(builder: ir.IRBuilder, kind: Vector, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    return call(builder, f"llvm.fmuladd.{kind.suffix}", kind.llvm, a, b, c)
+
+
+def pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value) -> ir.Value:
+    """To array[index] of a flat array."""
+    return builder.gep(make_array(array_type)(context, builder, array).data, [index])
+
+
+def load_at(builder: ir.IRBuilder, kind: Vector, address: ir.Value) -> ir.Value:
+    value = builder.load(builder.bitcast(address, kind.llvm.as_pointer()))
+    value.align = kind.element.bitwidth // 8
+    return value
+
+
+def store_at(builder: ir.IRBuilder, kind: Vector, address: ir.Value, value: ir.Value) -> None:
+    place = builder.bitcast(address, kind.llvm.as_pointer())
+    builder.store(value, place).align = kind.element.bitwidth // 8
+
+
+def _vector_of(arguments: tuple) -> Vector | None:
+    """The one vector type among the arguments, the others being scalars or of that type too."""
+    kinds = {a for a in arguments if isinstance(a, Vector)}
+    if len(kinds) != 1 or not all(isinstance(a, (Vector, types.Number)) for a in arguments):
+        return None
+    return kinds.pop()
+
+
+def _promote(context: Any, builder: ir.IRBuilder, kind: Vector, value_type: types.Type, value: ir.Value) -> ir.Value:
+    if isinstance(value_type, Vector):
+        return value
+    return splat(builder, kind, context.cast(builder, value, value_type, kind.element))
+
+
+def _operator(function: Callable, emit: Callable, result: types.Type | None = None) -> None:
+    """Teach numba an operator of two vectors, or of a vector and a scalar."""
+
+    @infer_global(function)
+    class _Template(AbstractTemplate):
+        def generic(self, args: tuple, kws: dict) -> Any:
+            kind = _vector_of(args) if len(args) == 2 else None
+            return None if kind is None else signature(result or kind, *args)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple) -> ir.Value:
+        kind = _vector_of(sig.args)
+        assert kind is not None
+        a, b = (_promote(context, builder, kind, t, v) for t, v in zip(sig.args, arguments, strict=True))
+        return emit(builder, a, b)
+
+    for pair in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, *pair)(lower)
+
+
+_operator(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=_CONTRACT))
+_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=_CONTRACT))
+_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=_CONTRACT))
+_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+_operator(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), mask)
+_operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), mask)
+
+
+@infer_global(operator.neg)
+class _Negative(AbstractTemplate):
+    def generic(self, args: tuple, kws: dict) -> Any:
+        return signature(args[0], args[0]) if len(args) == 1 and isinstance(args[0], Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_negative(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple) -> ir.Value:
+    return builder.fneg(arguments[0])
+
+
+@infer_global(operator.and_)
+class _Both(AbstractTemplate):
+    def generic(self, args: tuple, kws: dict) -> Any:
+        return signature(mask, *args) if args == (mask, mask) else None
+
+
+@lower_builtin(operator.and_, _Mask, _Mask)
+def _lower_both(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple) -> ir.Value:
+    return builder.and_(*arguments)
+
+
+def _function(emit: Callable, doc: str) -> Callable:
+    """An intrinsic of one or two vectors of one kind; scalars are promoted."""
+
+    def typed(kind: Vector) -> Callable:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple) -> ir.Value:
+            values = [_promote(context, builder, kind, t, v) for t, v in zip(sig.args, arguments, strict=True)]
+            return emit(builder, kind, *values)
+
+        return codegen
+
+    def of_one(typing_context, a):
+        return kind_signature(a)
+
+    def of_two(typing_context, a, b):
+        return kind_signature(a, b)
+
+    def kind_signature(*arguments):
+        kind = _vector_of(arguments)
+        return None if kind is None else (signature(kind, *arguments), typed(kind))
+
+    function = of_two if emit.__code__.co_argcount == 4 else of_one
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+def _unary(name: str) -> Callable:
+    return lambda builder, kind, a: call(builder, f"llvm.{name}.{kind.suffix}", kind.llvm, a)
+
+
+minimum = _function(
+    lambda builder, kind, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b), "The smaller of each lane."
+)
+maximum = _function(
+    lambda builder, kind, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b), "The larger of each lane."
+)
+square_root = _function(_unary("sqrt"), "The square root of each lane.")
+floor = _function(_unary("floor"), "The largest whole number that is not greater, of each lane.")
+ceil = _function(_unary("ceil"), "The smallest whole number that is not smaller, of each lane.")
+absolute = _function(_unary("fabs"), "The lane without its sign.")
+
+
+@intrinsic
+def where(typing_context, condition, chosen, otherwise):
+    """`chosen` where the mask is true, else `otherwise`."""
+    kind = _vector_of((chosen, otherwise))
+    if kind is None or condition != mask:
+        return None
+
+    def codegen(context, builder, sig, arguments):
+        values = (_promote(context, builder, kind, t, v) for t, v in zip(sig.args[1:], arguments[1:], strict=True))
+        return builder.select(arguments[0], *values)
+
+    return kind(condition, chosen, otherwise), codegen
+
+
+@intrinsic
+def any_of(typing_context, condition):
+    """Whether a lane of the mask is true."""
+
+    def codegen(context, builder, sig, arguments):
+        bits = builder.bitcast(arguments[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(mask), codegen
 
 
 @intrinsic
 def load(typing_context, array, index):
-    """array[index : index + 16] of a flat float32 array."""
+    """array[index : index + 16] of a flat array."""
+    kind = Vector(array.dtype)
 
-    def codegen(context, builder, signature, arguments):
-        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
-        value = builder.load(_pointer(context, builder, signature.args[0], arguments[0], index))
-        value.align = 4
-        return value
+    def codegen(context, builder, sig, arguments):
+        index = context.cast(builder, arguments[1], sig.args[1], types.intp)
+        return load_at(builder, kind, pointer(context, builder, sig.args[0], arguments[0], index))
 
-    return vector(array, index), codegen
+    return kind(array, index), codegen
 
 
 @intrinsic
 def store(typing_context, array, index, value):
     """array[index : index + 16] = value."""
+    kind = Vector(array.dtype)
 
-    def codegen(context, builder, signature, arguments):
-        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
-        pointer = _pointer(context, builder, signature.args[0], arguments[0], index)
-        builder.store(arguments[2], pointer).align = 4
+    def codegen(context, builder, sig, arguments):
+        index = context.cast(builder, arguments[1], sig.args[1], types.intp)
+        place = pointer(context, builder, sig.args[0], arguments[0], index)
+        store_at(builder, kind, place, _promote(context, builder, kind, sig.args[2], arguments[2]))
         return context.get_dummy_value()
 
     return types.void(array, index, value), codegen
 
 
 @intrinsic
+def get(typing_context, array, index):
+    """array[index] of a flat array, for an index that is not negative: without a look at its sign."""
+
+    def codegen(context, builder, sig, arguments):
+        return builder.load(pointer(context, builder, sig.args[0], arguments[0], arguments[1]))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
+def put(typing_context, array, index, value):
+    """array[index] = value of a flat array, for an index that is not negative."""
+
+    def codegen(context, builder, sig, arguments):
+        builder.store(arguments[2], pointer(context, builder, sig.args[0], arguments[0], arguments[1]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
 def fill(typing_context, scalar):
-    """The scalar in every lane."""
-
-    def codegen(context, builder, signature, arguments):
-        value = context.cast(builder, arguments[0], signature.args[0], types.float32)
-        single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INT, 0))
-        zeros = ir.Constant(_INTEGERS, [0] * LANES)
-        return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
-
-    return vector(scalar), codegen
+    """The float32 or float64 in every lane."""
+    kind = Vector(scalar)
+    return kind(scalar), lambda context, builder, sig, arguments: splat(builder, kind, arguments[0])
 
 
-def _constant_intrinsic(values: np.ndarray, doc: str):
+@intrinsic
+def widen(typing_context, a):
+    """float32 as float64."""
+    return double(single), lambda context, builder, sig, arguments: builder.fpext(arguments[0], double.llvm)
+
+
+@intrinsic
+def narrow(typing_context, a):
+    """float64 rounded to float32."""
+    return single(double), lambda context, builder, sig, arguments: builder.fptrunc(arguments[0], single.llvm)
+
+
+def _numbers(values: np.ndarray, doc: str) -> Callable:
     def function(typing_context):
-        def codegen(context, builder, signature, arguments):
-            return _constant(values)
-
-        return vector(), codegen
+        return single(), lambda context, builder, sig, arguments: constant(single, values)
 
     function.__doc__ = doc
     return intrinsic(function)
 
 
-ramp = _constant_intrinsic(np.arange(LANES), "The lane's number.")
-columns = _constant_intrinsic(np.arange(LANES) % 4, "The lane's column in its 4x4 block.")
-rows = _constant_intrinsic(np.arange(LANES) // 4, "The lane's row in its 4x4 block.")
+_lane = np.arange(LANES)
+ramp = _numbers(_lane, "The lane's number, float32.")
+half_ramp = _numbers(_lane % 8, "The lane's number in its half, float32.")
+first_half = _numbers(_lane < 8, "1 in lanes 0 to 7, else 0, float32.")
 
 
 @intrinsic
-def add(typing_context, a, b):
-    """a + b."""
-    return vector(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+def align_stack(typing_context):
+    """For a kernel whose vectors do not all fit in registers: those on the stack shall not straddle cache lines."""
+
+    def codegen(context, builder, sig, arguments):
+        builder.function.attributes.alignstack = 64
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic
-def subtract(typing_context, a, b):
-    """a - b."""
-    return vector(a, b), lambda context, builder, signature, arguments: builder.fsub(*arguments)
-
-
-@intrinsic
-def multiply(typing_context, a, b):
-    """a * b."""
-    return vector(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
-
-
-@intrinsic
-def divide(typing_context, a, b):
-    """a / b."""
-    return vector(a, b), lambda context, builder, signature, arguments: builder.fdiv(*arguments)
-
-
-@intrinsic
-def muladd(typing_context, a, b, c):
-    """a * b + c, fused where the machine can."""
-    return vector(a, b, c), lambda context, builder, signature, arguments: _muladd(builder, *arguments)
-
-
-@intrinsic
-def minimum(typing_context, a, b):
-    """The smaller of a and b in each lane."""
-
-    def codegen(context, builder, signature, arguments):
-        a, b = arguments
-        return builder.select(builder.fcmp_ordered("<", a, b), a, b)
-
-    return vector(a, b), codegen
-
-
-@intrinsic
-def maximum(typing_context, a, b):
-    """The larger of a and b in each lane."""
-
-    def codegen(context, builder, signature, arguments):
-        a, b = arguments
-        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-    return vector(a, b), codegen
-
-
-def _function_of_one(llvm_name: str, doc: str):
-    def function(typing_context, a):
-        def codegen(context, builder, signature, arguments):
-            return _call(builder, llvm_name, _VECTOR, *arguments)
-
-        return vector(a), codegen
-
-    function.__doc__ = doc
-    return intrinsic(function)
-
-
-square_root = _function_of_one("llvm.sqrt.v16f32", "The square root of each lane.")
-floor = _function_of_one("llvm.floor.v16f32", "The largest whole number that is not greater, of each lane.")
-ceil = _function_of_one("llvm.ceil.v16f32", "The smallest whole number that is not smaller, of each lane.")
-
-
-@intrinsic
-def where_greater(typing_context, a, b, chosen, otherwise):
-    """`chosen` where a > b, else `otherwise`."""
-
-    def codegen(context, builder, signature, arguments):
-        a, b, chosen, otherwise = arguments
-        return builder.select(builder.fcmp_ordered(">", a, b), chosen, otherwise)
-
-    return vector(a, b, chosen, otherwise), codegen
-
-
-@intrinsic
-def any_positive(typing_context, a):
-    """True if a lane of a is greater than zero."""
-
-    def codegen(context, builder, signature, arguments):
-        lanes = builder.fcmp_ordered(">", arguments[0], _constant(0.0))
-        bits = builder.bitcast(lanes, ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
-
-    return types.boolean(a), codegen
-
-
-@intrinsic
-def total(typing_context, a):
-    """The sum of all lanes, added in pairs."""
-
-    def codegen(context, builder, signature, arguments):
-        zero = ir.Constant(_FLOAT, 0.0)
-        return _call(builder, "llvm.vector.reduce.fadd.v16f32", _FLOAT, zero, arguments[0], fastmath=("reassoc",))
-
-    return types.float32(a), codegen
-
-
-@intrinsic
-def span_mask(typing_context, first, past):
-    """An 8x8 bit field, row by row from the lowest bit: row r has the bits first[r] to past[r] - 1 set. Lanes 0-7
-    count; both hold whole numbers in 0..8."""
-
-    def codegen(context, builder, signature, arguments):
-        one = ir.Constant(_INTEGERS, [1] * LANES)
-        first, past = (builder.fptosi(a, _INTEGERS) for a in arguments)
-        bits = builder.sub(builder.shl(one, past), builder.shl(one, first))
-        bits = builder.select(builder.icmp_signed(">", past, first), bits, ir.Constant(_INTEGERS, [0] * LANES))
-        narrow = builder.trunc(bits, ir.VectorType(ir.IntType(8), LANES))
-        half = ir.Constant(ir.VectorType(_INT, 8), list(range(8)))
-        return builder.bitcast(builder.shuffle_vector(narrow, narrow, half), ir.IntType(64))
-
-    return types.int64(first, past), codegen
-
-
-@intrinsic
-def lowest_bit(typing_context, mask):
+def lowest_bit(typing_context, bits):
     """The number of the lowest bit that is set, of an int64 that is not 0."""
 
-    def codegen(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+    def codegen(context, builder, sig, arguments):
+        return builder.cttz(arguments[0], ir.Constant(_BIT, 1))
 
     return types.int64(types.int64), codegen
 
 
 @intrinsic
-def prefetch(typing_context, array, row):
-    """Ask for a row of a two-dimensional array ahead of its use."""
+def prefetch(typing_context, array, index):
+    """Ask for the cache line of array[index] of a flat array ahead of its use."""
 
-    def codegen(context, builder, signature, arguments):
-        row = context.cast(builder, arguments[1], signature.args[1], types.intp)
-        data = make_array(signature.args[0])(context, builder, arguments[0])
-        stride = builder.extract_value(data.strides, 0)
-        byte = ir.IntType(8).as_pointer()
-        pointer = builder.gep(builder.bitcast(data.data, byte), [builder.mul(row, stride)])
+    def codegen(context, builder, sig, arguments):
+        index = context.cast(builder, arguments[1], sig.args[1], types.intp)
+        place = builder.bitcast(pointer(context, builder, sig.args[0], arguments[0], index), _BYTE.as_pointer())
         flags = [ir.Constant(_INT, v) for v in (0, 3, 1)]  # for reading, keep in all caches, data
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), place, *flags)
         return context.get_dummy_value()
 
-    return types.void(array, row), codegen
-
-
-def _power_of_two_coefficients() -> np.ndarray:
-    """Polynomial of degree 5 for 2**f on [-0.5, 0.5], through the Chebyshev nodes: relative error below 1e-7."""
-    fitted = np.polynomial.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5])
-    return fitted.convert(kind=np.polynomial.Polynomial).coef
-
-
-@intrinsic
-def exp2(typing_context, a):
-    """2 ** a, relative error about 2e-7; below -126 it stays at 2 ** -126."""
-    coefficients = _power_of_two_coefficients()
-
-    def codegen(context, builder, signature, arguments):
-        lowest = _constant(-126.0)
-        value = builder.select(builder.fcmp_ordered(">", arguments[0], lowest), arguments[0], lowest)
-        whole = _call(builder, "llvm.rint.v16f32", _VECTOR, value)
-        part = builder.fsub(value, whole)
-        power = _constant(coefficients[-1])
-        for coefficient in coefficients[-2::-1]:
-            power = _muladd(builder, power, part, _constant(coefficient))
-        exponent = builder.shl(builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
-        return builder.bitcast(builder.add(builder.bitcast(power, _INTEGERS), exponent), _VECTOR)
-
-    return vector(a), codegen
+    return types.void(array, index), codegen
 
 
 @intrinsic
 def fetch_add(typing_context, array, index):
     """array[index] += 1 of a flat int64 array, atomically; returns the value before. Hands out work to threads."""
 
-    def codegen(context, builder, signature, arguments):
-        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
-        data = make_array(signature.args[0])(context, builder, arguments[0]).data
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", builder.gep(data, [index]), one, "monotonic")
+    def codegen(context, builder, sig, arguments):
+        index = context.cast(builder, arguments[1], sig.args[1], types.intp)
+        place = pointer(context, builder, sig.args[0], arguments[0], index)
+        return builder.atomic_rmw("add", place, ir.Constant(_LONG, 1), "monotonic")
 
     return types.int64(array, index), codegen

@@ -9,6 +9,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import pytest
@@ -27,6 +28,7 @@ WIDTH, HEIGHT = 71, 45  # no multiples of a tile or a block
 LIMIT = {"cuda": 0.999}
 FORWARD, BACKWARD = {"cuda": 5e-3}, {"cuda": 2e-2}
 FIELDS = [f.name for f in fields(Gaussians)]
+ZEROS = torch.zeros(1, 5, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +118,7 @@ def loss_and_gradients(backend: str, gaussians: Gaussians, cameras: tuple, backg
     return maps, dict(zip([*FIELDS, "viewmats", "backgrounds"], torch.autograd.grad(loss, leaves), strict=True))
 
 
-@pytest.mark.parametrize(("seed", "channels"), [(0, 1), (1, 3), (2, 8), (3, 9)])
+@pytest.mark.parametrize(("seed", "channels"), [(0, 1), (1, 3), (2, 8), (3, 9), (4, 6)])
 def test_equals_the_reference_forward_and_backward(backend: str, seed: int, channels: int) -> None:
     scene, cameras = make_scene(seed, channels=channels), make_cameras((0.4, -1.0))
     backgrounds = torch.rand(2, channels, dtype=torch.float64)
@@ -271,12 +273,12 @@ def test_cuda_backend_says_what_is_missing() -> None:
 
 
 def test_cpu_backend_is_the_same_bit_for_bit_with_any_number_of_threads() -> None:
-    scene, cameras = make_scene(7, count=3000), make_cameras()
+    scene, cameras = make_scene(7, count=3000), make_cameras((0.4, -1.0))
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 2):
             torch.set_num_threads(count)
-            results.append(loss_and_gradients("cpu", scene, cameras, torch.zeros(1, 5, dtype=torch.float64)))
+            results.append(loss_and_gradients("cpu", scene, cameras, torch.zeros(2, 5, dtype=torch.float64)))
     finally:
         torch.set_num_threads(threads)
     for maps, gradients in results[1:]:
@@ -284,24 +286,79 @@ def test_cpu_backend_is_the_same_bit_for_bit_with_any_number_of_threads() -> Non
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
 
 
+def test_gradients_over_views_add_up(backend: str) -> None:
+    """Also where a splat is seen by some of the views only."""
+    scene, (viewmats, intrinsics) = make_scene(9, count=37), make_cameras((0.0, 1.5, 3.1), distance=0.12)
+    fields_of = [getattr(scene, name) for name in FIELDS]
+
+    def gradients(chosen: slice) -> list[Tensor]:
+        leaves = [tensor.clone().requires_grad_() for tensor in fields_of]
+        found = render(backend, Gaussians(*leaves), viewmats[chosen], intrinsics[chosen])
+        return list(torch.autograd.grad(found.colors.square().sum() + found.alphas.sum(), leaves))
+
+    together, apart = gradients(slice(None)), [gradients(slice(i, i + 1)) for i in range(3)]
+    for found, parts in zip(together, zip(*apart, strict=True), strict=True):
+        torch.testing.assert_close(found, sum(parts), rtol=1e-4, atol=1e-4 * float(found.abs().max()))
+
+
+def test_images_of_earlier_calls_are_left_alone() -> None:
+    """The cpu backend uses memory again, but not what somebody still holds."""
+    scene, (viewmats, intrinsics) = make_scene(10), make_cameras((0.0, 1.0, 2.0))
+    alone = [render("cpu", scene, viewmats[i : i + 1], intrinsics[i : i + 1]).colors for i in range(3)]
+    copies = [image.clone() for image in alone]
+    floats = Gaussians(*(getattr(scene, name).float() for name in FIELDS))
+    held = [
+        rasterize(floats, viewmats[i : i + 1].float(), intrinsics[i : i + 1].float(), WIDTH, HEIGHT).colors[0, :, :, 1:]
+        for i in (0, 1, 2, 0, 1, 2)
+    ]
+    for i, image in enumerate(held):
+        torch.testing.assert_close(image.double(), copies[i % 3][0, :, :, 1:], rtol=0, atol=0)
+
+
+def test_views_are_rendered_from_several_threads_at_once() -> None:
+    scene, (viewmats, intrinsics) = make_scene(11, count=2000), make_cameras((0.0, 1.0, 2.0, 3.0))
+    alone = [loss_and_gradients("cpu", scene, (viewmats[i : i + 1], intrinsics[i : i + 1]), ZEROS) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(loss_and_gradients, "cpu", scene, (viewmats[i : i + 1], intrinsics[i : i + 1]), ZEROS)
+            for i in (0, 1, 2, 3, 0, 1, 2, 3)
+        ]
+        for i, job in enumerate(jobs):
+            assert torch.equal(job.result()[0][0], alone[i % 4][0][0])
+            assert torch.equal(job.result()[1]["means"], alone[i % 4][1]["means"])
+
+
+def test_rendering_without_gradients_keeps_nothing_for_them() -> None:
+    scene, cameras = make_scene(12), make_cameras()
+    with torch.no_grad():
+        assert render("cpu", scene, *cameras).colors.grad_fn is None
+    leaf = replace(scene, colors=scene.colors.clone().requires_grad_())
+    assert render("cpu", leaf, *cameras).colors.grad_fn is not None
+
+
 def test_cpu_backend_stays_vectorised() -> None:
-    """The kernels against the plain-torch twin, in one process, one thread each: a ratio holds on any machine."""
-    scene = make_scene(8, count=4000, channels=8, scale=0.002)
+    """The kernels against the plain-torch twin: a ratio, in one process, holds on any machine.
+
+    Processor time of one thread, the least of several runs taken in turn, so that other work on the machine, which
+    makes both slower, does not count for one of them alone. Measured: 60 to 75. The limit is below what losing vector
+    code anywhere would leave.
+    """
+    scene = make_scene(8, count=20_000, channels=8, scale=0.0015)
     scene = Gaussians(*(getattr(scene, name).float() for name in FIELDS))
     viewmat = look_at(torch.tensor([0.0, 0.0, 0.8]), torch.zeros(3))[None]
-    intrinsics = torch.tensor([[[400.0, 0, 64], [0, 400.0, 64], [0, 0, 1]]])
+    intrinsics = torch.tensor([[[800.0, 0, 128], [0, 800.0, 128], [0, 0, 1]]])
 
-    def seconds(backend: str, repeats: int) -> float:
-        """Processor time, the least of several runs."""
-        spent = []
-        for _ in range(repeats):
-            leaves = [getattr(scene, name).clone().requires_grad_() for name in FIELDS]
-            start = time.process_time()
-            found = rasterize(Gaussians(*leaves), viewmat, intrinsics, 128, 128, backend=backend)
-            found.colors.sum().backward()
-            spent.append(time.process_time() - start)
-        return min(spent)
+    def seconds(backend: str) -> float:
+        leaves = [getattr(scene, name).clone().requires_grad_() for name in FIELDS]
+        start = time.thread_time()
+        found = rasterize(Gaussians(*leaves), viewmat, intrinsics, 256, 256, backend=backend)
+        torch.autograd.backward([found.colors, found.depths], [torch.ones_like(found.colors), found.depths.detach()])
+        return time.thread_time() - start
 
-    seconds("cpu", 1)  # compiles
-    ratio = seconds("reference", 2) / seconds("cpu", 8)
-    assert ratio > 15, f"the cpu backend is only {ratio:.0f} times as fast as the reference"
+    seconds("cpu")  # compiles
+    spent: dict[str, list[float]] = {"reference": [], "cpu": []}
+    for _ in range(3):
+        spent["reference"].append(seconds("reference"))
+        spent["cpu"] += [seconds("cpu") for _ in range(10)]
+    ratio = min(spent["reference"]) / min(spent["cpu"])
+    assert ratio > 40, f"the cpu backend is only {ratio:.0f} times as fast as the reference"

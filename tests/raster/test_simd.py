@@ -8,50 +8,86 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geodiff.raster import simd
-from geodiff.raster.cpu_projection import SHAPE_WIDTH, TILE, _write_shape, block_mask
+from geodiff.raster import simd, simd_functions
+from geodiff.raster.cpu_compositing import block_mask
+from geodiff.raster.cpu_projection import TILE, write_shapes
+from geodiff.raster.simd import LANES
 
 
 @numba.njit
 def _run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> tuple:
     x, y = simd.load(a, 1), simd.load(b, 1)
     results = (
-        simd.add(x, y), simd.subtract(x, y), simd.multiply(x, y), simd.divide(x, y), simd.muladd(x, y, x),
-        simd.minimum(x, y), simd.maximum(x, y), simd.where_greater(x, y, simd.ramp(), simd.fill(2)),
-        simd.floor(x), simd.ceil(x), simd.square_root(y), simd.exp2(x), simd.columns(), simd.rows(),
+        x + y, x - y, x * y, x / y, x * y + x, -x, 2 * x, 1 - x, simd_functions.quotient(x, y),
+        simd.minimum(x, y), simd.maximum(x, 0.5), simd.where(x > y, simd.ramp(), 2.0), simd.absolute(x),
+        simd.floor(x), simd.ceil(x), simd.square_root(y), simd_functions.exp2(x),
     )  # fmt: skip
     for i, result in enumerate(results):
         simd.store(out, 16 * i, result)
-    return simd.total(x), simd.any_positive(x), simd.any_positive(simd.minimum(x, simd.fill(0)))
+    return simd.any_of(x > 0.0), simd.any_of((x > 0.0) & (x < 0.0))
 
 
 def test_operations_match_numpy() -> None:
     generator = np.random.default_rng(0)
     a, b = generator.normal(0, 8, 18).astype(np.float32), generator.uniform(0.5, 3, 18).astype(np.float32)
-    out = np.zeros(16 * 14, np.float32)
-    total, positive, none = _run(a, b, out)
+    out = np.zeros(16 * 17, np.float32)
+    positive, none = _run(a, b, out)
     x, y, lane = a[1:17], b[1:17], np.arange(16)
     expected = [
-        x + y, x - y, x * y, x / y, x * y + x, np.minimum(x, y), np.maximum(x, y), np.where(x > y, lane, 2),
-        np.floor(x), np.ceil(x), np.sqrt(y), np.exp2(x), lane % 4, lane // 4,
+        x + y, x - y, x * y, x / y, x * y + x, -x, 2 * x, 1 - x, x / y,
+        np.minimum(x, y), np.maximum(x, 0.5), np.where(x > y, lane, 2), np.abs(x),
+        np.floor(x), np.ceil(x), np.sqrt(y), np.exp2(x),
     ]  # fmt: skip
-    np.testing.assert_allclose(out.reshape(14, 16), np.stack(expected), rtol=1e-6, atol=1e-6)
-    assert (total, positive, none) == (pytest.approx(x.sum(), rel=1e-5), True, False)
+    np.testing.assert_allclose(out.reshape(17, 16), np.stack(expected), rtol=1e-6, atol=1e-6)
+    assert (positive, none) == (True, False)
 
 
 @numba.njit
-def _exp2(values: np.ndarray, out: np.ndarray) -> None:
-    for i in range(0, len(values), 16):
-        simd.store(out, i, simd.exp2(simd.load(values, i)))
+def _many(state: np.ndarray, rows: np.ndarray, out: np.ndarray, count: tuple) -> None:
+    weight = simd.load(state, 0)
+    simd.store(out, 0, simd_functions.dot(state, 0, rows, 1, count))
+    sums = simd_functions.add_products(simd_functions.zeros(count), weight, state, 0)
+    simd_functions.store_totals(out, LANES, (weight,), sums)
+    simd_functions.add_weighted(state, 0, weight, rows, 1, count)
 
 
-def test_exp2_over_its_range() -> None:
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_operations_on_many_vectors_at_once(count: int) -> None:
+    generator = np.random.default_rng(count)
+    state = generator.normal(size=(count, LANES)).astype(np.float32)
+    rows, out = generator.normal(size=count + 1).astype(np.float32), np.zeros(LANES * 3, np.float32)
+    changed = state.copy().reshape(-1)
+    _many(changed, rows, out, (0,) * count)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(out[:LANES], rows[1:] @ state, **close)
+    np.testing.assert_allclose(out[LANES : LANES + 1 + count], np.r_[state[0].sum(), state @ state[0]], **close)
+    np.testing.assert_allclose(changed.reshape(count, LANES), state + rows[1:, None] * state[0], **close)
+
+
+@numba.njit
+def _transcendental(values: np.ndarray, powers: np.ndarray, positive: np.ndarray, logarithms: np.ndarray) -> None:
+    for i in range(0, len(values), LANES):
+        simd.store(powers, i, simd_functions.exp2(simd.load(values, i)))
+        simd.store(logarithms, i, simd_functions.log2(simd.load(positive, i)))
+
+
+def test_exp2_and_log2_over_their_range() -> None:
     values = np.linspace(-126, 127, 16 * 1000).astype(np.float32)
-    out = np.empty_like(values)
-    _exp2(values, out)
-    np.testing.assert_allclose(out, np.exp2(values.astype(np.float64)), rtol=3e-7)
-    _exp2(np.full(16, -1e30, np.float32), out)
-    np.testing.assert_allclose(out[:16], 2.0**-126, rtol=1e-6)
+    positive = np.exp2(np.linspace(-40, 40, len(values)))
+    powers, logarithms = np.empty_like(values), np.empty_like(positive)
+    _transcendental(values, powers, positive, logarithms)
+    np.testing.assert_allclose(powers, np.exp2(values.astype(np.float64)), rtol=3e-7)
+    np.testing.assert_allclose(logarithms, np.log2(positive), rtol=0, atol=1e-7)
+
+
+@numba.njit
+def _mask(x: float, y: float, covariance: np.ndarray, opacity: float) -> tuple:
+    shapes, row = np.zeros(16 * LANES, np.float32), np.zeros(16, np.float32)
+    values = simd.fill(x), simd.fill(y), simd.fill(covariance[0]), simd.fill(covariance[1]), simd.fill(covariance[2])
+    write_shapes(shapes, values[0], values[1], values[2], values[3], values[4], simd.fill(opacity))
+    for k in range(len(row)):
+        row[k] = shapes[k * LANES]
+    return block_mask(row, 0, 0, 0)
 
 
 @settings(max_examples=200, deadline=None)
@@ -64,9 +100,7 @@ def test_exactly_the_blocks_that_a_splat_touches(
 ) -> None:
     axes = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [long, short]
     covariance = axes @ axes.T
-    shapes = np.zeros((1, SHAPE_WIDTH), np.float32)
-    _write_shape(shapes, 0, x, y, covariance[0, 0], covariance[0, 1], covariance[1, 1], opacity)
-    mask, dx, dy = block_mask(shapes, 0, 0, 0)
+    mask, dx, dy = _mask(x, y, covariance[[0, 0, 1], [0, 1, 1]], opacity)
     assert (dx, dy) == (pytest.approx(0.5 - x, abs=1e-5), pytest.approx(0.5 - y, abs=1e-5))
     blocks = np.array([[(int(mask) >> (8 * row + column)) & 1 for column in range(8)] for row in range(8)])
 
