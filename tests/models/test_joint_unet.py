@@ -2,6 +2,8 @@ import dataclasses
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from model_helpers import random_condition, random_latents, scrambled, tiny
 
 from geodiff.errors import ConfigError
@@ -114,6 +116,63 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     networks.unet.checkpoint_gradients()
     for expected, found in zip(plain, gradients(), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_checkpointing_keeps_less_and_covers_temporal_modules() -> None:
+    """Bytes that the backward pass keeps, of the modules of each kind; diffusers' own switch leaves some out."""
+    networks = scrambled(tiny(motion=True))
+    condition, sample = random_condition(networks, frames=8), random_latents(networks, frames=8)
+
+    def kept(*inside: type) -> int:
+        total, depth = 0, 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel() if depth or not inside else 0
+            return tensor
+
+        def step(by: int) -> None:
+            nonlocal depth
+            depth += by
+
+        handles = []
+        for module in networks.unet.modules():
+            if isinstance(module, inside):
+                handles.append(module.register_forward_pre_hook(lambda *_: step(1)))
+                handles.append(module.register_forward_hook(lambda *_: step(-1)))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            networks.unet.train()(sample, torch.tensor([500]), condition).sum()
+        for handle in handles:
+            handle.remove()
+        return total
+
+    kinds = ((), (AnimateDiffTransformer3D,), (Transformer2DModel,))
+    plain = [kept(*kind) for kind in kinds]
+    networks.unet.checkpoint_gradients()
+    for before, after in zip(plain, [kept(*kind) for kind in kinds], strict=True):
+        assert after < 0.5 * before
+
+
+def test_gradient_checkpointing_of_the_reference_net_changes_no_gradient() -> None:
+    networks = scrambled(tiny())
+    channels = networks.autoencoder.channels
+    given = torch.randn(2, 2, channels, 8, 8), torch.randn(2, 3, 8, 8)
+    condition, sample = random_condition(networks, batch=2, reference=False), random_latents(networks, batch=2)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        networks.reference_net.zero_grad()
+        features = networks.reference_net.train()(*given)
+        joined = dataclasses.replace(condition, reference=features)
+        networks.unet(sample, torch.tensor([500, 3]), joined).square().mean().backward()
+        named = networks.reference_net.named_parameters()
+        return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+
+    plain = gradients()
+    networks.reference_net.checkpoint_gradients()
+    found = gradients()
+    assert plain.keys() == found.keys()
+    for name, expected in plain.items():
+        torch.testing.assert_close(found[name], expected, atol=1e-6, rtol=1e-4)
 
 
 def test_every_trainable_parameter_gets_a_gradient() -> None:
