@@ -52,7 +52,7 @@ class Dynamics(nn.Module):
         self._grid: GridMesh | None = remesh(head, deform.grid) if deform.enabled else None
         low, high = head.template.amin(0), head.template.amax(0)
         self._middle, self._half = (low + high) / 2, float((high - low).max()) / 2
-        self._edges = None if self._grid is None else self._grid.edges()
+        self._joined = None if self._grid is None else self._grid.joined()
 
     def moved_to(self, device: torch.device | str) -> Dynamics:
         """The same on a device."""
@@ -84,9 +84,12 @@ class Dynamics(nn.Module):
 
     def roughness(self, movement: Tensor) -> Tensor:
         """Mean square difference of texels that kept faces join, square millimetres."""
-        assert self._edges is not None
-        first, second = movement[self._edges[:, 0]], movement[self._edges[:, 1]]
-        return (_MILLIMETRES * (first - second)).square().sum(-1).mean()
+        assert self._joined is not None and self._grid is not None
+        field = _MILLIMETRES * movement.view(self._grid.size, -1, 3)
+        right, below = self._joined
+        across = (field[:, 1:] - field[:, :-1]) * right[..., None]
+        down = (field[1:] - field[:-1]) * below[..., None]
+        return (across.square().sum() + down.square().sum()) / (right.sum() + below.sum())
 
     def size_of(self, movement: Tensor) -> Tensor:
         """Mean square movement, square millimetres."""

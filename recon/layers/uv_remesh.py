@@ -13,7 +13,6 @@ the paper binds them to the grid's faces.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,23 +63,45 @@ class GridMesh:
 
     def at_vertices(self, values: Tensor) -> Tensor:
         """(V, C) of values on the grid (S * S, C)."""
-        return torch.sparse.mm(self._reading, values)
+        if values.device.type == "cpu" and values.dtype == torch.float32:
+            return _Read.apply(values, *self._matrices)
+        taken = values[self.texels] * self.weights[:, None]
+        rows = torch.repeat_interleave(torch.arange(len(self.first) - 1, device=values.device), self.first.diff())
+        return values.new_zeros(len(self.first) - 1, values.shape[1]).index_add(0, rows, taken)
 
     @cached_property
-    def _reading(self) -> Tensor:
-        shape = (len(self.first) - 1, self.size**2)
-        rows = torch.repeat_interleave(torch.arange(shape[0], device=self.first.device), self.first.diff())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.sparse_coo_tensor(torch.stack([rows, self.texels]), self.weights, shape).coalesce()
+    def _matrices(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+        """The reading (V, S * S) and its transpose."""
+        arrays = (self.weights.numpy(), self.texels.numpy(), self.first.numpy())
+        reading = sparse.csr_matrix(arrays, shape=(len(self.first) - 1, self.size**2))
+        return reading, reading.T.tocsr()
 
     def edges(self) -> Tensor:
         """(E, 2) int64 texels that kept faces join, each pair once."""
         pairs = torch.cat([self.triangles[:, [0, 1]], self.triangles[:, [1, 2]], self.triangles[:, [2, 0]]])
         return torch.unique(pairs.sort(1).values, dim=0)
 
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """(S, S - 1) and (S - 1, S) bool: texels that a kept face joins to the right and to the lower neighbour."""
+        first, second = self.edges().unbind(1)
+        right, below = (torch.zeros(self.size**2, dtype=torch.bool, device=first.device) for _ in range(2))
+        right[first[second - first == 1]] = True
+        below[first[second - first == self.size]] = True
+        return right.view(self.size, -1)[:, :-1], below.view(self.size, -1)[:-1]
+
     def to(self, device: torch.device | str) -> GridMesh:
         return GridMesh(self.size, *(getattr(self, name).to(device) for name in ARRAYS))
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, reading, transposed):  # noqa: ANN001, ANN205
+        ctx.transposed = transposed
+        return torch.from_numpy(reading @ values.detach().numpy())
+
+    @staticmethod
+    def backward(ctx, *grads):  # noqa: ANN001, ANN205
+        return torch.from_numpy(ctx.transposed @ grads[0].numpy()), None, None
 
 
 def face_graph(faces: np.ndarray) -> sparse.csr_matrix:

@@ -114,6 +114,18 @@ def test_vertices_read_a_smooth_field_back(head: HeadModel, grid: GridMesh) -> N
     torch.testing.assert_close(total, torch.ones(head.num_vertices, 1), atol=1e-5, rtol=0)
 
 
+def test_reading_and_its_gradient_agree_with_double_precision(grid: GridMesh) -> None:
+    """Single precision on the CPU takes a faster way."""
+    values = torch.randn(128 * 128, 3, generator=torch.Generator().manual_seed(0))
+    fast, slow = values.clone().requires_grad_(), values.double().requires_grad_()
+    read, other = grid.at_vertices(fast), grid.at_vertices(slow)
+    torch.testing.assert_close(read.double(), other, atol=1e-5, rtol=1e-4)
+    weights = torch.randn(read.shape, generator=torch.Generator().manual_seed(1))
+    (quick,) = torch.autograd.grad((read * weights).sum(), fast)
+    (exact,) = torch.autograd.grad((other * weights).sum(), slow)
+    torch.testing.assert_close(quick.double(), exact, atol=1e-4, rtol=1e-4)
+
+
 def test_reading_never_crosses_the_mouth(head: HeadModel, grid: GridMesh) -> None:
     """What only the lower lip does is not read by the upper lip."""
     lowered = _expression(head, mouthLowerDownLeft=1.0, mouthLowerDownRight=1.0)
