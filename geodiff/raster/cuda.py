@@ -1,7 +1,8 @@
 """The Gaussian rasteriser on CUDA, by gsplat.
 
-gsplat holds alpha at 0.999 where the other backends hold it at 0.99, and versions before 1.5 cut Gaussians off at three
-standard deviations; images agree elsewhere. Everything must live on one CUDA device.
+Its conventions are those of `geodiff.raster.gaussians`: unit quaternions (w, x, y, z), pixel centres at +0.5, alpha held
+at 0.999 and dropped below 1/255, pixels that stop at a transmittance of 1e-4, depth divided by alpha, backgrounds added to
+the colours and not to the depth. Everything must live on one CUDA device, in float32.
 """
 
 from __future__ import annotations

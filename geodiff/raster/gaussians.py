@@ -4,13 +4,13 @@ The image of N Gaussians is 3D Gaussian splatting (Kerbl et al. 2023, section 4 
 yardstick:
 - EWA projection: cov2d = J W cov W^T J^T + eps2d I, where J is the Jacobian of the projection at the mean, whose x / z
   and y / z are held within the image widened by 30% of half its size;
-- alpha = min(0.99, opacity * exp(-0.5 d^T cov2d^-1 d)), d from the projected mean to the pixel's centre (at +0.5);
+- alpha = min(0.999, opacity * exp(-0.5 d^T cov2d^-1 d)), d from the projected mean to the pixel's centre (at +0.5);
   below 1/255 it counts as zero;
 - front to back by the depth of the means (equal depths: the lower index first); a pixel stops before the Gaussian that
   would bring its transmittance to 1e-4 or below.
 
-gsplat differs in two places: it holds alpha at 0.999, and versions before 1.5 cut Gaussians off at three standard
-deviations.
+gsplat from version 1.5 does the same; earlier ones cut Gaussians off at three standard deviations. (Kerbl et al. hold
+alpha at 0.99.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from geodiff.types import Gaussians
 
-ALPHA_MAX = 0.99
+ALPHA_MAX = 0.999
 ALPHA_MIN = 1.0 / 255.0
 TRANSMITTANCE_MIN = 1e-4
 

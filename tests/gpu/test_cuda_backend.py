@@ -12,6 +12,7 @@ from raster.test_gaussians import (  # noqa: F401
     test_any_size,
     test_backgrounds_fill_what_is_free,
     test_equals_the_reference_forward_and_backward,
+    test_gradients_over_views_add_up,
     test_nearer_splats_cover_farther_ones,
     test_no_gradient_flows_through_a_held_alpha,
     test_nothing_visible,

@@ -24,9 +24,8 @@ from geodiff.raster.gaussians import ALPHA_MAX, Rendered, rasterize
 from geodiff.types import Gaussians
 
 WIDTH, HEIGHT = 71, 45  # no multiples of a tile or a block
-#: gsplat's own limits differ a little, see `geodiff.raster.gaussians`.
-LIMIT = {"cuda": 0.999}
-FORWARD, BACKWARD = {"cuda": 5e-3}, {"cuda": 2e-2}
+#: gsplat's exponential is an approximation, and its sums are added in any order.
+FORWARD, BACKWARD = {"cuda": 1e-3}, {"cuda": 1e-2}
 FIELDS = [f.name for f in fields(Gaussians)]
 ZEROS = torch.zeros(1, 5, dtype=torch.float64)
 
@@ -194,7 +193,7 @@ def test_backgrounds_fill_what_is_free(backend: str) -> None:
 
 def test_alpha_is_held_below_one_and_faint_alpha_is_nothing(backend: str) -> None:
     found = render(backend, one_splat(opacity=1.0), *straight_camera())
-    assert found.alphas.max().item() == pytest.approx(LIMIT.get(backend, ALPHA_MAX), abs=1e-5)
+    assert found.alphas.max().item() == pytest.approx(ALPHA_MAX, abs=1e-5)
     assert found.alphas[found.alphas > 0].min() >= 1 / 255 - 1e-6
     assert not render(backend, one_splat(opacity=0.9 / 255), *straight_camera()).alphas.any()
 
