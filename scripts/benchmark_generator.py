@@ -27,7 +27,7 @@ from geodiff.conditioning import Condition as FrameCondition
 from geodiff.conditioning import Reference
 from geodiff.errors import ConfigError
 from geodiff.files import write_json
-from geodiff.models.autoencoder import AUTOENCODERS
+from geodiff.models.autoencoder import AUTOENCODERS, KLAutoencoder
 from geodiff.models.joint_unet import Condition
 from geodiff.models.meter import Cost, MemoryMeter, cost, weight_bytes
 from geodiff.models.networks import MODELS, ModelConfig, Networks, build_networks
@@ -104,7 +104,12 @@ def model_config(name: str, narrow: int) -> ModelConfig:
     groups = min(config.unet.groups, 8)
     if any(width % groups for width in channels):
         raise ConfigError(f"channels / {narrow} must be multiples of {groups}; found {channels}: take another --narrow")
-    return dataclasses.replace(config, unet=dataclasses.replace(config.unet, channels=channels, groups=groups))
+    arguments = config.autoencoder_args
+    if config.autoencoder == "kl":
+        widths = tuple(width // narrow for width in KLAutoencoder.defaults["block_out_channels"])
+        arguments = {"settings": {"block_out_channels": widths, "norm_num_groups": groups}}
+    unet = dataclasses.replace(config.unet, channels=channels, groups=groups)
+    return dataclasses.replace(config, unet=unet, autoencoder_args=arguments)
 
 
 def predict(config: ModelConfig, setting: Setting, size: int, frames: int, sampling: SamplingConfig) -> Prediction:
