@@ -26,7 +26,10 @@ def export_splats(avatar: Avatar, out: Path, drive: Drive | None = None) -> Path
 
 
 def export_rigged(avatar: Avatar, out: Path) -> Path:
-    """GaussianAvatars' layout: triangle-local values with `binding_0`, and flame_param.npz beside the file."""
+    """GaussianAvatars' layout: triangle-local values with `binding_0`, and flame_param.npz beside the file.
+
+    What networks add with the expression (U-Net, MLP) has no place in that format and is left out.
+    """
     if not isinstance(avatar, GeoDiff4DAvatar):
         raise ConfigError(f"--format ply needs Gaussians bound to triangles, and {avatar.method} has none: use splats")
     write_npz(out.parent / "flame_param.npz", **params_to_arrays(avatar.params, avatar.head))
@@ -48,7 +51,15 @@ FORMATS: dict[str, tuple[str, str, Callable[[Avatar, Path], Path]]] = {
 }
 
 
-def export(avatar: Avatar, name: str, out: Path) -> Path:
-    """Writes the avatar in a format of FORMATS. Raises ConfigError for an unknown one."""
+def export(avatar: Avatar, name: str, out: Path, level: int | None = None) -> Path:
+    """Writes the avatar in a format of FORMATS.
+
+    level: at most so many Gaussians, the least important merged into the others; None for all. Raises ConfigError for
+    an unknown format, and for a level of an avatar whose method has none.
+    """
     _, suffix, write = FORMATS[choose("export format", name, FORMATS)]
+    if level is not None:
+        if not isinstance(avatar, GeoDiff4DAvatar):
+            raise ConfigError(f"--level needs Gaussians bound to triangles, and {avatar.method} has none: leave it out")
+        avatar = avatar.level(level)
     return write(avatar, out if out.suffix == suffix else out.with_name(out.name + suffix))

@@ -152,6 +152,9 @@ def export(
         str, typer.Option("--format", help="ply (bound to triangles), splats (any viewer) or npz.")
     ] = "splats",
     out: Out = None,
+    level: Annotated[
+        int | None, typer.Option(min=1, help="At most so many Gaussians: the least important are merged.")
+    ] = None,
     head: RecordedHead = None,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
@@ -167,12 +170,12 @@ def export(
 
     choose("--format", format, FORMATS)
     target = out or beside(avatar, f"{avatar.resolve().name}_{format}{FORMATS[format][1]}")
-    if dry(dry_run, {"avatar": avatar, "format": format, "out": target, "head": head}):
+    if dry(dry_run, {"avatar": avatar, "format": format, "out": target, "level": level, "head": head}):
         return
     options = resolve(preset, seed, device, head or "")
     from recon.methods import load_avatar
 
-    typer.echo(write(load_avatar(avatar, head_spec=options.head or None), format, target))
+    typer.echo(write(load_avatar(avatar, head_spec=options.head or None), format, target, level))
 
 
 def view(

@@ -189,6 +189,8 @@ def test_talking_opens_the_mouth_and_shuts_the_eyes(avatar: GeoDiff4DAvatar) -> 
 def test_export(tmp_path: Path, avatar: GeoDiff4DAvatar) -> None:
     bound = read_ply(export(avatar, "ply", tmp_path / "bound"))
     assert bound.binding is not None and (tmp_path / "flame_param.npz").exists()
+    few = read_ply(export(avatar, "ply", tmp_path / "few", 300))
+    assert few.binding is not None and len(few) == 300
     world = read_ply(export(avatar, "splats", tmp_path / "world.ply"))
     assert world.binding is None
     with np.load(export(avatar, "npz", tmp_path / "arrays")) as arrays:
