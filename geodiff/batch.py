@@ -37,13 +37,14 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class Options:
     """What all stages share. head: as `geodiff.head.load_head` takes it, empty for the one that is recorded. device:
-    "cpu" or "cuda"."""
+    "cpu" or "cuda". devices: those that share the views of a generation, none for `device` alone."""
 
     preset: str
     seed: int = 0
     device: str = "cpu"
     head: str = "builtin"
     face: int | None = None
+    devices: tuple[str, ...] = ()
 
 
 def generate_config(options: Options, overrides: list[str]) -> Any:
@@ -81,6 +82,7 @@ def run_generate(ref: Path, out: Path, config: Any, options: Options, note: Note
             face=options.face,
             seed=options.seed,
             device=options.device,
+            devices=options.devices,
             preset=options.preset,
             progress=progress,
             notice=tell,

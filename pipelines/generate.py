@@ -6,6 +6,7 @@ missing; each view draws its noise from its own seed, so the result does not dep
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,37 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from geodiff import assets
 from geodiff.clipset import ClipSetSpec, ClipSetWriter
 from geodiff.clipset.layout import INDEXINGS
-from geodiff.conditioning import Condition, Conditioner, Reference, crop_reference, framed_camera, head_frame
+from geodiff.conditioning import crop_reference, framed_camera, head_frame
 from geodiff.config import choose
 from geodiff.errors import ConfigError
 from geodiff.head.model import HeadModel
 from geodiff.media import read_image, write_image
-from geodiff.models.networks import MODELS, Networks, build_networks
+from geodiff.models.networks import Networks
 from geodiff.models.runtime import RuntimeConfig
 from geodiff.models.sampling import SamplingConfig
 from geodiff.normals import find_estimator, with_estimated_normals
 from geodiff.normals import resolve as resolve_normals
-from geodiff.sheets import normals_as_image
 from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import Track, track_image
-from geodiff.types import Camera, Clip, HeadParams
-from pipelines.foreground import composite, with_portrait
+from geodiff.types import Camera
 from pipelines.motion import DRIVE_CROPS, HEAD_POSES, DriveSequence, resolve_drive
-from pipelines.portrait_normal import PortraitNormalPipeline
 from pipelines.viewpoints import Viewpoint, select_viewpoints
+from pipelines.views import (
+    PRECISIONS,
+    Generation,
+    Job,
+    ViewMaker,
+    load_networks,
+    make_views,
+    make_views_on,
+)
 
 #: Called with the stage's name and how much of it is done, 0..1.
 Progress = Callable[[str, float], None]
-#: Prefix of network names that are built with random weights, for tests of the machinery.
-RANDOM_PREFIX = "random:"
-#: Precisions that the denoiser can run in; None is that of the weights.
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -95,16 +96,6 @@ class GenerateConfig:
         return "bf16" if device.startswith("cuda") else "fp32"
 
 
-@dataclass(frozen=True)
-class Generation:
-    """What a generation needs once the portrait is understood."""
-
-    head: HeadModel
-    reference: Reference
-    drive: DriveSequence
-    cameras: tuple[Camera, ...]
-
-
 def generate(
     ref: Path,
     out: Path,
@@ -115,6 +106,7 @@ def generate(
     face: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    devices: tuple[str, ...] = (),
     preset: str = "preview",
     progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
@@ -122,6 +114,7 @@ def generate(
     """Writes the clip set of a portrait to `out` and returns its path.
 
     ref: image file. face: which face where there are several, 0 is the largest; None takes the largest and says so.
+    devices: share the views, a process for each; none for `device` alone.
     Raises the errors of `geodiff.errors` for input that cannot be used.
     """
     report = progress or (lambda stage, done: None)
@@ -143,7 +136,6 @@ def generate(
     report("track", 1.0)
     plan = _prepare(image, track, head, size, config, notice)
     precision = config.resolved_precision(device)
-    pipeline = PortraitNormalPipeline.from_networks(networks).prepare(config.runtime, device, PRECISIONS[precision])
     spec = ClipSetSpec(
         num_cameras=config.views,
         num_frames=plan.drive.params.num_frames,
@@ -151,7 +143,7 @@ def generate(
         preset=preset,
         indexing=config.indexing,
         fps=plan.drive.fps,
-        expression_encoder=pipeline.expression_hash,
+        expression_encoder=networks.expression_encoder.weights_hash(),
         head_spec=head_spec,
     )
     # Refuses a folder of another run, so nothing is written before it.
@@ -159,8 +151,30 @@ def generate(
     writer.write_reference(plan.reference)
     write_image(out / "reference" / "portrait.png", image)
     write_image(out / "reference" / "overlay.png", draw_overlay(image, track, head))
-    _write_views(writer, pipeline, plan, config, seed, report, PRECISIONS[precision])
+    job = Job(
+        plan, spec, config.networks, precision, config.runtime, config.sampling, config.keep_visible,
+        config.save_proposals, seed,
+    )  # fmt: skip
+    _write_views(writer, job, networks, devices or (device,), report)
     return writer.finish()
+
+
+def _write_views(
+    writer: ClipSetWriter, job: Job, networks: Networks, devices: tuple[str, ...], report: Progress
+) -> None:
+    """All views that are missing, and the expression tokens that drive them."""
+
+    def told(done: float) -> None:
+        report("generate", done)
+
+    if len(devices) == 1:
+        maker = ViewMaker.on(devices[0], job, networks)
+        make_views(writer, maker, told)
+    else:
+        make_views_on(devices, writer, job, told)
+        maker = ViewMaker.on("cpu", dataclasses.replace(job, precision="fp32", runtime=RuntimeConfig()), networks)
+    repeats = job.spec.num_timesteps // job.spec.num_frames
+    writer.write_expression(maker.latents.repeat(repeats, 1, 1))
 
 
 def _prepare(
@@ -186,100 +200,6 @@ def _prepare(
 
 def _camera(view: Viewpoint, frame: Any, distance: float, size: int) -> Camera:
     return framed_camera(frame, view.yaw, view.elevation, distance, size)
-
-
-def _write_views(
-    writer: ClipSetWriter,
-    pipeline: PortraitNormalPipeline,
-    plan: Generation,
-    config: GenerateConfig,
-    seed: int,
-    report: Progress,
-    compute_dtype: torch.dtype | None,
-) -> None:
-    conditioner = Conditioner(plan.head, plan.reference)
-    crops = torch.from_numpy(plan.drive.crops).permute(0, 3, 1, 2) * 2.0 - 1.0
-    latents = pipeline.encode_expression(crops)
-    identity = pipeline.encode_reference(plan.reference)
-    missing = writer.missing_views()
-    finished = config.views - len(missing)
-    for position, view in enumerate(missing):
-
-        def step(done: int, total: int, position: int = position) -> None:
-            report("generate", (finished + position + done / total) / config.views)
-
-        conditions = render_conditions(conditioner, plan.drive.params, plan.cameras[view])
-        generator = torch.Generator("cpu").manual_seed(seed * 1000 + view)
-        output = pipeline(
-            identity,
-            conditions,
-            latents,
-            sampling=config.sampling,
-            generator=generator,
-            progress=step,
-            compute_dtype=compute_dtype,
-        )
-        clip = _clip(output.images, output.normals, conditions, plan, view, writer, config.keep_visible)
-        if config.save_proposals:
-            for t, condition in zip(clip.timesteps, conditions, strict=True):
-                write_image(writer.folder / "proposals" / f"{int(t):05d}_{view:02d}.png", condition.proposal)
-        writer.write_view(clip)
-        report("generate", (finished + position + 1) / config.views)
-    tokens = latents if config.indexing == "multiview" else latents.repeat(config.views, 1, 1)
-    writer.write_expression(tokens)
-
-
-def render_conditions(conditioner: Conditioner, params: HeadParams, camera: Camera) -> list[Condition]:
-    """Conditions of T frames in one camera."""
-    return [conditioner.render(params.frame(t), camera) for t in range(params.num_frames)]
-
-
-def _clip(
-    images: np.ndarray,
-    normals: np.ndarray,
-    conditions: list[Condition],
-    plan: Generation,
-    view: int,
-    writer: ClipSetWriter,
-    keep: float,
-) -> Clip:
-    frames = [
-        composite(with_portrait(i, c.proposal, c.visibility, keep), n, c.silhouette)
-        for i, n, c in zip(images, normals, conditions, strict=True)
-    ]
-    as_bytes = [
-        np.stack([np.rint(np.clip(part, 0.0, 1.0) * 255.0).astype(np.uint8) for part in parts])
-        for parts in zip(*((image, normals_as_image(normal), mask) for image, normal, mask in frames), strict=True)
-    ]
-    return Clip(
-        images=as_bytes[0],
-        normals=as_bytes[1],
-        masks=as_bytes[2],
-        camera=plan.cameras[view],
-        params=plan.drive.params,
-        camera_index=view,
-        timesteps=writer.spec.timesteps(view),
-    )
-
-
-def load_networks(name: str) -> Networks:
-    """Networks by name: "bundled:NAME", "cache:NAME", a folder, a hub id, or "random:NAME" (untrained, for tests).
-
-    Raises ConfigError or AssetError.
-    """
-    if name.startswith(RANDOM_PREFIX):
-        kind = name.removeprefix(RANDOM_PREFIX)
-        if kind not in MODELS:
-            raise ConfigError(f"networks random:NAME takes one of {', '.join(MODELS)}; {kind!r} was given.")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return build_networks(MODELS[kind]).eval()
-    return Networks.load(assets.find_weights(name))
-
-
-def network_hashes(name: str) -> dict[str, str]:
-    """sha256 of every file of weights that `load_networks` would read; empty for untrained networks."""
-    return {} if name.startswith(RANDOM_PREFIX) else assets.weight_hashes(assets.find_weights(name))
 
 
 def _fingerprint(

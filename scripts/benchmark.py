@@ -49,8 +49,9 @@ from geodiff.synth.bench.observe import KINDS, Kind
 from geodiff.synth.bench.scores import Score, frame_metrics
 from geodiff.synth.bench.sheet import sheet, tiles
 from geodiff.synth.bench.tasks import Bench, Compared, Method, Proposal, Request
-from pipelines.generate import PRECISIONS, GenerateConfig, load_networks, network_hashes
+from pipelines.generate import GenerateConfig
 from pipelines.synthbench import NetworkMethod
+from pipelines.views import PRECISIONS, load_networks, network_hashes
 from recon.reconstruct import method_config, resolve_device
 from recon.synthbench import make_avatar
 
@@ -58,6 +59,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ALL_TASKS = ("self", "cross", "normals", "avatar")
 #: Iterations of an avatar in the quick form.
 QUICK_ITERATIONS = 250
+#: People that follow one another and stay in one process.
+NEIGHBOURS = 2
 #: A piece of work: task, identity, and the kind of parameters of avatars.
 Unit = tuple[str, int, str]
 #: Side of the pictures in sheets, and how many columns they have.
@@ -276,7 +279,8 @@ def _do(units: list[Unit]) -> int:
 
 
 def finish(work: Work, workers: int) -> None:
-    """All pieces of work. A person's frames of all tasks stay in one process: they share what the portrait gives."""
+    """All pieces of work. A person's frames of all tasks stay in one process: they share what the portrait gives. So do
+    neighbours': in the quick form the next person drives."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     units = [unit for unit in work.units() if work.parts.load(_name(unit)) is None]
     with Progress(*columns) as progress:
@@ -289,7 +293,7 @@ def finish(work: Work, workers: int) -> None:
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, _begin, (work.args, threads)) as pool:
-            people = itertools.groupby(units, key=lambda unit: unit if unit[0] == "avatar" else unit[1])
+            people = itertools.groupby(units, key=lambda unit: unit if unit[0] == "avatar" else unit[1] // NEIGHBOURS)
             for future in as_completed([pool.submit(_do, list(group)) for _, group in people]):
                 progress.advance(bar, future.result())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -45,6 +46,10 @@ def generate(
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Annotated[
+        Text,
+        typer.Option(help="Share the views: a number of GPUs, or names: cuda:0,cuda:2. One device by default."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Portrait -> clip set: the person from several sides, with expressions (default: out/NAME/clips)."""
@@ -55,6 +60,10 @@ def generate(
     config = batch.generate_config(options, with_named(overrides, named))
     if dry(dry_run, config):
         return
+    if devices is not None:
+        from pipelines.views import chosen_devices
+
+        options = replace(options, devices=chosen_devices(devices, options.device))
     folder = batch.run_generate(ref, out or Path("out") / ref.stem / "clips", config, options, say)
     typer.echo(folder)
 

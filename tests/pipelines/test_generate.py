@@ -24,9 +24,10 @@ from geodiff.types import Camera
 from pipelines import generate as generating
 from pipelines import motion as drives
 from pipelines.foreground import composite, foreground_mask, with_portrait
-from pipelines.generate import GenerateConfig, _fingerprint, load_networks
+from pipelines.generate import GenerateConfig, _fingerprint
 from pipelines.motion import resolve_drive
 from pipelines.viewpoints import VIEWPOINTS, select_viewpoints
+from pipelines.views import load_networks
 
 
 @pytest.fixture(scope="module")
