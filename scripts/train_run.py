@@ -10,7 +10,7 @@ weights in half precision cut into parts of at most 15 MB, the log, the newest s
 people. The set is made by a process of its own that outlives this one; training takes what there is when it begins.
 `cat OUT/weights.tar.part-* | tar x` joins the parts. Needs the packages of requirements.lock, of which mediapipe and
 the rest of tracking are not imported; nothing is fetched. On a GPU the set is kept there decoded, and networks are
-compiled with compile=true.
+compiled with compile=whole.
 """
 
 from __future__ import annotations

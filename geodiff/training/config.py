@@ -12,6 +12,7 @@ from geodiff.training.reconstruction import ReconstructionConfig
 
 PRECISIONS = ("no", "bf16", "fp16")
 KEPT_IN = ("disk", "memory", "device")
+COMPILED = ("none", "blocks", "whole")
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class TrainConfig:
 
     batch: samples a step, all processes together. microbatch: how many of them a process takes through the networks at
     once, 0 for its whole share; fewer need less memory and give the same step. precision: no | bf16 | fp16.
-    channels_last: memory layout of convolutions. compile: let torch.compile fuse the networks' operations (minutes at
-    the start). balance: draw rare expressions more often. keep_in: disk | memory | device: where samples of synthetic
-    sets wait; in memory and on the device they wait decoded. workers: processes that decode what waits on disk.
+    channels_last: memory layout of convolutions. compile: none | blocks | whole: what torch.compile fuses, networks'
+    repeated blocks or each network as one graph (minutes at the start, faster for small ones). balance: draw rare
+    expressions more often. keep_in: disk | memory | device: where samples of synthetic sets wait; in memory and on the
+    device they wait decoded. workers: processes that decode what waits on disk.
 
     checkpoint_minutes: between two checkpoints. max_minutes: stop with a checkpoint after that long, 0 for never.
     log_every, sheet_every: steps between two lines of the log and between two sheets of `sheet_clips` held-out samples,
@@ -57,7 +59,7 @@ class TrainConfig:
     precision: str = "no"
     channels_last: bool = True
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: str = "none"
     balance: bool = True
     keep_in: str = "disk"
     workers: int = 0
@@ -80,10 +82,9 @@ class TrainConfig:
                 f"`steps` and `batch` must be at least 1 and `microbatch` 0 or more; found {self.steps}, {self.batch} "
                 f"and {self.microbatch}."
             )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"`precision` must be {', '.join(PRECISIONS)}; found {self.precision!r}.")
-        if self.keep_in not in KEPT_IN:
-            raise ConfigError(f"`keep_in` must be {', '.join(KEPT_IN)}; found {self.keep_in!r}.")
+        for name, known in (("precision", PRECISIONS), ("keep_in", KEPT_IN), ("compile", COMPILED)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"`{name}` must be one of {', '.join(known)}; found {getattr(self, name)!r}.")
 
     def share(self, processes: int) -> tuple[int, int]:
         """Samples a step of a process, and how many it takes at once. Raises ConfigError where these do not fit."""

@@ -14,6 +14,7 @@ from geodiff.errors import AssetError
 from geodiff.files import make_folder, read_json, save_tensors, write_json
 from geodiff.models.autoencoder import AUTOENCODERS, Autoencoder
 from geodiff.models.networks import Networks, channels_last, load_weights
+from geodiff.models.runtime import compile_blocks
 from geodiff.training.config import TrainConfig
 from geodiff.training.objective import Batch, LossConfig, Objective
 from geodiff.training.reconstruction import ReconstructionConfig, ReconstructionObjective, reconstruction_figures
@@ -83,9 +84,14 @@ class GeneratorTask(Task):
         super().prepare(config)
         if config.gradient_checkpointing:
             self.networks.unet.checkpoint_gradients()
-        if config.compile:
-            for module in (self.networks.unet.unet, self.networks.reference_net.unet, self.networks.expression_encoder):
-                module.compile()
+            self.networks.reference_net.checkpoint_gradients()
+        networks = self.networks
+        if config.compile == "blocks":
+            for module in (networks.unet, networks.reference_net):
+                compile_blocks(module)
+        elif config.compile == "whole":
+            for module in (networks.unet.unet, networks.reference_net.unet, networks.expression_encoder):
+                module.compile(dynamic=False)
 
     def save(self, folder: Path) -> None:
         self.networks.save(folder)
