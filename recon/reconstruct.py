@@ -80,10 +80,17 @@ def reconstruct(
         out, "reconstruct", config, seed=getattr(config, "seed", None), preset=job.preset, device=device,
         inputs={"clips": clips, "method": method},
     ) as run:  # fmt: skip
-        for sentence in source.notes:
+
+        def tell(sentence: str) -> None:
             run.note(sentence)
             if say is not None:
                 say(sentence)
+
+        source.tell = tell
+        for sentence in source.notes:
+            tell(sentence)
+        if _one_view(source):
+            tell("one view only: what it does not show is guessed from what it does")
         finished = _finished(out, identity, source.head)
         if finished is not None:
             report("fit", 1.0, "already done")
@@ -148,6 +155,12 @@ def move_into_place(staged: Path, out: Path) -> None:
             if path.is_dir():
                 shutil.rmtree(out / path.name, ignore_errors=True)
             path.replace(out / path.name)
+
+
+def _one_view(source: ClipSet) -> bool:
+    """Whether all frames were seen by one camera that stands still."""
+    first = source.camera(0).viewmat
+    return source.num_cameras == 1 and all(torch.equal(source.camera(0, t).viewmat, first) for t, _ in source.frames)
 
 
 def _finished(out: Path, identity: str, head: HeadModel) -> Avatar | None:

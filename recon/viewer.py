@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
+import numpy as np
 import torch
 
+from geodiff.conditioning import head_frame
 from geodiff.errors import MissingDependencyError
 from geodiff.geometry import quat_to_matrix
 from geodiff.types import Drive
 from recon.avatar import Avatar
+from recon.cameras import DISTANCE
 from recon.drives import load_drive
+
+#: Scene units of the page in a metre. It holds covariances in half precision, which square metres of a few square
+#: millimetres would fall through.
+UNIT = 20.0
+#: Vertical, radians: the head fills the page about as it fills a generated view.
+FIELD_OF_VIEW = 0.42
 
 
 def covariances(quats: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -34,22 +44,34 @@ def view(avatar: Avatar, drive: str = "builtin:talk", port: int = 8080, seconds:
     motion = load_drive(avatar, drive)
     server = viser.ViserServer(port=port)
     server.scene.set_up_direction("+y")
+    center = UNIT * head_frame(avatar.head, avatar.neutral().params).center.double().numpy()
+
+    def look(client: Any) -> None:
+        client.camera.position = center + np.array([0.0, 0.0, UNIT * DISTANCE])
+        client.camera.look_at = center
+        client.camera.fov = FIELD_OF_VIEW
+
+    server.on_client_connect(look)
     start = time.monotonic()
-    for t in itertools.cycle(range(motion.num_frames)):
-        shown = time.monotonic()
-        _show(server, avatar, motion.frame(t))
-        time.sleep(max(0.0, 1 / motion.fps - (time.monotonic() - shown)))
-        if seconds is not None and time.monotonic() - start > seconds:
-            server.stop()
-            return
+    try:
+        for t in itertools.cycle(range(motion.num_frames)):
+            shown = time.monotonic()
+            # Nobody looks: nothing is posed, but the first frame for who comes.
+            if t == 0 or server.get_clients():
+                _show(server, avatar, motion.frame(t))
+            time.sleep(max(0.0, 1 / motion.fps - (time.monotonic() - shown)))
+            if seconds is not None and time.monotonic() - start > seconds:
+                return
+    finally:
+        server.stop()
 
 
-def _show(server: object, avatar: Avatar, drive: Drive) -> None:
+def _show(server: Any, avatar: Avatar, drive: Drive) -> None:
     posed = avatar.pose(drive)
-    server.scene.add_gaussian_splats(  # type: ignore[attr-defined]
+    server.scene.add_gaussian_splats(
         "/avatar",
-        centers=posed.means.numpy(),
-        covariances=covariances(posed.quats, posed.scales).numpy(),
+        centers=UNIT * posed.means.numpy(),
+        covariances=UNIT**2 * covariances(posed.quats, posed.scales).numpy(),
         rgbs=posed.colors[:, :3].clamp(0, 1).numpy(),
         opacities=posed.opacities[:, None].numpy(),
     )

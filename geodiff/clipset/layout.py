@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +152,18 @@ def _numbers(array: np.ndarray, name: str, path: Path) -> torch.Tensor:
     return torch.as_tensor(array.astype(np.float32))
 
 
+@lru_cache(maxsize=4)
+def _real_folder(folder: Path) -> str:
+    return os.path.realpath(folder)
+
+
 def inside(folder: Path, relative: Any, where: str) -> Path:
     """`folder / relative`, when that stays in the folder. Raises ClipSetError."""
     if not isinstance(relative, str) or not relative:
         raise ClipSetError(f"{where} must name a file, and it gives {relative!r}")
     path = folder / relative
-    if Path(relative).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    real = os.path.realpath(path)
+    if os.path.isabs(relative) or not real.startswith(_real_folder(folder) + os.sep):
         raise ClipSetError(
             f"{where} must name files inside the clip set, and {relative!r} leads out of it: copy them in"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from geodiff.clipset.layout import (
     camera_from_json,
     read_params,
 )
+from geodiff.clipset.repair import usable
 from geodiff.clipset.transforms import SPLIT_FILES, Listed, open_transforms
 from geodiff.errors import ClipSetError, HeadModelError, InputError
 from geodiff.files import read_json, read_npz
@@ -60,7 +62,8 @@ class ClipSet:
 
     Timesteps t and cameras c count from 0 without gaps, in the order of the numbers on disk. notes: sentences about
     what is absent and therefore off. meta: what clipset.json says, or an empty dictionary for other tools' exports.
-    foreign: whether another tool made it, so that its images may have a background and its lists gaps.
+    foreign: whether another tool made it, so that its images may have a background and its lists gaps. tell: told what
+    is found while frames are read.
     """
 
     def __init__(self, folder: Path, listed: Listed, meta: dict[str, Any]) -> None:
@@ -77,6 +80,7 @@ class ClipSet:
         self.fps = float(meta.get("fps", 25.0))
         self.indexing = str(meta.get("indexing", "multiview"))
         self.notes: list[str] = self._notes()
+        self.tell: Callable[[str], None] = lambda sentence: None
 
     @staticmethod
     def open(path: Path | str, head: HeadModel | None = None, head_spec: str | None = None) -> ClipSet:
@@ -230,9 +234,16 @@ class ClipSet:
         )
 
     def clips(self) -> list[Clip]:
-        """All views, one after the other. Raises ClipSetError, also where frames differ in size."""
+        """All views, one after the other; frames with an empty mask are left out, and normal maps repaired where few of
+        their pixels hold no normals, of which `tell` is told.
+
+        Raises ClipSetError, also where frames differ in size.
+        """
         self._check_sizes([entry.camera for entry in self._entries.values()])
-        return [self.clip(c) for c in range(self.num_cameras)]
+        clips, notes = usable([self.clip(c) for c in range(self.num_cameras)], self.has_masks, str(self.folder))
+        for sentence in notes:
+            self.tell(sentence)
+        return clips
 
     def _check_sizes(self, cameras: list[Camera]) -> None:
         sizes = sorted({(camera.width, camera.height) for camera in cameras})

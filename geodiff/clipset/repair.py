@@ -85,7 +85,8 @@ def _chosen(clip: Clip, frames: np.ndarray) -> Clip:
 def _no_normals(normals: np.ndarray) -> np.ndarray:
     """(T, H, W) bool of normal maps (T, H, W, 3) uint8."""
     # Only extreme bytes can make a vector that long: most maps need no arithmetic.
-    suspects = ((normals < 20) | (normals > 235)).sum(-1) >= 2
+    x, y, z = np.moveaxis((normals < 20) | (normals > 235), -1, 0)
+    suspects = (x & y) | (x & z) | (y & z)
     bad = np.zeros(suspects.shape, bool)
     if suspects.any():
         vectors = normals[suspects].astype(np.float32) / 127.5 - 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from recon.methods import load_avatar
 from recon.methods.geodiff4d import GeoDiff4DAvatar, GeoDiff4DConfig
 from recon.ply import read_ply
 from recon.reconstruct import Job, method_config, reconstruct, resolve_device
-from recon.viewer import covariances, view
+from recon.viewer import UNIT, covariances, view
 
 JOB = Job(device="cpu", preview_frames=2, preview_size=32)
 
@@ -203,6 +205,48 @@ def test_viewer_without_viser_says_how_to_get_it(avatar: Avatar, monkeypatch: py
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'geodiff\[view\]'"):
         view(avatar)
+
+
+def test_the_page_shows_every_frame_to_whoever_looks(avatar: Avatar, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server:
+        made: list[Server] = []
+
+        def __init__(self, port: int) -> None:
+            self.scene, self.clients, self.shown, self.stopped = self, {}, [], False
+            self.made.append(self)
+
+        def set_up_direction(self, up: str) -> None:
+            assert up == "+y"
+
+        def on_client_connect(self, greet: Callable) -> None:
+            client = SimpleNamespace(camera=SimpleNamespace())
+            greet(client)
+            self.clients[0] = client
+
+        def get_clients(self) -> dict:
+            return self.clients
+
+        def add_gaussian_splats(self, name: str, **arrays: np.ndarray) -> None:
+            self.shown.append(arrays)
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    monkeypatch.setitem(sys.modules, "viser", SimpleNamespace(ViserServer=Server))
+    view(avatar, "talk", 8080, seconds=0.3)
+    server = Server.made[0]
+    assert server.stopped and len(server.shown) >= 2
+    first = server.shown[0]
+    count = len(first["centers"])
+    assert {k: v.shape for k, v in first.items()} == {
+        "centers": (count, 3), "covariances": (count, 3, 3), "rgbs": (count, 3), "opacities": (count, 1)
+    }  # fmt: skip
+    # Half precision, which the page holds them in, must not lose the thickness of flat Gaussians.
+    thin = np.linalg.eigvalsh(first["covariances"].astype(np.float64))[:, 0]
+    assert np.quantile(thin, 0.05) > 6e-8
+    camera = server.clients[0].camera
+    assert np.linalg.norm(camera.position - camera.look_at) == pytest.approx(UNIT)
+    server.made.clear()
 
 
 def test_covariances_are_those_of_the_axes() -> None:
