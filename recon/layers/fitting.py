@@ -101,7 +101,7 @@ class RiggedProblem:
             first["latent"] = latents.to(self.binding.device)
         self._adopt(first)
         self.stats = DensityStats.zeros(len(self.binding), self.binding.device)
-        self.rig = Rig(head, frames.params, config.refinement, self._dynamics(), frames.latents)
+        self.rig = Rig(head, frames.params, config.refinement, self._dynamics(), frames.latents, config.iterations)
         self._white = torch.ones(3, device=self.binding.device)
         self._perceptual = PerceptualLoss.of(config.losses.perceptual, frames.device)
         # Without masks nothing says which pixels are the head's: neither alpha nor normals have a truth then.

@@ -32,6 +32,8 @@ SEPARATE = {"teeth": (0.85, 0.82, 0.76), "mouth_interior": (0.35, 0.12, 0.11), "
 SEEN = 0.55
 #: The same for points that lend their colour to those that are not seen.
 LENDS = 0.65
+#: Gaussians a triangle from which on every triangle gets one.
+_SPARE = 2
 #: Neighbours that an unseen Gaussian takes its colour from.
 _NEIGHBOURS = 24
 #: Standard deviation in the triangle's plane as a share of the spacing, and across it as a share of that.
@@ -57,10 +59,11 @@ class Placement(NamedTuple):
 def place_on_triangles(
     head: HeadModel, vertices: Tensor, count: int, opacity: float, seed: int, degree: int = 0
 ) -> Placement:
-    """Flat Gaussians on the triangles, as many as `count` or one for each triangle that has an area.
+    """Flat Gaussians on the triangles, `count` of them, by area and by region.
 
-    vertices: (V, 3) metres, the subject's neutral head. Where there are more triangles than `count`, a systematic
-    sample by area is taken and the Gaussians are wider than their triangles.
+    vertices: (V, 3) metres, the subject's neutral head. With at least `_SPARE` Gaussians a triangle, every triangle with
+    an area gets one; with fewer a systematic sample is taken, and the Gaussians are wider than their triangles:
+    otherwise a head's many small triangles (teeth, eyeballs) would take what hair and shoulders need.
     """
     generator = torch.Generator().manual_seed(seed)
     corners = vertices[head.faces]
@@ -74,14 +77,15 @@ def place_on_triangles(
     # One stratified draw over the cumulative sum gives each triangle its expected number up to rounding.
     edges = torch.cat([torch.zeros(1), expected.cumsum(0)])
     counts = (edges[1:] + 0.5).floor() - (edges[:-1] + 0.5).floor()
-    if len(areas) <= count:
+    every = len(areas) * _SPARE <= count
+    if every:
         counts = torch.where(areas > 0, counts.clamp_min(1), 0 * counts)
     binding = torch.repeat_interleave(torch.arange(len(areas)), counts.long())
     barycentrics = _spread_barycentrics(binding, counts.long(), generator)
     points = (corners[binding] * barycentrics[:, :, None]).sum(1)
     frames = triangle_frames(vertices[None], head.faces)
     # A triangle that stands in for its neighbours has the spacing of the neighbourhood, not its own.
-    share = torch.maximum(expected, counts) if len(areas) <= count else expected
+    share = torch.maximum(expected, counts) if every else expected
     spacing = (areas / share.clamp_min(1e-6)).sqrt()[binding]
     scale = frames.scales[0, binding].clamp_min(1e-9)
     rotations, origins = frames.rotations[0, binding], frames.origins[0, binding]

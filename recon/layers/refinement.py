@@ -14,10 +14,15 @@ POSE_GROUP = ("shape", "rotation", "translation", "neck_pose")
 EXPRESSION_GROUP = ("expr", "jaw_pose", "eyes_pose")
 
 
+#: Length of the run that the paper's rates are for, and the most that shorter ones raise them.
+PAPER_ITERATIONS, MOST = 100_000, 100.0
+
+
 @dataclass(frozen=True)
 class RefinementConfig:
-    """pose_rate, expression_rate: peak learning rates of the two groups.
+    """pose_rate, expression_rate: the paper's peak learning rates of the two groups.
 
+    scaled: raises them in shorter runs than the paper's, so that a parameter may go as far in the whole run.
     warmup, stable: shares of the run at which the linear ramp ends and the exponential decay begins. The paper ramps
     over 40K and holds from 20K to 80K of 100K iterations, which overlap; the ramp ends at 20% here.
     """
@@ -25,22 +30,28 @@ class RefinementConfig:
     enabled: bool = False
     pose_rate: float = 1e-5
     expression_rate: float = 1e-4
+    scaled: bool = True
     warmup: float = 0.2
     stable: float = 0.8
     floor: float = 1e-10
     final: float = 0.01
 
+    def factor(self, iterations: int) -> float:
+        """What the rates are multiplied with in a run of that length."""
+        return min(MOST, max(1.0, PAPER_ITERATIONS / iterations)) if self.scaled else 1.0
+
 
 class HeadResidual:
-    """Residuals of all parameters of T time steps, starting at zero, with their own Adam."""
+    """Residuals of all parameters of T time steps, starting at zero, with their own Adam, over `iterations` steps."""
 
-    def __init__(self, params: HeadParams, config: RefinementConfig) -> None:
+    def __init__(self, params: HeadParams, config: RefinementConfig, iterations: int = PAPER_ITERATIONS) -> None:
         self.config = config
+        factor = config.factor(iterations)
         names = (*POSE_GROUP, *EXPRESSION_GROUP)
         self.values = {name: torch.zeros_like(getattr(params, name)).requires_grad_() for name in names}
         groups = [
-            {"params": [self.values[name] for name in POSE_GROUP], "peak": config.pose_rate},
-            {"params": [self.values[name] for name in EXPRESSION_GROUP], "peak": config.expression_rate},
+            {"params": [self.values[name] for name in POSE_GROUP], "peak": factor * config.pose_rate},
+            {"params": [self.values[name] for name in EXPRESSION_GROUP], "peak": factor * config.expression_rate},
         ]
         self._optimiser = torch.optim.Adam(groups, lr=0.0)
 

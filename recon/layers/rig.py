@@ -11,7 +11,7 @@ from geodiff.head.model import HeadModel
 from geodiff.types import HeadParams
 from recon.layers.dynamics import Dynamics
 from recon.layers.posing import FastHead
-from recon.layers.refinement import HeadResidual, RefinementConfig
+from recon.layers.refinement import PAPER_ITERATIONS, HeadResidual, RefinementConfig
 from recon.layers.rigged import Fields, PosedHeads
 
 #: Position maps of so many time steps are kept; of longer sets they are made anew at each step.
@@ -31,14 +31,16 @@ class Rig:
     """Everything that is learnt beside the Gaussians' own fields, with its optimisers.
 
     latents: (T, tokens, width) of the expression encoder for the time steps of `params`, or None.
+    iterations: length of the run.
     """
 
     def __init__(
         self, head: HeadModel, params: HeadParams, refinement: RefinementConfig, dynamics: Dynamics | None,
         latents: Tensor | None = None,
+        iterations: int = PAPER_ITERATIONS,
     ) -> None:  # fmt: skip
         self._head, self._params, self._latents = head, params, latents
-        self.residual = HeadResidual(params, refinement) if refinement.enabled else None
+        self.residual = HeadResidual(params, refinement, iterations) if refinement.enabled else None
         self.dynamics = dynamics
         self._fast = FastHead(head, params.static_offset)
         still = self.residual is None and (dynamics is None or dynamics.deform is None)

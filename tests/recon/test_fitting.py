@@ -95,7 +95,7 @@ def test_refinement_finds_a_shifted_head(small_head: HeadModel, frames: FrameSet
     shift = torch.tensor([0.012, 0.0, 0.0])
     wrong = replace(frames, params=frames.params.replace(translation=frames.params.translation + shift))
     rates = LearningRates(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    refinement = RefinementConfig(True, pose_rate=1e-3, expression_rate=0.0, warmup=0.1)
+    refinement = RefinementConfig(True, scaled=False, pose_rate=1e-3, expression_rate=0.0, warmup=0.1)
     config = FitConfig(40, rates=rates, refinement=refinement)
     problem = RiggedProblem(small_head, wrong, initial_gaussians(small_head, frames, quick), config)
     optimise(problem, Schedule(40))
@@ -107,6 +107,18 @@ def test_refinement_schedule_has_three_phases(frames: FrameSet) -> None:
     residual = HeadResidual(frames.params, RefinementConfig(True))
     rates = [residual.rate(1e-4, share) for share in (0.0, 0.1, 0.2, 0.8, 0.9, 1.0)]
     assert rates == pytest.approx([1e-10, 5e-5, 1e-4, 1e-4, 1e-5, 1e-6], rel=1e-3)
+
+
+def test_short_runs_refine_as_far_as_long_ones(frames: FrameSet) -> None:
+    """The paper's rates are for 100,000 steps: the way that a parameter can go stays the same."""
+    config = RefinementConfig(True)
+    ways = []
+    for iterations in (2500, 10_000, 100_000):
+        residual = HeadResidual(frames.params, config, iterations)
+        (peak, _) = (group["peak"] for group in residual._optimiser.param_groups)
+        ways.append(iterations * peak)
+    assert ways == pytest.approx([1.0] * 3)
+    assert config.factor(10) == 100 and config.factor(10**6) == 1
 
 
 def test_without_normals_the_normal_loss_is_off(

@@ -130,7 +130,7 @@ def test_an_avatar_with_networks_is_saved_and_read(
     latents = torch.randn(frames.params.num_frames, 2, 3, generator=torch.Generator().manual_seed(1))
     config = replace(
         quick, iterations=10, deform=DEFORM, attributes=ATTRIBUTES,
-        refinement=RefinementConfig(True, pose_rate=1e-3, expression_rate=1e-2, warmup=0.0),
+        refinement=RefinementConfig(True, scaled=False, pose_rate=1e-3, expression_rate=1e-2, warmup=0.0),
     )  # fmt: skip
     made = fit_frames(small_head, replace(frames, latents=latents), config)
     again = load_avatar(made.save(tmp_path / "a"), small_head)
@@ -181,7 +181,7 @@ def test_refined_frames_fit_better_and_are_the_avatars_own_motion(
     """Frames tracked with errors from one to the next: refinement wins on held-out views of the same times."""
     noise = 0.006 * torch.randn(frames.params.num_frames, 3, generator=torch.Generator().manual_seed(3))
     wrong = replace(frames, params=frames.params.replace(translation=frames.params.translation + noise))
-    refinement = RefinementConfig(True, pose_rate=1e-3, expression_rate=1e-3)
+    refinement = RefinementConfig(True, scaled=False, pose_rate=1e-3, expression_rate=1e-3)
     plain = fit_frames(small_head, wrong, replace(quick, iterations=120))
     refined = fit_frames(small_head, wrong, replace(quick, iterations=120, refinement=refinement))
     before, after = held_out_metrics(plain, wrong)["psnr"], held_out_metrics(refined, wrong)["psnr"]
