@@ -1,20 +1,23 @@
-"""Time both rasterisers and print a table in Markdown.
+"""Time both rasterisers and print tables in Markdown.
 
-    python scripts/benchmark_raster.py [--threads N] [--repeats N] [--reference]
+    python scripts/benchmark_raster.py [--threads N] [--repeats N] [--twin N]
 
 Gaussians lie on a shell about the size of a head that fills four fifths of the image's height, about 30 splats over
 each pixel of it; 8 colour channels, alpha and depth; gradients to all five fields. The mesh is a closed sphere of 20k
 triangles. Wall-clock time suffers from whatever else the machine does: the least and the median are given, and the
-processor time of all threads together (the least), which suffers less.
+processor time of all threads together (the least), which suffers less. The ratio to the plain-torch twin is one of
+processor times, of runs taken in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -55,11 +58,11 @@ def measure(function: Callable[[], object], repeats: int) -> Timing:
     return Timing(min(wall), float(np.median(wall)), min(processor))
 
 
-def camera(size: int) -> Camera:
+def camera(size: int, yaw: float = 0.3) -> Camera:
     """Sees the shell over four fifths of the image's height."""
     distance = 1.0
     focal = 0.8 * size * math.sqrt(distance**2 - SHELL[1] ** 2) / (2 * SHELL[1])
-    return orbit_camera(0.3, 0.1, distance, torch.zeros(3), focal, size, size)
+    return orbit_camera(yaw, 0.1, distance, torch.zeros(3), focal, size, size)
 
 
 def shell(count: int, scale: float) -> Gaussians:
@@ -94,24 +97,66 @@ def head_like(count: int, view: Camera) -> Gaussians:
     return shell(count, low)
 
 
-def benchmark_gaussians(count: int, size: int, backend: str, repeats: int) -> str:
-    view = camera(size)
-    scene = head_like(count, view)
-    viewmats, intrinsics = view.viewmat[None], view.K[None]
-    gradients = [torch.randn(1, size, size, channels) for channels in (CHANNELS, 1, 1)]
+@dataclass(frozen=True)
+class Scene:
+    """What is rendered: Gaussians of the shell from `views` directions."""
 
-    def forward() -> None:
-        with torch.no_grad():
-            rasterize(scene, viewmats, intrinsics, size, size, backend=backend)
+    gaussians: Gaussians
+    cameras: list[Camera]
 
-    def both() -> None:
-        leaves = [getattr(scene, f.name).detach().requires_grad_() for f in fields(Gaussians)]
-        found = rasterize(Gaussians(*leaves), viewmats, intrinsics, size, size, backend=backend)
-        torch.autograd.backward([found.colors, found.alphas, found.depths], gradients)
+    @classmethod
+    def make(cls, count: int, size: int, views: int = 1) -> Scene:
+        return cls(head_like(count, camera(size)), [camera(size, 0.3 + 0.4 * i) for i in range(views)])
 
-    cells = [measure(function, repeats).cells() for function in (forward, both)]
-    density = splats_per_pixel(scene, view)
-    return f"| {backend} | {count // 1000}k / {size} | {density:.0f} | {' | '.join(cells)} |"
+    def render(self, backend: str, gradients: bool) -> None:
+        """All views in one call, with or without the gradients of all fields."""
+        size = self.cameras[0].width
+        viewmats, intrinsics = torch.stack([c.viewmat for c in self.cameras]), torch.stack([c.K for c in self.cameras])
+        with torch.set_grad_enabled(gradients):
+            leaves = [getattr(self.gaussians, f.name).detach().requires_grad_(gradients) for f in fields(Gaussians)]
+            found = rasterize(Gaussians(*leaves), viewmats, intrinsics, size, size, backend=backend)
+        if gradients:
+            outputs = [found.colors, found.alphas, found.depths]
+            torch.autograd.backward(outputs, [_noise(tuple(o.shape)) for o in outputs])
+
+
+@cache
+def _noise(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def benchmark_gaussians(count: int, size: int, repeats: int, twin: int) -> str:
+    """A row of the table; twin: how often the plain-torch twin runs, 0 for not at all."""
+    scene = Scene.make(count, size)
+    cells = []
+    for gradients in (False, True):
+        works = [partial(scene.render, "cpu", gradients)] + [partial(scene.render, "reference", gradients)] * (twin > 0)
+        parts = [[measure(work, share) for work, share in zip(works, (-(-repeats // 3), twin), strict=False)]]
+        parts += [[measure(works[0], -(-repeats // 3))] for _ in range(2)]
+        kernel = best([part[0] for part in parts])
+        ratio = f"{parts[0][1].processor / kernel.processor:.0f}" if twin else ""
+        cells.append(f"{kernel.cells()} | {ratio}")
+    density = splats_per_pixel(scene.gaussians, scene.cameras[0])
+    return f"| {count // 1000}k / {size} | {density:.0f} | {' | '.join(cells)} |"
+
+
+def best(timings: list[Timing]) -> Timing:
+    return Timing(
+        min(t.least for t in timings), float(np.median([t.median for t in timings])), min(t.processor for t in timings)
+    )
+
+
+def benchmark_views(count: int, size: int, views: int, repeats: int) -> list[str]:
+    """Several views in one call and in as many calls."""
+    scene = Scene.make(count, size, views)
+    alone = [Scene(scene.gaussians, [each]) for each in scene.cameras]
+    rows = []
+    for gradients in (False, True):
+        one = measure(partial(scene.render, "cpu", gradients), repeats)
+        several = measure(lambda: [each.render("cpu", gradients) for each in alone], repeats)  # noqa: B023
+        what = "forward and backward" if gradients else "forward"
+        rows.append(f"| {what}, {views} views | {count // 1000}k / {size} | {one.cells()} | {several.cells()} |")
+    return rows
 
 
 def sphere(segments: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,21 +185,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--reference", action="store_true", help="also time the plain-torch backend (slow)")
+    parser.add_argument("--twin", type=int, default=3, help="runs of the plain-torch twin (slow); 0 for none")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    print(f"threads: {arguments.threads}; milliseconds: least | median | processor time\n")
+    print(
+        f"threads: {arguments.threads}; load: {os.getloadavg()[0]:.1f}; milliseconds: least | median | processor time\n"
+    )
     print("| mesh | triangles / size | least | median | processor |\n|---|---|---|---|---|")
     for size in (256, 512):
         print("\n".join(benchmark_mesh(size, arguments.repeats)), flush=True)
-    print("\n| Gaussians | N / size | splats a pixel | forward: least | median | processor ", end="")
-    print("| and backward: least | median | processor |\n|---|---|---|---|---|---|---|---|---|")
-    for count, size in ((5000, 128), (20000, 128), (20000, 256), (20000, 512), (60000, 512)):
-        print(benchmark_gaussians(count, size, "cpu", arguments.repeats), flush=True)
-    if arguments.reference:
-        for count, size in ((5000, 128), (20000, 256)):
-            print(benchmark_gaussians(count, size, "reference", max(arguments.repeats // 10, 2)), flush=True)
+    print("\n| N / size | splats a pixel | forward: least | median | processor | times the twin ", end="")
+    print("| and backward: least | median | processor | times the twin |\n|---|---|---|---|---|---|---|---|---|---|")
+    for count, size in ((5000, 128), (20000, 128), (20000, 256), (60000, 256), (20000, 512), (60000, 512)):
+        print(benchmark_gaussians(count, size, arguments.repeats, arguments.twin), flush=True)
+    print("\n| | N / size | one call: least | median | processor | a call each: least | median | processor |")
+    print("|---|---|---|---|---|---|---|---|")
+    print("\n".join(benchmark_views(20000, 256, 8, arguments.repeats // 3)), flush=True)
 
 
 if __name__ == "__main__":
