@@ -26,8 +26,8 @@ import numpy as np
 from geodiff.errors import ConfigError, InputError
 from geodiff.files import atomic_write, make_folder, storage_errors
 
-#: How colours become luma and chroma, told to the encoder and written into the file, so that players agree.
-_COLOURS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+#: How colours become luma and chroma, written into the file, so that players agree.
+_COLOURS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "range": "tv"}
 #: Pictures of a sequence.
 _PICTURE = "{:05d}.png"
 #: Alpha below which a pixel's own colour cannot be told from rounding.
@@ -239,7 +239,8 @@ def _command(path: Path, shape: tuple[int, ...], codec: Codec, rates: dict[str, 
         "pipe:", format="rawvideo", pix_fmt="rgba" if channels == 4 else "rgb24", s=f"{width}x{height}",
         framerate=rates["framerate"],
     ).filter("scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int")  # fmt: skip
-    options = {**codec.options, **_COLOURS}
+    stream = stream.filter("setparams", **_COLOURS)
+    options = dict(codec.options)
     if codec.options["vcodec"] != "prores_ks":
         options["crf"] = rates["crf"]
     streams = [stream]

@@ -59,7 +59,10 @@ def _numbers(spec: Any) -> tuple[float, ...]:
     except (TypeError, ValueError):
         values = ()
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-        raise ConfigError(f"background must be three numbers from 0 to 1, or a colour, picture or alpha, got {spec}")
+        raise ConfigError(
+            f"background must be three numbers from 0 to 1, a colour, a picture or alpha, got {spec}: correct it, and "
+            "put a #RRGGBB among key=value settings in quotes of its own"
+        )
     return values
 
 

@@ -80,7 +80,7 @@ def test_colours_survive_and_are_told_to_players(tmp_path: Path, name: str) -> N
     for y, x in ((16, 16), (16, 48), (48, 16), (48, 48)):
         assert np.abs(read[y, x] - frame[y, x]).max() <= 6
     told = subprocess.run([ffmpeg_program(), "-i", str(tmp_path / name)], capture_output=True).stderr.decode()
-    assert "bt709" in told
+    assert "tv, bt709" in told and "unknown" not in told
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
@@ -133,7 +134,9 @@ def animate(
 
     folders = [Path(item) for item in avatars if "=" not in item or Path(item).is_dir()]
     overrides = [item for item in avatars if "=" in item and not Path(item).is_dir()]
-    named = {**frame_size(size), "fps": fps, "background": background, "labels": labels or None}
+    # In quotes, or YAML would take "#336699" for a comment; lists of numbers stay lists.
+    colour = background if background is None or background.startswith("[") else json.dumps(background)
+    named = {**frame_size(size), "fps": fps, "background": colour, "labels": labels or None}
     config = load_config(AnimateConfig, "animate", preset, with_named(overrides, named))
     if not folders:
         raise ConfigError("geodiff animate needs the folder of at least one avatar, and none was given: name one")
@@ -162,7 +165,8 @@ def export(
     ] = "splats",
     out: Out = None,
     level: Annotated[
-        int | None, typer.Option(min=1, help="At most so many Gaussians: the least important are merged.")
+        int | None,
+        typer.Option("--level", "--gaussians", min=1, help="At most so many: the least important are merged."),
     ] = None,
     head: RecordedHead = None,
     preset: Preset = DEFAULT_PRESET,

@@ -285,6 +285,14 @@ def test_whatever_holds_tensors_moves_to_a_device(avatar: GeoDiff4DAvatar, monke
     assert subject.parts["layer"].weight.device.type == "cpu"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_on_a_gpu_it_looks_the_same(avatar: GeoDiff4DAvatar) -> None:
+    camera = camera_path(avatar, "swing", 8, 64)[1]
+    here, there = (rgba(one, avatar.neutral(), camera) for one in (avatar, avatar.to("cuda")))
+    assert np.abs(here - there).max() < 2e-3
+
+
 class Held(Avatar):
     method = "held"
     parts: dict
@@ -293,9 +301,12 @@ class Held(Avatar):
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli.run(["animate", "x", "--size", "64x48", "--fps", "30", "--background", "alpha", "--dry-run"]) == 0
+    assert cli.run(["animate", "x", "--size", "64x48", "--fps", "30", "--background", "#336699", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "width: 64" in shown and "height: 48" in shown and "fps: 30" in shown and "background: alpha" in shown
+    assert "width: 64" in shown and "height: 48" in shown and "fps: 30" in shown and "background: '#336699'" in shown
+    assert cli.run(["animate", "x", "--background", "[0, 0.5, 1]", "labels=true", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "- 0.5" in shown and "labels: true" in shown
     for arguments, words in (
         (["x", "--size", "wide"], "--size must read"),
         (["size=64"], "at least one avatar"),
