@@ -51,9 +51,10 @@ class SampleConfig:
     """size: side of the images, pixels. crop: side of the driving crops. references: portraits of a person, each in an
     expression, view and lens of its own; the targets are shared out among them. timesteps, views: single targets are
     timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
-    targets. detector_noise: standard deviation of a landmark, as a share of the outer eye corners' distance.
-    driver_share: of the motions whose driving crops show the driver head instead of the person, as built-in motions and
-    parameter files do in use. ground_truth: with depth, UV, cameras and the parameters of both heads."""
+    targets and the driving crops. detector_noise: standard deviation of a landmark, as a share of the outer eye
+    corners' distance. driver_share: of the motions whose driving crops show the driver head instead of the person, as
+    built-in motions and parameter files do in use. ground_truth: with depth, UV, cameras and the parameters of both
+    heads."""
 
     size: int = 256
     crop: int = 64
@@ -203,7 +204,7 @@ class Session:
         """Driving crops (crop, crop, 3) uint8 of expressions, from a view of their own."""
         base = framed_camera(self.frame, math.radians(yaw), math.radians(elevation), self.distance, 256)
         camera = self.true_camera(face_camera(self.head, self.reference.params, base, self.config.crop))
-        frames = [self.subject.render(posed, camera).image for posed in true]
+        frames = [self.subject.render(posed, camera, self.config.supersample).image for posed in true]
         return [as_bytes(frame) for frame in frames]
 
     def target(self, motion: Motion, kind: str, view: tuple[float, float], cache: _Step | None = None) -> Target:

@@ -22,7 +22,6 @@ from geodiff.synth.bench.people import Person, Photo
 from geodiff.tracking.accuracy import similarity
 from geodiff.tracking.fit import Fit, FitConfig, LandmarkFitter
 from geodiff.tracking.hair import fit_hair
-from geodiff.tracking.landmarks import detect_faces
 from geodiff.tracking.matte import on_white, portrait_matte
 from geodiff.tracking.track import choose_face, track_image
 from geodiff.types import Camera, HeadParams
@@ -100,7 +99,7 @@ def understand(driver: Person, photo: Photo, head: HeadModel, kind: Kind) -> Exp
         alone = on_white(photo.image, photo.mask)
     else:
         side = len(photo.image)
-        faces = [choose_face(detect_faces(one.image), None) for one in (driver.rest, photo)]
+        faces = [choose_face(one.faces, None) for one in (driver.rest, photo)]
         fit = _fitted(np.stack([face.points for face in faces]), side, head)
         params, camera = fit.params, fit.camera
         alone = on_white(photo.image, portrait_matte(photo.image, faces[-1]))

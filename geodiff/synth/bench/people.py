@@ -24,10 +24,13 @@ from geodiff.synth.bench.definition import (
 )
 from geodiff.synth.portraits import develop, rolled
 from geodiff.synth.subject import Subject
+from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.types import Camera, HeadParams, Motion
 
 #: Side of a driving frame as a share of a photograph's.
 DRIVING_SHARE = 0.75
+#: Driving frames that a person keeps.
+KEPT_FILMS = 16
 _PAPER, _FILM = 20, 21
 
 
@@ -41,6 +44,11 @@ class Photo:
     params: HeadParams
     camera: Camera
 
+    @cached_property
+    def faces(self) -> list[Face]:
+        """What the tracker finds in it."""
+        return detect_faces(self.image)
+
 
 class Person:
     """A person of the bench on the head `truth`."""
@@ -49,6 +57,7 @@ class Person:
         self.head, self.identity, self.config = truth, identity, config
         self.subject = Subject(truth, identity_seed(identity), texture_size=config.texture, natural=True)
         self.frame = head_frame(truth, self.subject.params)
+        self._films: dict[int, tuple[Motion, Photo]] = {}
 
     @cached_property
     def photo(self) -> Photo:
@@ -62,9 +71,17 @@ class Person:
         return self.film(at_rest(), 0)
 
     def film(self, motion: Motion, number: int) -> Photo:
-        """A driving frame of an expression (T = 1). number: decides its grain."""
+        """A driving frame of an expression (T = 1). number: decides its grain. The last ones are kept: they are looked
+        at under tracked and under true parameters."""
+        known = self._films.get(number)
+        if known is not None and known[0] is motion:
+            return known[1]
         side = round(DRIVING_SHARE * self.config.photo)
-        return self._photographed(motion, driving(self.identity), side, stream(self.identity, _FILM, number))
+        photo = self._photographed(motion, driving(self.identity), side, stream(self.identity, _FILM, number))
+        if len(self._films) >= KEPT_FILMS:
+            self._films.pop(next(iter(self._films)))
+        self._films[number] = motion, photo
+        return photo
 
     def camera(self, yaw: float, elevation: float) -> Camera:
         """The camera of a generated view in degrees: as far away as the photograph's, under the crop rule."""
