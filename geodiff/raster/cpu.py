@@ -140,7 +140,7 @@ class _Rasterize(torch.autograd.Function):
         *fields, colors = (t.numpy() for t in saved[:5])
         images = tuple(t.numpy() for t in saved[5:])
         gradients = tuple(g.contiguous().numpy() for g in grads)
-        features = _feature_count(colors.shape[1])
+        features, needed = _feature_count(colors.shape[1]), ctx.needs_input_grad
         slots = take((len(splats.entries), _room(MOMENTS + features)), np.float32)
         _share(
             cpu_compositing.composite_backward, len(slots), *splats.compositing(), (0,) * features,
@@ -150,16 +150,17 @@ class _Rasterize(torch.autograd.Function):
         camera_grads = np.empty((len(splats.cameras), -(-len(colors) // CHUNK), 12))
         _share(
             cpu_projection_backward.project_backward, len(colors), *fields, splats.cameras, splats.first_slot, slots,
-            after=(field_grads[:4], field_grads[4], camera_grads),
+            any(needed[:4]) or needed[5], after=(field_grads[:4], field_grads[4], camera_grads),
         )  # fmt: skip
         viewmat_grads = background_grads = None
-        if ctx.needs_input_grad[5]:
+        if needed[5]:
             sums = torch.from_numpy(camera_grads.sum(1)).float()
             viewmat_grads = torch.zeros(len(sums), 4, 4)
             viewmat_grads[:, :3, :3], viewmat_grads[:, :3, 3] = sums[:, :9].reshape(-1, 3, 3), sums[:, 9:]
-        if ctx.needs_input_grad[7]:
+        if needed[7]:
             background_grads = torch.einsum("chw,chwk->ck", 1.0 - saved[6], grads[0])
-        return *(torch.from_numpy(g) for g in field_grads), viewmat_grads, None, background_grads, None
+        wanted = (torch.from_numpy(g) if need else None for g, need in zip(field_grads, needed[:5], strict=True))
+        return *wanted, viewmat_grads, None, background_grads, None
 
 
 def rasterize(gaussians: Gaussians, viewmats: Tensor, intrinsics: Tensor, backgrounds: Tensor, view: View) -> Rendered:

@@ -102,8 +102,8 @@ def _blend(splats, at, point, offsets, block, before):
     """The splat of the row at `at` on one block whose transmittance is `before`. point: the tile's first pixel
     centre, seen from the mean, in memory: as vectors, x and y would take two registers more.
 
-    Returns the distances from the mean, alpha without and with its upper limit, where the splat adds to the pixel, and
-    the transmittance after, where it does not stop before the splat.
+    Returns the distances from the mean, alpha without its limits, where it is not too faint, alpha with its limits, and
+    weight and transmittance after, for pixels that do not stop before the splat.
     """
     dx = simd.load(offsets, (block & 7) * LANES) + simd.get(point, 0)
     dy = simd.load(offsets, (_SIDE + (block >> 3)) * LANES) + simd.get(point, 1)
@@ -111,10 +111,11 @@ def _blend(splats, at, point, offsets, block, before):
     exponent = across * dx + ((simd.get(splats, at + 6) * dy) * dy + simd.get(splats, at + 7))
     free = simd_functions.exp2(exponent)
     alpha = simd.minimum(free, _ALPHA_MAX)
-    alpha = simd.where(exponent > _EXPONENT_BELOW, alpha, _ZERO)
+    shows = exponent > _EXPONENT_BELOW
+    alpha = simd.where(shows, alpha, _ZERO)
     weight = alpha * before
     after = before - weight
-    return dx, dy, free, alpha, weight, after
+    return dx, dy, free, shows, alpha, weight, after
 
 
 @helper
@@ -204,11 +205,11 @@ def composite(
                 blocks ^= bit
                 base = block * rows * LANES
                 before = simd.load(state, base)
-                _, _, _, _, weight, after = _blend(flat, at, point, offsets, block, before)
+                _, _, _, shows, _, weight, after = _blend(flat, at, point, offsets, block, before)
                 goes_on = after > _STOP
                 simd.store(state, base, simd.where(goes_on, after, -simd.absolute(before)))
                 closed |= 0 if simd.any_of(goes_on) else bit
-                added |= bit if simd.any_of(weight > _ZERO) else 0
+                added |= bit if simd.any_of(shows) else 0
                 weight = simd.where(goes_on, weight, _ZERO)
                 simd_functions.add_weighted(state, base + LANES, weight, flat, at + FEATURES, feature_count)
             reached[entry] = added
@@ -231,6 +232,9 @@ def _start_gradients(state, rows, left, top, blocks, width, height, channels, im
             of_row &= of_row - 1
             place = ((row >> 2) * _SIDE + block) * rows * LANES + (row & 3) * 4
             start = (top + row) * width + left + block * 4
+            if row + 1 < min(TILE, height - top):
+                simd.prefetch(colors, (start + width) * channels)
+                simd.prefetch(grad_colors, (start + width) * channels)
             for at in range(start, start + min(4, width - left - block * 4)):
                 # depth = accumulated / alpha: its gradient is one of the accumulated depth and one of alpha
                 alpha, depth = simd.get(alphas, at), simd.get(depths, at)
@@ -295,7 +299,7 @@ def composite_backward(
                 blocks &= blocks - 1
                 base = block * rows * LANES
                 before = simd.load(state, base)
-                dx, dy, free, alpha, weight, after = _blend(flat, at, point, offsets, block, before)
+                dx, dy, free, _, alpha, weight, after = _blend(flat, at, point, offsets, block, before)
                 goes_on = after > _STOP
                 simd.store(state, base, simd.where(goes_on, after, -simd.absolute(before)))
                 weight = simd.where(goes_on, weight, _ZERO)
@@ -303,7 +307,7 @@ def composite_backward(
                 sums = simd_functions.add_products(sums, weight, state, base + 2 * LANES)
                 rest = simd.load(state, base + LANES) - weight * own
                 simd.store(state, base + LANES, rest)
-                s = alpha * (simd_functions.quotient(rest, _ONE - alpha) - before * own)
+                s = alpha * (rest / (_ONE - alpha) - before * own)
                 s = simd.where(goes_on & (free < _ALPHA_MAX), s, zero)
                 s_dx, s_dy = s * dx, s * dy
                 s0, sx, sy = s0 + s, sx + s_dx, sy + s_dy

@@ -186,12 +186,13 @@ def _write_group(first, lanes, world, sums, opacity_sums, grads):
 
 @kernel
 def project_backward(
-    means, quats, scales, opacities, cameras, first_slot, slots, counter, grads, grad_colors, grad_cameras,
+    means, quats, scales, opacities, cameras, first_slot, slots, geometry, counter, grads, grad_colors, grad_cameras,
 ):  # fmt: skip
     """Sum each splat's gradient slots and carry them through the projection.
 
     slots: (P, 6 + 1 + K, and more up to a multiple of 16) moments, then the gradients of depth and colours. grads: of
-    means, quats, scales and opacities. grad_cameras: (C, chunks, 12) rotation and translation.
+    means, quats, scales and opacities. grad_cameras: (C, chunks, 12) rotation and translation. geometry: False if only
+    the colours' gradients are wanted; the others are then left as they are.
     """
     count, width = len(means), slots.shape[1]
     num_chunks = grad_cameras.shape[1]
@@ -217,9 +218,12 @@ def project_backward(
             opacity_sums[:] = 0.0
             _prepare(world)
             for view in range(len(cameras)):
-                if _sum_slots(first, lanes, view * count, first_slot, flat, slot, moments, channels, flat_colors):
+                base = view * count
+                found = _sum_slots(first, lanes, base, first_slot, flat, slot, moments, channels, flat_colors)
+                if found and geometry:
                     _group_backward(world, cameras[view], moments, sums, camera_sums[view], opacity_sums)
-            _write_group(first, lanes, world, sums, opacity_sums, flat_grads)
+            if geometry:
+                _write_group(first, lanes, world, sums, opacity_sums, flat_grads)
         for view in range(len(cameras)):
             for k in range(12):
                 total = 0.0

@@ -1,7 +1,7 @@
 """The Gaussian rasteriser on CUDA, by gsplat.
 
-Its conventions are those of `geodiff.raster.gaussians`: unit quaternions (w, x, y, z), pixel centres at +0.5, alpha held
-at 0.999 and dropped below 1/255, pixels that stop at a transmittance of 1e-4, depth divided by alpha, backgrounds added to
+Its conventions are those of `geodiff.raster.gaussians`: quaternions (w, x, y, z), pixel centres at +0.5, alpha held at
+0.999 and dropped below 1/255, pixels that stop at a transmittance of 1e-4, depth divided by alpha, backgrounds added to
 the colours and not to the depth. Everything must live on one CUDA device, in float32.
 """
 

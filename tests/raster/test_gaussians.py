@@ -335,6 +335,20 @@ def test_rendering_without_gradients_keeps_nothing_for_them() -> None:
     assert render("cpu", leaf, *cameras).colors.grad_fn is not None
 
 
+@pytest.mark.parametrize("wanted", ["colors", "means", "viewmats", "backgrounds"])
+def test_gradients_of_one_input_alone(wanted: str) -> None:
+    scene, cameras = make_scene(13), make_cameras()
+    _, every = loss_and_gradients("cpu", scene, cameras, ZEROS)
+    inputs = {**{name: getattr(scene, name) for name in FIELDS}, "viewmats": cameras[0].double(), "backgrounds": ZEROS}
+    leaf = inputs[wanted] = inputs[wanted].clone().requires_grad_()
+    fields_of = Gaussians(*(inputs[name] for name in FIELDS))
+    found = render("cpu", fields_of, inputs["viewmats"], cameras[1], inputs["backgrounds"])
+    generator = torch.Generator().manual_seed(0)
+    maps = (found.colors, found.alphas, found.depths)
+    loss = sum((m * torch.randn(m.shape, generator=generator, dtype=m.dtype)).sum() for m in maps)
+    assert torch.equal(torch.autograd.grad(loss, leaf)[0], every[wanted])
+
+
 def test_cpu_backend_stays_vectorised() -> None:
     """The kernels against the plain-torch twin: a ratio, in one process, holds on any machine.
 
