@@ -24,17 +24,17 @@ STEPS = {"means": 0.3, "quats": 0.1, "log_scales": 0.3, "opacity_logits": 1.0, "
 class AttributeConfig:
     """The MLP and its training.
 
-    latent: numbers a Gaussian. hidden: of the hidden layer. rate, latent_rate: Adam's. start: share of the run before
-    which it rests. small: weight of the mean square of its outputs.
+    latent: numbers a Gaussian. hidden: of the hidden layer. rate: Adam's. start: share of the run before
+    which it rests. small: weight of the mean square of its outputs. noise: of the code while fitting, in deviations.
     """
 
     enabled: bool = False
     latent: int = 8
     hidden: int = 32
     rate: float = 1e-3
-    latent_rate: float = 1e-2
     start: float = 0.1
     small: float = 0.02
+    noise: float = 0.3
 
 
 class AttributeNet(nn.Module):

@@ -65,6 +65,16 @@ class CodeSource:
             raw = latent
         return ((raw - self.mean) / self.deviation).clamp(-REACH, REACH)
 
+    def blurred(self, code: Tensor, noise: float, seed: int) -> Tensor:
+        """The code with noise of so many deviations, where it moves at all.
+
+        Few expressions leave room for functions of them that only hold at those very ones; noise closes it.
+        """
+        if noise <= 0:
+            return code
+        drawn = torch.randn(code.shape, generator=torch.Generator().manual_seed(seed)).to(code)
+        return code + noise * drawn * torch.isfinite(self.deviation)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file must hold."""
         found = {"mean": self.mean, "deviation": self.deviation}

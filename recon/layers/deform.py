@@ -24,7 +24,7 @@ class DeformConfig:
     grid: texels a side. patch: texels a side that the network takes together. channels: of its levels, each half the
     size of the one before. heads: of the attention. reach: metres that one unit of output moves. rate: Adam's. start:
     share of the run before which it rests. smooth, small: weights of the losses that keep neighbours together and
-    movements small, in millimetres.
+    movements small, in millimetres. noise: of the code while fitting, in its deviations.
     """
 
     enabled: bool = False
@@ -37,6 +37,7 @@ class DeformConfig:
     start: float = 0.1
     smooth: float = 0.05
     small: float = 0.002
+    noise: float = 0.3
 
     def __post_init__(self) -> None:
         levels = len(self.widths)

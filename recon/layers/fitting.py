@@ -133,16 +133,16 @@ class RiggedProblem:
         latents = self.fields["latent"].detach() if "latent" in self.fields else None
         return Learnt(self.rig.dynamics.requires_grad_(False), latents, None if latents is None else self.seen)
 
-    def posed(self, step: int, camera: Camera, share: float = 1.0) -> tuple[Gaussians, Posed]:
+    def posed(self, step: int, camera: Camera, share: float = 1.0, fitting: bool = False) -> tuple[Gaussians, Posed]:
         """The Gaussians at a time step in the world, after a share of the run."""
-        posed = self.rig.pose(step, self.fields, self.seen, share)
+        posed = self.rig.pose(step, self.fields, self.seen, share, fitting)
         return pose_fields(posed.fields, posed.vertices, self.head.faces, self.binding, camera), posed
 
     def step(self, sample: int, iteration: int) -> dict[str, float]:
         """One Adam step on one frame."""
         camera = self.frames.cameras[sample]
         share = iteration / self.config.iterations
-        gaussians, posed = self.posed(int(self.frames.steps[sample]), camera, share)
+        gaussians, posed = self.posed(int(self.frames.steps[sample]), camera, share, fitting=True)
         gaussians.means.retain_grad()
         terms = {**self._losses(gaussians, sample, camera), **posed.terms}
         total = torch.stack(list(terms.values())).sum()

@@ -61,8 +61,8 @@ def place_on_triangles(
 ) -> Placement:
     """Flat Gaussians on the triangles, `count` of them, by area and by region.
 
-    vertices: (V, 3) metres, the subject's neutral head. With at least `_SPARE` Gaussians a triangle, every triangle with
-    an area gets one; with fewer a systematic sample is taken, and the Gaussians are wider than their triangles:
+    vertices: (V, 3) metres, the subject's neutral head. With `_SPARE` Gaussians a triangle or more, every triangle that
+    has an area gets one; with fewer a systematic sample is taken, and the Gaussians are wider than their triangles:
     otherwise a head's many small triangles (teeth, eyeballs) would take what hair and shoulders need.
     """
     generator = torch.Generator().manual_seed(seed)

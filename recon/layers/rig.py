@@ -40,6 +40,7 @@ class Rig:
         iterations: int = PAPER_ITERATIONS,
     ) -> None:  # fmt: skip
         self._head, self._params, self._latents = head, params, latents
+        self._iterations = iterations
         self.residual = HeadResidual(params, refinement, iterations) if refinement.enabled else None
         self.dynamics = dynamics
         self._fast = FastHead(head, params.static_offset)
@@ -53,22 +54,30 @@ class Rig:
         """Head parameters of all time steps, with what was learnt about them."""
         return self.residual.apply(self._params).detach() if self.residual else self._params
 
-    def pose(self, step: int, fields: Fields, known: Tensor, share: float = 1.0) -> Posed:
-        """A time step after a share of the run. known: (N,) bool, Gaussians that the expression may change."""
+    def pose(self, step: int, fields: Fields, known: Tensor, share: float = 1.0, fitting: bool = False) -> Posed:
+        """A time step after a share of the run. known: (N,) bool, Gaussians that the expression may change. fitting:
+        blurs the expression code."""
         terms: dict[str, Tensor] = {}
         params = self.residual.frame(self._params, step) if self.residual else self._params.frame(step)
         moved = None
         if self.dynamics is not None:
             latent = None if self._latents is None else self._latents[step]
             code = self.dynamics.codes.code(self._params.frame(step), latent)
+            number = round(share * self._iterations) if fitting else -1
             if self.dynamics.deform is not None and share >= self.dynamics.deform.config.start:
-                moved = self._movement(step, code, terms)
+                moved = self._movement(step, self._blurred(code, self.dynamics.deform.config.noise, number), terms)
             if self.dynamics.attributes is not None and share >= self.dynamics.attributes.config.start:
+                config = self.dynamics.attributes.config
+                code = self._blurred(code, config.noise, number)
                 fields, outputs = self.dynamics.changed(fields, fields["latent"], known, code)
-                terms["attributes"] = self.dynamics.attributes.config.small * outputs.square().mean()
+                terms["attributes"] = config.small * outputs.square().mean()
         if self._posed is not None:
             return Posed(self._posed.vertices(step), fields, terms)
         return Posed(self._fast.vertices(params, moved), fields, terms)
+
+    def _blurred(self, code: Tensor, noise: float, iteration: int) -> Tensor:
+        assert self.dynamics is not None
+        return code if iteration < 0 else self.dynamics.codes.blurred(code, noise, iteration)
 
     def _movement(self, step: int, code: Tensor, terms: dict[str, Tensor]) -> Tensor:
         assert self.dynamics is not None and self.dynamics.deform is not None
