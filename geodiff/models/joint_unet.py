@@ -166,7 +166,8 @@ class JointUNet(KeepsProcessors, ModelMixin, ConfigMixin):
     prediction: what the output means: `sample` (the clean latents; where a proposal is given the network's output is
     added to it), `epsilon` or `v_prediction` (the paper's form). proposal: whether proposal latents and visibility
     are input channels; without them and with a 4-channel autoencoder this is the paper's network of 7 input
-    channels. motion: with temporal modules (stage 2) or the 2D network of stage 1, which treats the frames of a clip
+    channels. domain_attention: whether both domains of a frame attend to each other (the paper's ablation leaves it
+    out). motion: with temporal modules (stage 2) or the 2D network of stage 1, which treats the frames of a clip
     one by one.
     """
 
@@ -181,6 +182,7 @@ class JointUNet(KeepsProcessors, ModelMixin, ConfigMixin):
         prediction: str = "sample",
         proposal: bool = True,
         motion: bool = False,
+        domain_attention: bool = True,
     ) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
@@ -209,6 +211,8 @@ class JointUNet(KeepsProcessors, ModelMixin, ConfigMixin):
         labels = domain_labels(batch, domains, hidden)
         timesteps = timestep.reshape(-1).expand(batch).repeat_interleave(domains)
         options = {"bank": condition.reference, "num_domains": domains, "num_frames": frames}
+        if not self.config.domain_attention:
+            options |= {"num_domains": 1, "num_frames": domains * frames}
         if self.config.motion:
             output = self.unet(
                 hidden, timesteps, expression, timestep_cond=labels, cross_attention_kwargs=options, return_dict=False

@@ -58,8 +58,8 @@ class ModelConfig:
     """Sizes of all networks. The defaults are the paper's network at Stable Diffusion 1.5's size.
 
     image_size: pixels of a side the model is trained at. autoencoder: kind, and its arguments. prediction, proposal,
-    motion: see `JointUNet`. reference_layers: residual blocks per level of the reference net (None: as the
-    denoiser). reference_domains: 2 if the reference net also sees the reference's normal map.
+    motion, domain_attention: see `JointUNet`. reference_layers: residual blocks per level of the reference net (None:
+    as the denoiser). reference_domains: 2 if the reference net also sees the reference's normal map.
     """
 
     image_size: int = 512
@@ -73,6 +73,7 @@ class ModelConfig:
     motion: bool = True
     reference_layers: int | None = None
     reference_domains: int = 2
+    domain_attention: bool = True
 
     def __post_init__(self) -> None:
         if self.autoencoder not in AUTOENCODERS:
@@ -238,7 +239,15 @@ def build_networks(config: ModelConfig) -> Networks:
         autoencoder=autoencoder.requires_grad_(False).eval(),
         reference_net=ReferenceNet(channels, width, asdict(reference), config.reference_domains),
         expression_encoder=ExpressionEncoder(**asdict(config.encoder)),
-        unet=JointUNet(channels, width, asdict(config.unet), config.prediction, config.proposal, config.motion),
+        unet=JointUNet(
+            channels,
+            width,
+            asdict(config.unet),
+            config.prediction,
+            config.proposal,
+            config.motion,
+            config.domain_attention,
+        ),
     )
 
 

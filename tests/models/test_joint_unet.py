@@ -196,3 +196,15 @@ def test_pose_map_is_averaged_to_latent_size() -> None:
 def test_unknown_prediction_is_refused() -> None:
     with pytest.raises(ConfigError, match="prediction"):
         JointUNet(4, 16, prediction="score")
+
+
+@pytest.mark.parametrize("motion", [False, True])
+def test_without_domain_attention_domains_know_nothing_of_each_other(motion: bool) -> None:
+    for attention in (True, False):
+        networks = scrambled(tiny(domain_attention=attention, motion=motion))
+        condition, latents = random_condition(networks, batch=2), random_latents(networks, batch=2)
+        other = latents.clone()
+        other[:, 1] += 1.0
+        with torch.no_grad():
+            first, second = (networks.unet(x, torch.tensor(500), condition)[:, 0] for x in (latents, other))
+        assert torch.equal(first, second) != attention
