@@ -85,7 +85,6 @@ class GeneratorTask(Task):
         if config.gradient_checkpointing:
             self.networks.unet.checkpoint_gradients()
             self.networks.reference_net.checkpoint_gradients()
-            self.networks.reference_net.checkpoint_gradients()
         networks = self.networks
         if config.compile == "blocks":
             for module in (networks.unet, networks.reference_net):
