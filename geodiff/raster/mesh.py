@@ -9,6 +9,7 @@ It runs on one thread and releases the GIL: callers that have many views run the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -306,13 +307,10 @@ class Visible:
         return np.divide(1.0, self.inverse_depth, out=np.zeros_like(self.inverse_depth), where=some).astype(np.float32)
 
 
-def visible(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Visible:
-    """The nearest face at every pixel centre; what `rasterize` is made of, for those who need the faces alone.
+def projected(vertices: Array, faces: Array, camera: Camera, near: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """screen (V, 2) pixels, inverse_z (V,) 1 / metres, 0 for what is not beyond `near`, and faces (F, 3) int32.
 
-    vertices: (V, 3) metres, world. faces: (F, 3) integers. Faces with a corner closer than `near` metres (or behind the
-    camera), degenerate faces and, with `cull`, faces seen from behind are skipped. At equal depth the lower index wins.
-
-    Raises ValueError for other shapes, vertices that are not finite, and faces that name no vertex.
+    Raises ValueError as `visible` does.
     """
     points = _to_numpy(vertices, np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
@@ -322,18 +320,60 @@ def visible(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01
     screen, inverse_z = np.empty((len(points), 2)), np.empty(len(points))
     if not _project_kernel(points, viewmat, intrinsics, near, screen, inverse_z):
         raise ValueError("vertices must be finite, found NaN or infinity; check the parameters that posed the mesh.")
+    return screen, inverse_z, corners
+
+
+def visible(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Visible:
+    """The nearest face at every pixel centre; what `rasterize` is made of, for those who need the faces alone.
+
+    vertices: (V, 3) metres, world. faces: (F, 3) integers. Faces with a corner closer than `near` metres (or behind the
+    camera), degenerate faces and, with `cull`, faces seen from behind are skipped. At equal depth the lower index wins.
+
+    Raises ValueError for other shapes, vertices that are not finite, and faces that name no vertex.
+    """
+    screen, inverse_z, corners = projected(vertices, faces, camera, near)
     face_map = np.full((camera.height, camera.width), -1, np.int32)
     inverse_depth = np.zeros((camera.height, camera.width))
     _visibility_kernel(screen, inverse_z, corners, cull, face_map, inverse_depth)
     return Visible(face_map, inverse_depth, screen, inverse_z, corners)
 
 
-def rasterize(vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False) -> Fragments:
-    """The nearest face at every pixel centre, where in it, and how deep; arguments and errors as `visible`."""
+def rasterize(
+    vertices: Array, faces: Array, camera: Camera, *, near: float = 0.01, cull: bool = False, backend: str = "numba"
+) -> Fragments:
+    """The nearest face at every pixel centre, where in it, and how deep; arguments and errors as `visible`.
+
+    backend: a name in BACKENDS; pytorch3d where the user has built it, see `geodiff.raster.mesh_pytorch3d`.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, found {backend!r}.")
+    return BACKENDS[backend](vertices, faces, camera, near, cull)
+
+
+def _rasterize_numba(vertices: Array, faces: Array, camera: Camera, near: float, cull: bool) -> Fragments:
     seen = visible(vertices, faces, camera, near=near, cull=cull)
     weights = np.zeros((*seen.face.shape, 3), np.float32)
     _weights_kernel(seen.screen, seen.inverse_z, seen.faces, seen.face, weights)
     return Fragments(seen.face, weights, seen.depth())
+
+
+def _rasterize_pytorch3d(vertices: Array, faces: Array, camera: Camera, near: float, cull: bool) -> Fragments:
+    from geodiff.raster.mesh_pytorch3d import fragments
+
+    screen, inverse_z, corners = projected(vertices, faces, camera, near)
+    a, b, c = (screen[corners[:, n]] for n in range(3))
+    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    drawn = np.flatnonzero((inverse_z[corners] > 0).all(1) & (area != 0) & ~(cull & (area > 0)))
+    face, weights, depth = fragments(screen, inverse_z, corners[drawn], camera.width, camera.height)
+    face[face >= 0] = drawn[face[face >= 0]]
+    return Fragments(face, weights, depth)
+
+
+#: What finds the fragments, by name.
+BACKENDS: dict[str, Callable[[Array, Array, Camera, float, bool], Fragments]] = {
+    "numba": _rasterize_numba,
+    "pytorch3d": _rasterize_pytorch3d,
+}
 
 
 def interpolate(fragments: Fragments, faces: Array, attributes: Array) -> np.ndarray:
