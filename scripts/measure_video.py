@@ -53,13 +53,15 @@ def steadiness(name: str, track: VideoTrack, footage: Footage, head: HeadModel) 
     )
 
 
-def main(video: Path, head: Annotated[str, typer.Option()] = "builtin") -> None:
+def main(
+    video: Path, head: Annotated[str, typer.Option()] = "builtin", refine: Annotated[bool, typer.Option()] = True
+) -> None:
     model, opened = load_head(head), read_video(video)
-    first = watch(iter(opened.read(12)))
+    first = watch(iter(opened.read(12)), refine=refine)
     fit_footage(first, model, TrackConfig(), opened.fps)
     frames = sum(1 for _ in opened)
     timed("decoding", frames, lambda: sum(1 for _ in opened))
-    footage = timed("decoding + landmarks", frames, lambda: watch(opened))
+    footage = timed("decoding + landmarks", frames, lambda: watch(opened, refine=refine))
     track = timed("fit", frames, lambda: fit_footage(footage, model, TrackConfig(), opened.fps))
     print(f"{frames} frames, {int((~track.found).sum())} lost, {int(track.shot[-1]) + 1} shots")
     steadiness(

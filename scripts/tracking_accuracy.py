@@ -36,7 +36,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def follow(seed: int, truth: str, head: str) -> list[dict[str, float]]:
+def follow(seed: int, truth: str, head: str, refine: bool = True) -> list[dict[str, float]]:
     """One person at every angle."""
     torch.set_num_threads(1)
     true_head, own = load_head(truth), load_head(head)
@@ -48,7 +48,7 @@ def follow(seed: int, truth: str, head: str) -> list[dict[str, float]]:
         row: dict[str, float] = {"seed": seed, "angle": angle, "found": 0.0}
         began = time.process_time()
         try:
-            track = track_image(photo.image, own, config=TrackConfig(fit_hair=False))
+            track = track_image(photo.image, own, config=TrackConfig(fit_hair=False, refine=refine))
         except FaceError:
             rows.append(row)
             continue
@@ -76,12 +76,17 @@ def table(rows: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def settings(options: argparse.Namespace) -> dict[str, str | bool]:
+    """What results of different runs must have in common."""
+    return {"truth": options.truth, "head": options.head, "refine": not options.plain}
+
+
 def finished(options: argparse.Namespace) -> list[dict[str, float]]:
     """Rows of an earlier run of the same heads."""
     if options.json is None or not options.json.is_file():
         return []
     earlier = read_json(options.json)
-    same = earlier["truth"] == options.truth and earlier["head"] == options.head
+    same = all(earlier.get(name) == value for name, value in settings(options).items())
     return list(earlier["rows"]) if same else []
 
 
@@ -92,6 +97,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="seed of the first person")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="without the network's second look at the face")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
@@ -99,7 +105,7 @@ def main() -> None:
     rows = finished(options)
     done = {int(row["seed"]) for row in rows}
     seeds = [seed for seed in range(options.first, options.first + options.heads) if seed not in done]
-    work = partial(follow, truth=options.truth, head=options.head)
+    work = partial(follow, **settings(options))
     with ExitStack() as stack:
         people = (
             stack.enter_context(Pool(options.jobs)).imap_unordered(work, seeds)
@@ -109,7 +115,7 @@ def main() -> None:
         for person in people:
             rows += person
             if options.json:
-                write_json(options.json, {"truth": options.truth, "head": options.head, "rows": rows})
+                write_json(options.json, {**settings(options), "rows": rows})
     text = table(rows)
     print(text)
     print(f"{len(rows)} pictures, {time.time() - began:.0f} s")

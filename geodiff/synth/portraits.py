@@ -27,7 +27,8 @@ from geodiff.types import Camera, HeadParams
 class PortraitConfig:
     """size: side of the square image, pixels. distance: nearest and farthest camera, metres (uniform in logarithms).
     chin_to_crown: range of the head's height as a share of the side. pitch, roll: standard deviations in degrees.
-    open_mouths, closed_eyes: shares of the people whose mouth is wide open and whose eyes are shut."""
+    open_mouths, closed_eyes: shares of the people whose mouth is wide open and whose eyes are shut. texture: side of
+    the painted skin in pixels."""
 
     size: int = 512
     distance: tuple[float, float] = (0.5, 2.0)
@@ -36,6 +37,7 @@ class PortraitConfig:
     roll: float = 8.0
     open_mouths: float = 0.2
     closed_eyes: float = 0.15
+    texture: int = 1024
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,22 @@ class Sitter:
         self.config = config or PortraitConfig()
         self.seed = seed
         rng = np.random.default_rng([seed, 7])
-        self.subject = Subject(head, seed, texture_size=1024, natural=True)
-        self.params = self._expression(rng)
+        self.subject = Subject(head, seed, texture_size=self.config.texture, natural=True)
         self.frame = head_frame(head, self.subject.params)
+        self.change_expression(rng)
+        self.change_lens(rng)
+
+    def change_expression(self, rng: np.random.Generator) -> None:
+        """Another expression, in the subject's present light."""
+        self.params = self._expression(rng)
+        self._posed = self.subject.pose(self.params)
+
+    def change_lens(self, rng: np.random.Generator) -> None:
+        """Another distance in metres, and a lens under which the head fills its share of the picture."""
         low, high = np.log(self.config.distance)
         self.distance = float(np.exp(rng.uniform(low, high)))
         share = rng.uniform(*self.config.chin_to_crown)
         self.focal = share * self.config.size * self.distance / self.frame.height
-        self._posed = self.subject.pose(self.params)
 
     def _expression(self, rng: np.random.Generator) -> HeadParams:
         head = self.subject.head

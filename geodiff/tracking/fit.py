@@ -43,7 +43,8 @@ class FitConfig:
     prior mean of the distance to the head in metres, with distance_spread in logarithms. shape_prior, expr_prior:
     strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1, wide_spread: of those that
     close the lids and open the jaw (_WIDE), which use their whole range every few seconds. bound: coefficients stay
-    within this many standard deviations. gaze_spread: radians. iterations: at most so many steps.
+    within this many standard deviations. gaze_spread: radians. iterations: at most so many steps. hidden: how much a
+    landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it.
     """
 
     noise: float = 0.02
@@ -59,6 +60,7 @@ class FitConfig:
     bound: float = 3.0
     gaze_spread: float = 0.25
     iterations: int = 30
+    hidden: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -242,8 +244,7 @@ class LandmarkFitter:
         """(T, L, 2, 2) roots of the landmarks' information, inverse pixels."""
         # The pose foreshortens the eyes' distance; the head's scale does not change with it.
         sigma = self.config.noise * np.maximum(seen.eyes, 0.09 * np.exp(states.log_scale))
-        # What turns away from the camera is guessed by the detector.
-        visible = np.clip((self.face.facing(states) + 0.35) / 0.5, 0.02, 1.0)
+        visible = np.clip((self.face.facing(states) + 0.35) / 0.5, self.config.hidden, 1.0)
         roots = np.sqrt(self.weights * visible) / sigma[:, None]
         whitening = roots[..., None, None] * np.eye(2)
         whitening[:, self._contour_rows] = whitening[:, self._contour_rows] @ seen.across

@@ -17,11 +17,12 @@ from geodiff.errors import InputError
 from geodiff.files import read_npz, write_npz
 from geodiff.tracking.follow import Event, Follower
 from geodiff.tracking.landmarks import NUM_LANDMARKS, Face
+from geodiff.tracking.refine import most_likely
 
 #: Frames in a chunk on disk.
 CHUNK = 64
 #: Raised whenever landmarks come out differently, so that older chunks are not continued.
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,32 @@ def watch(
     cache: Path | None = None,
     key: str = "",
     report: Callable[[int], None] = lambda frame: None,
+    refine: bool = True,
 ) -> Footage:
     """Follows a person through frames (H, W, 3) uint8 RGB of one size. The frames are iterated over once.
 
     cache: a folder for the landmarks, continued where a run with the same `key` left it. report: called with the number
-    of frames that are done.
+    of frames that are done. refine: see `TrackConfig`.
 
     Raises:
         InputError: a frame has another size than the first.
         StorageError: the cache cannot be written.
     """
-    log = _Log(cache, hashlib.sha256(f"{SCHEMA} {key}".encode()).hexdigest()[:16])
+    log = _Log(cache, hashlib.sha256(f"{SCHEMA} {refine} {key}".encode()).hexdigest()[:16])
     follower = log.follower()
     for number, frame in enumerate(frames):
         log.check_size(frame)
         if number >= len(log):
             sighting = follower(frame)
-            log.append(_landmarks(sighting.face), sighting.event, follower)
+            log.append(_landmarks(frame, sighting.face, refine), sighting.event, follower)
         report(number + 1)
     log.flush(follower)
     return log.footage()
 
 
-def _landmarks(face: Face | None) -> np.ndarray | None:
+def _landmarks(frame: np.ndarray, face: Face | None, refine: bool) -> np.ndarray | None:
     """(478, 2) float32 without the detector's known errors."""
-    return None if face is None else face.corrected.astype(np.float32)
+    return None if face is None else most_likely(frame, face, refine).astype(np.float32)
 
 
 class _Log:

@@ -22,6 +22,7 @@ __all__ = [
     "OUTER_EYE_CORNERS",
     "Face",
     "LandmarkTracker",
+    "closest_look",
     "detect_faces",
     "measure_face",
     "person_mask",
@@ -241,9 +242,7 @@ def _unturned(region: Region, quarter: int, size: tuple[int, int]) -> Region:
 
 def _verified(image: np.ndarray, region: Region) -> Face | None:
     """The face in a region, or None where the networks do not bear out that there is one."""
-    face = measure_face(image, region)
-    if face.score < 0.6 and region.score > 0:
-        face = max([face, *_shifted(image, region)], key=lambda one: one.score)
+    face = closest_look(image, region) if region.score > 0 else measure_face(image, region)
     sure = _confidence(image, face.region)
     stands = abs((face.region.angle + np.pi) % (2 * np.pi) - np.pi) < UPRIGHT_ROLL
     margin, share = UPRIGHT_MARGINS if stands else OTHER_MARGINS
@@ -260,6 +259,12 @@ def _verified(image: np.ndarray, region: Region) -> Face | None:
         return face
     accepted = sure >= LEAST_SURE and face.score >= MESH_LEAST and sure + MESH_WEIGHT * face.score >= ACCEPTED
     return face if accepted else None
+
+
+def closest_look(image: np.ndarray, region: Region) -> Face:
+    """The face in a region; of one of which the mesh network is unsure, the surest of several crops' near it."""
+    face = measure_face(image, region)
+    return face if face.score >= 0.6 else max([face, *_shifted(image, region)], key=lambda one: one.score)
 
 
 def _shifted(image: np.ndarray, region: Region) -> list[Face]:

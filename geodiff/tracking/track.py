@@ -12,6 +12,7 @@ from geodiff.tracking.fit import LandmarkFitter
 from geodiff.tracking.hair import fit_hair
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
+from geodiff.tracking.refine import most_likely
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.video import VideoTrack, track_video
 from geodiff.types import Camera, HeadParams
@@ -48,8 +49,8 @@ def track_image(
     faces = detect_faces(image)
     face = choose_face(faces, face_index)
     size = (image.shape[1], image.shape[0])
-    fitter = LandmarkFitter(head, size, config.fit)
-    frames = face.corrected[None]
+    fitter = LandmarkFitter(head, size, config.fitting)
+    frames = most_likely(image, face, config.refine)[None]
     fit = fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
     matte = portrait_matte(image, face)
     params = fit.params

@@ -95,7 +95,11 @@ def track_video(
         video = read_video(video)
     if isinstance(video, VideoFrames):
         fps, count = video.fps, video.count
-    footage = watch(video, cache, key, lambda done: report("landmarks", min(done / max(count, done), 1.0)))
+
+    def seen(done: int) -> None:
+        report("landmarks", min(done / max(count, done), 1.0))
+
+    footage = watch(video, cache, key, seen, config.refine)
     return fit_footage(footage, head, config, fps, report, note)
 
 
@@ -145,7 +149,7 @@ def _fit_found(
     """The frames `found` (T,) bool: identity and focal length from the shot `main`, then every shot on its own."""
     points = footage.points[found].astype(np.float64)
     shot, times = footage.shot[found], np.flatnonzero(found) * 30.0 / fps
-    fitter = LandmarkFitter(head, footage.size, config.fit)
+    fitter = LandmarkFitter(head, footage.size, config.fitting)
     longest = points[shot == main]
     keys = longest[key_frames(fitter, longest, config.keyframes)]
     shared = fitter.solve(keys, fitter.start(keys))

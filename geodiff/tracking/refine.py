@@ -1,0 +1,137 @@
+"""A second look at a face: a small network of our own corrects the landmark detector's systematic errors.
+
+The detector sees little of how far a face nods, and loses profiles. The network sees the face's crop in its own frame
+(`Aligned`) and what the detector says, and answers with coefficients of the landmarks' most common errors that
+`calibration` leaves. It was trained on synthetic people alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake
+it till you make it") do for whole landmark networks. A face and its mirror image are corrected alike: the network looks
+at both, and the mean of its answers is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from geodiff.assets import find_weights
+from geodiff.errors import AssetError
+from geodiff.tracking.aligned import Aligned
+from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
+
+if TYPE_CHECKING:
+    from geodiff.tracking.landmarks import Face
+
+WEIGHTS, FILE = "bundled:refiner", "refiner.safetensors"
+#: The crop that the network sees: its side in pixels, and how far it reaches from the middle in units of the frame.
+PIXELS, REACH = 80, 2.2
+#: Channels after each halving of the crop, width of what is concluded from it, of the last layer.
+CHANNELS, SEEN, JOINED = (16, 32, 48, 64), 128, 192
+
+
+class RefinerNet(nn.Module):
+    """Crops (B, 1, 80, 80) of mean 0 and deviation 1 and inputs (B, K) -> (B, R + 1): coefficients of the landmarks'
+    errors in standard deviations, and the logarithm of the error that remains, in units of the frame."""
+
+    def __init__(self, inputs: int, modes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width in CHANNELS:
+            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()]
+            before = width
+        self.trunk = nn.Sequential(*layers[:2], *layers[4:])  # the largest grid is seen by one layer only
+        side = PIXELS >> len(CHANNELS)
+        self.seen = nn.Linear(before * side * side, SEEN)
+        self.joined = nn.Linear(SEEN + inputs, JOINED)
+        self.answer = nn.Linear(JOINED, modes + 1)
+
+    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        seen = torch.relu(self.seen(self.trunk(crops).flatten(1)))
+        return self.answer(torch.relu(self.joined(torch.cat([seen, inputs], 1))))
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """The network and what its inputs and answers mean.
+
+    centre: (1434,) and basis (K, 1434): whitened principal components of what the detector says, in the face's frame.
+    modes: (R, 956) one standard deviation of each common error of the calibrated landmarks, in the frame.
+    """
+
+    net: RefinerNet
+    calibration: Calibration
+    centre: np.ndarray
+    basis: np.ndarray
+    modes: np.ndarray
+
+    def __call__(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(478, 2) float64 where the landmarks of a face most likely are; image: (H, W, 3) uint8 RGB."""
+        c = self.calibration
+        frame = Aligned.of(face.points, face.z, c.mean)
+        base = c(face.points, face.z, face.score)
+        crop = normalised(frame.crop(image, REACH, PIXELS))
+        depth = face.z[:, None] - face.z[:SKIN].mean()
+        shape = np.column_stack([frame.inside(face.points.astype(np.float64)), depth / frame.size])
+        inputs = np.stack([self.inputs(one, face.score) for one in (shape, (shape * [-1, 1, 1])[c.mirror])])
+        crops = torch.from_numpy(np.stack([crop, crop[:, ::-1]])[:, None])
+        with torch.inference_mode():
+            answers = self.net(crops, torch.from_numpy(inputs).float())[:, :-1].double().numpy()
+        own, mirrored = (answers @ self.modes).reshape(2, -1, 2)
+        return frame.outside(frame.inside(base) + (own + (mirrored * [-1, 1])[c.mirror]) / 2)
+
+    def inputs(self, shape: np.ndarray, score: float) -> np.ndarray:
+        """(K + 2,) what the network is told beside the crop; shape: (478, 3) landmarks in the frame."""
+        inside = float(np.clip(score, 1e-4, 1 - 1e-4))
+        sureness = np.log(inside / (1 - inside)) / 5
+        return np.concatenate([self.basis @ (shape.ravel() - self.centre), [sureness, sureness**2]])
+
+
+def normalised(crop: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (H, W) float32 grey of mean 0 and deviation about 1, as the network sees it."""
+    grey = crop.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    return (grey - grey.mean()) / (grey.std() + np.float32(0.02))
+
+
+@lru_cache(maxsize=1)
+def load_refiner() -> Refiner:
+    """The bundled network.
+
+    Raises AssetError where it is missing, damaged, or not what its record says.
+    """
+    try:
+        path = find_weights(WEIGHTS) / FILE
+        return read_refiner(path)
+    except AssetError as error:
+        raise AssetError(f"{error}; or track without the second look at the face (refine=false)") from error
+
+
+def read_refiner(path: Path) -> Refiner:
+    """The network in a safetensors file. Raises AssetError where it is not one."""
+    calibration = load_calibration()
+    if calibration is None:
+        raise AssetError(
+            "the second look at a face needs the detector's calibration, and it is missing: install geodiff again"
+        )
+    try:
+        tensors = {name: value.float() for name, value in load_file(path).items()}
+        arrays = {name: tensors.pop(name).double().numpy() for name in ("centre", "basis", "modes")}
+        net = RefinerNet(len(arrays["basis"]) + 2, len(arrays["modes"]))
+        net.load_state_dict(tensors)
+    except (KeyError, OSError, RuntimeError, SafetensorError) as error:
+        raise AssetError(
+            f"{path.name} must hold the network of the second look, and it does not: install geodiff again"
+        ) from error
+    return Refiner(net.eval(), calibration, **arrays)
+
+
+def most_likely(image: np.ndarray, face: Face, refine: bool = True) -> np.ndarray:
+    """(478, 2) float64 where a face's landmarks most likely are. image: (H, W, 3) uint8 RGB. refine: with the second
+    look; else the detector's calibration alone."""
+    return load_refiner()(image, face) if refine else face.corrected

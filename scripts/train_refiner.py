@@ -1,0 +1,409 @@
+"""Make the data of the second look at faces (`geodiff.tracking.refine`) and train its network, from nothing.
+
+    python scripts/train_refiner.py ict:PATH/ict_facekit.npz --data DIR [--people 205] [--epochs 50] [--name refiner]
+
+Synthetic people are photographed, and the landmark detector is asked where their landmarks are; the network learns what
+it misses once `calibration` has been applied. People's seeds begin at 2^96: above those of training sets, below those
+of SynthBench, far from those of scripts/tracking_accuracy.py and scripts/measure_detector.py. Each person is kept as it
+comes, and the same command goes on where it was stopped. The last people are held out and their errors are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from geodiff.assets import weights_folder, write_manifest
+from geodiff.files import read_npz, write_npz
+from geodiff.geometry import project
+from geodiff.head import load_head
+from geodiff.head.model import HeadModel
+from geodiff.synth.light import random_lighting
+from geodiff.synth.portraits import PortraitConfig, Sitter, SyntheticPortrait
+from geodiff.tracking.accuracy import PosedHead
+from geodiff.tracking.aligned import Aligned
+from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
+from geodiff.tracking.groups import landmark_weights
+from geodiff.tracking.landmarks import Face, closest_look
+from geodiff.tracking.perception import Region
+from geodiff.tracking.refine import CHANNELS, FILE, JOINED, PIXELS, REACH, SEEN
+
+FIRST_SEED = 2**96
+PORTRAITS = PortraitConfig(size=320, pitch=11, roll=9, texture=512)
+#: Photographs of a person, in so many scenes (expression and light).
+PHOTOS, SCENES = 14, 5
+#: The crop that is kept, with a margin for shifts: half its side in units of the face's frame, and its pixels.
+KEPT_REACH, KEPT_PIXELS = 2.7, 112
+#: Principal components of what the detector says, of its errors, and of faces.
+SAID, ERRORS, FACES = 40, 64, 20
+BATCH, HELD_OUT = 48, 12
+RANGES = ((0, 10), (10, 30), (30, 50), (50, 70), (70, 95))
+
+
+def photograph_person(head: HeadModel, number: int, calibration: Calibration) -> dict[str, np.ndarray]:
+    """One person at random angles: crops (N, 112, 112, 3), what the detector says (points, z, score), where the
+    landmarks are in the picture (true) and in the camera (places), the head's rotation and the focal length."""
+    rng = np.random.default_rng([FIRST_SEED + number, 13])
+    sitter = Sitter(head, FIRST_SEED + number, PORTRAITS)
+    rows = []
+    for k in range(PHOTOS):
+        if k and k * SCENES // PHOTOS != (k - 1) * SCENES // PHOTOS:
+            sitter.subject.light = random_lighting(rng)
+            sitter.change_expression(rng)
+        sitter.change_lens(rng)
+        yaw = float(rng.uniform(-92, 92) if rng.random() < 0.6 else rng.uniform(-50, 50))
+        photo = sitter.photograph(yaw)
+        true, places, rotation = truth(head, photo)
+        face = found(photo.image, true, rotation, rng)
+        crop = Aligned.of(face.points, face.z, calibration.mean).crop(photo.image, KEPT_REACH, KEPT_PIXELS)
+        rows.append({
+            "crop": crop, "points": face.points, "z": face.z, "score": np.float32(face.score),
+            "true": true.astype(np.float32), "places": places.astype(np.float32),
+            "rotation": rotation.astype(np.float32), "focal": photo.camera.K[0, 0].numpy(), "yaw": np.float32(yaw),
+            "person": np.int32(number),
+        })  # fmt: skip
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def truth(head: HeadModel, photo: SyntheticPortrait) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Landmarks (478, 2) in the picture and (478, 3) in the camera, nan where the head has none, and its rotation."""
+    posed = PosedHead(head, photo.params, photo.camera)
+    world = torch.from_numpy(posed.landmarks()).float()
+    view = photo.camera.viewmat
+    places = world @ view[:3, :3].T + view[:3, 3]
+    return project(world, photo.camera)[0].double().numpy(), places.numpy(), posed.rotation
+
+
+def found(image: np.ndarray, true: np.ndarray, rotation: np.ndarray, rng: np.random.Generator) -> Face:
+    """What the detector says where its box is about as wrong as boxes are."""
+    known = true[np.isfinite(true).all(1)]
+    up, side = rotation @ np.array([0, 1.0, 0]), 1.5 * float(np.ptp(known, axis=0).max())
+    region = Region(
+        (known.min(0) + known.max(0)) / 2 + rng.normal(0, 0.05, 2) * side,
+        side * float(np.exp(rng.normal(0, 0.1))),
+        float(np.arctan2(up[0], -up[1]) + rng.normal(0, 0.15)),
+    )
+    return closest_look(image, region)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned from, in the faces' own frames.
+
+    crops: (N, 112, 112, 3) uint8. base, true: (N, 478, 2) calibrated and true landmarks. said: (N, 478, 3) the
+    detector's. sureness: (N,). turns: (N, 3, 956) by how much (radians about the camera's axes) errors of landmarks
+    turn the fitted head. yaw, person: (N,). weights: (478,) of the landmarks, 0 where the head has none; sum 1.
+    """
+
+    crops: torch.Tensor
+    base: torch.Tensor
+    true: torch.Tensor
+    said: torch.Tensor
+    sureness: torch.Tensor
+    turns: torch.Tensor
+    yaw: torch.Tensor
+    person: torch.Tensor
+    weights: torch.Tensor
+
+
+def lessons(samples: dict[str, np.ndarray], calibration: Calibration) -> Lessons:
+    """Samples in the faces' frames."""
+    known = np.isfinite(samples["true"][0]).all(1)
+    weights = landmark_weights() * known
+    weights /= weights.sum()
+    faces = face_modes(samples, weights)
+    base, true, said, turns = [], [], [], []
+    for points, z, score, target, places, rotation, focal in zip(
+        *(samples[n] for n in ("points", "z", "score", "true", "places", "rotation", "focal")), strict=True
+    ):
+        frame = Aligned.of(points, z, calibration.mean)
+        base.append(frame.inside(calibration(points, z, float(score))))
+        true.append(np.where(known[:, None], frame.inside(np.nan_to_num(target)), base[-1]))
+        depth = (z - z[:SKIN].mean()) / frame.size
+        said.append(np.column_stack([frame.inside(points.astype(np.float64)), depth]))
+        turns.append(fitted_turns(np.nan_to_num(places), rotation, float(focal), frame, faces, weights))
+    inside = np.clip(samples["score"], 1e-4, 1 - 1e-4)
+    arrays = (samples["crop"], base, true, said, np.log(inside / (1 - inside)) / 5, turns)
+    crops, *rest = (torch.from_numpy(np.asarray(a, np.uint8 if i == 0 else np.float32)) for i, a in enumerate(arrays))
+    yaw, person = (torch.from_numpy(samples[name]) for name in ("yaw", "person"))
+    return Lessons(crops, *rest, yaw.abs(), person, torch.from_numpy(weights.astype(np.float32)))
+
+
+def face_modes(samples: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """(FACES, 478, 3) one standard deviation each of how the true faces differ, metres, at rest."""
+    places = np.nan_to_num(samples["places"][:2000])
+    rest = np.einsum("nji,nlj->nli", samples["rotation"][:2000], places - (weights @ places)[:, None])
+    root = np.sqrt(np.repeat(weights, 3)) + 1e-9
+    _, spread, modes = np.linalg.svd((rest - rest.mean(0)).reshape(len(rest), -1) * root, full_matrices=False)
+    scaled = modes[:FACES] * spread[:FACES, None] / np.sqrt(len(rest)) * (root > 1e-6) / root
+    return scaled.reshape(-1, len(weights), 3)
+
+
+def fitted_turns(
+    places: np.ndarray, rotation: np.ndarray, focal: float, frame: Aligned, faces: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """(3, 956) the rotation that a least-squares fit of pose and identity makes of errors of the landmarks."""
+    apart = places - weights @ places
+    turned = np.cross(np.eye(3)[:, None], apart[None])
+    moved = np.broadcast_to(0.05 * np.eye(3)[:, None], turned.shape)
+    moves = np.concatenate([turned, moved, np.einsum("ij,mlj->mli", rotation, faces)])
+    depth = np.where(places[:, 2:] == 0, 1.0, places[:, 2:])
+    flow = focal / depth * (moves[..., :2] - places[:, :2] / depth * moves[..., 2:])
+    rows = (flow @ frame.turn.T / frame.size).reshape(len(moves), -1)
+    weighed = rows * np.repeat(weights, 2)
+    prior = np.where(np.arange(len(moves)) < 6, 1e-9, 4e-6)
+    return np.linalg.solve(weighed @ rows.T + np.diag(prior), weighed)[:3]
+
+
+class Trainee(nn.Module):
+    """`RefinerNet` with batch normalisation and dropout."""
+
+    def __init__(self, inputs: int, modes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width in CHANNELS:
+            layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            if before > 1:
+                layers += [nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        self.trunk, self.drop = nn.Sequential(*layers), nn.Dropout(0.15)
+        self.seen = nn.Linear(before * (PIXELS >> len(CHANNELS)) ** 2, SEEN)
+        self.joined, self.answer = nn.Linear(SEEN + inputs, JOINED), nn.Linear(JOINED, modes + 1)
+        nn.init.zeros_(self.answer.weight)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        seen = torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1))))
+        return self.answer(self.drop(torch.relu(self.joined(torch.cat([seen, inputs], 1)))))
+
+    def folded(self) -> dict[str, torch.Tensor]:
+        """The tensors of a `RefinerNet`, normalisation made part of the convolutions."""
+        tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("trunk")}
+        layers = list(self.trunk)
+        for place, (conv, norm) in enumerate(zip(layers[::3], layers[1::3], strict=True)):
+            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+            tensors[f"trunk.{2 * place}.weight"] = conv.weight * gain[:, None, None, None]
+            tensors[f"trunk.{2 * place}.bias"] = norm.bias - norm.running_mean * gain
+        return {name: value.detach() for name, value in tensors.items()}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What `Refiner` holds beside the network, and the mirrored landmark numbers (478,)."""
+
+    centre: torch.Tensor
+    basis: torch.Tensor
+    modes: torch.Tensor
+    mirror: torch.Tensor
+
+    @staticmethod
+    def of(all_: Lessons, rows: torch.Tensor, mirror: np.ndarray) -> Tables:
+        """Principal components of what the detector says and of its errors, with their mirror images."""
+        said = all_.said[rows].numpy()
+        some = np.random.default_rng(0).permutation(2 * len(said))[:3000]
+        both = np.concatenate([said, mirrored(said, mirror)])[some].reshape(len(some), -1)
+        centre = both.mean(0)
+        _, spread, directions = np.linalg.svd(both - centre, full_matrices=False)
+        basis = directions[:SAID] / (spread[:SAID, None] / np.sqrt(len(both)))
+        error = (all_.true - all_.base)[rows].numpy()
+        root = np.sqrt(np.repeat(all_.weights.numpy(), 2)) + 1e-9
+        error = np.concatenate([error, mirrored(error, mirror)])[some].reshape(len(some), -1) * root
+        # Hopeless faces must not own the components.
+        length = np.maximum(np.linalg.norm(error, axis=1, keepdims=True), 0.03)
+        modes = np.linalg.svd(error / np.sqrt(length), full_matrices=False)[2][:ERRORS]
+        modes *= np.sqrt(((error @ modes.T) ** 2).mean(0))[:, None]
+        modes = np.where(root > 1e-6, modes / root, 0)
+        arrays = (torch.from_numpy(a.astype(np.float32)) for a in (centre, basis, modes))
+        return Tables(*arrays, torch.from_numpy(mirror))
+
+
+def mirrored(values: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """(N, 478, C) of the mirrored pictures."""
+    return (values * ([-1, 1, 1][: values.shape[2]]))[:, mirror]
+
+
+class Teacher:
+    """Serves batches and tells errors."""
+
+    def __init__(self, all_: Lessons, tables: Tables, seed: int = 0) -> None:
+        self.all, self.tables = all_, tables
+        self.random = torch.Generator().manual_seed(seed)
+
+    def __call__(self, net: Trainee, rows: torch.Tensor, learning: bool) -> tuple[torch.Tensor, ...]:
+        """Errors of the landmarks (B,) in units of the frame, of the pose (B, 3) in radians, and what the net says of
+        the former (B,). learning: with all that befalls photographs and detectors."""
+        a, t, n = self.all, self.tables, len(rows)
+        flip = torch.rand(n, generator=self.random) < (0.5 if learning else 0.0)
+        axes, shift = self._slip(n) if learning else (torch.eye(2).expand(n, 2, 2), torch.zeros(n, 2))
+        crops = self._crops(a.crops[rows], axes, shift, learning)
+        crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
+        back = torch.tensor([-1.0, 1.0, 1.0])
+        said = torch.where(flip[:, None, None], (a.said[rows] * back)[:, t.mirror], a.said[rows])
+        sure = a.sureness[rows, None]
+        inputs = torch.cat([(said.flatten(1) - t.centre) @ t.basis.T, sure, sure**2], 1)
+        if learning:
+            inputs = inputs + 0.05 * torch.randn(inputs.shape, generator=self.random)
+        answer = net(crops, inputs)
+        moved = (answer[:, :-1] @ t.modes).unflatten(1, (-1, 2))
+        moved = torch.where(flip[:, None, None], (moved * back[:2])[:, t.mirror], moved)
+        goal = a.true[rows] @ axes.transpose(1, 2) + shift[:, None] - a.base[rows]
+        error = (moved - goal) * (a.weights > 0)[:, None]
+        length = ((error**2).sum(2) @ a.weights + 1e-5).sqrt()
+        return length, torch.einsum("nkj,nj->nk", a.turns[rows], error.flatten(1)), answer[:, -1]
+
+    def _slip(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Detectors slip: the picture is turned, scaled (B, 2, 2) and shifted (B, 2) beneath the landmarks, a little
+        mostly, sometimes much."""
+        g = self.random
+        much = torch.where(torch.rand(count, generator=g) < 0.12, 5.0, 1.0)
+        angle = much * math.radians(1.2) * torch.randn(count, generator=g)
+        scale = torch.exp(much * 0.012 * torch.randn(count, generator=g))
+        c, s = scale * torch.cos(angle), scale * torch.sin(angle)
+        shift = much[:, None] * 0.015 * torch.randn(count, 2, generator=g)
+        return torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1), shift
+
+    def _crops(self, kept: torch.Tensor, axes: torch.Tensor, shift: torch.Tensor, learning: bool) -> torch.Tensor:
+        """(B, 1, 80, 80) as `refine.normalised` makes them; learning: with a camera's and a scene's accidents."""
+        grey = torch.tensor([0.299, 0.587, 0.114]).expand(len(kept), 3)
+        if learning:
+            grey = (grey + 0.25 * torch.randn(grey.shape, generator=self.random)).clamp(0.02)
+            grey = grey / grey.sum(1, keepdim=True)
+        picture = torch.einsum("nhwc,nc->nhw", kept.float() / 255, grey)[:, None]
+        inverse = torch.linalg.inv(axes)
+        place = torch.cat([inverse * (REACH / KEPT_REACH), -(inverse @ shift[..., None]) / KEPT_REACH], 2)
+        grid = F.affine_grid(place, [len(kept), 1, PIXELS, PIXELS], align_corners=False)
+        picture = F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
+        picture = self._spoiled(picture) if learning else picture
+        mean, spread = picture.mean((2, 3), keepdim=True), picture.std((2, 3), keepdim=True)
+        return (picture - mean) / (spread + 0.02)
+
+    def _spoiled(self, picture: torch.Tensor) -> torch.Tensor:
+        """Gamma, uneven light, blur, coarse pixels, noise, and things before the face."""
+        g, n = self.random, len(picture)
+
+        def some(share: float) -> torch.Tensor:
+            return (torch.rand(n, generator=g) < share)[:, None, None, None]
+
+        picture = picture.clamp(1e-3, 1) ** torch.exp(0.35 * torch.randn(n, 1, 1, 1, generator=g))
+        along, slope = torch.linspace(-1, 1, PIXELS), 0.35 * torch.randn(2, n, 1, 1, 1, generator=g)
+        picture = picture * torch.exp(slope[0] * along + slope[1] * along[:, None])
+        for size, share in ((3, 0.3), (5, 0.12)):
+            padded = F.pad(picture, (size // 2,) * 4, mode="replicate")
+            picture = torch.where(some(share), F.avg_pool2d(padded, size, 1), picture)
+        coarse = F.interpolate(F.avg_pool2d(picture, 2), size=(PIXELS, PIXELS), mode="bilinear")
+        picture = torch.where(some(0.1), coarse, picture)
+        strength = 0.15 * torch.rand(n, 1, 1, 1, generator=g) ** 3
+        picture = picture + strength * torch.randn(picture.shape, generator=g)
+        for row in torch.nonzero(some(0.35).flatten()).flatten().tolist():
+            height, width = torch.randint(5, 28, (2,), generator=g).tolist()
+            top, left = torch.randint(0, PIXELS - 5, (2,), generator=g).tolist()
+            patch = picture[row, 0, top : top + height, left : left + width]
+            grain = 0.1 * float(torch.rand(1, generator=g)) * torch.randn(patch.shape, generator=g)
+            patch.copy_(torch.rand(1, generator=g) + grain)
+        return picture
+
+    def tell(self, net: Trainee, rows: torch.Tensor) -> str:
+        """Mean errors by head angle: landmarks in percent of the frame's unit; mean and median turn in degrees."""
+        with torch.no_grad():
+            parts = [self(net, part, learning=False) for part in rows.split(128)]
+        length, turn, said = (torch.cat(values) for values in zip(*parts, strict=True))
+        degrees, yaw, cells = torch.rad2deg(turn.norm(dim=1)), self.all.yaw[rows], []
+        for low, high in RANGES:
+            here = (yaw >= low) & (yaw < high)
+            figures = (100 * length[here].mean(), degrees[here].mean(), degrees[here].median())
+            cells.append(f"{low}-{high}: " + "{:.1f}%, {:.2f} ({:.2f})".format(*figures))
+        match = float(torch.corrcoef(torch.stack([said, length.log()]))[0, 1])
+        return "; ".join(cells) + f"; the error's forecast correlates by {match:.2f}"
+
+
+def train(
+    all_: Lessons, tables: Tables, rows: torch.Tensor, held: torch.Tensor, epochs: float, minutes: float
+) -> Trainee:
+    """The network, its weights averaged over the last steps."""
+    teacher = Teacher(all_, tables)
+    net = Trainee(len(tables.basis) + 2, len(tables.modes))
+    mean = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
+    )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
+    steps, began, step, done, reported = int(epochs * len(rows) / BATCH), time.time(), 0, 0.0, 0.0
+    while done < 1:
+        for batch in rows[torch.randperm(len(rows), generator=teacher.random)].split(BATCH):
+            done = max(step / steps, (time.time() - began) / (60 * minutes))
+            rate = 2e-3 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            length, turn, said = teacher(net, batch, learning=True)
+            forecast = (length.detach() / said.clamp(-6, 2).exp() + said).mean()
+            loss = length.mean() / 0.03 + ((turn**2).sum(1) + 1e-5).sqrt().mean() / 0.04 + 0.1 * forecast
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            optimizer.step()
+            mean.update_parameters(net)
+            step += 1
+            if done >= 1:
+                break
+        if done - reported > 0.125 or done >= 1:
+            reported = done
+            mean.eval()
+            print(f"step {step}, {time.time() - began:.0f} s: {teacher.tell(mean.module, held)}", flush=True)
+    trained = mean.module
+    assert isinstance(trained, Trainee)
+    return trained.eval()
+
+
+def collect(head: HeadModel, people: int, folder: Path, calibration: Calibration) -> dict[str, np.ndarray]:
+    """Samples of all people, of those that are missing made first."""
+    parts = []
+    for number in range(people):
+        path = folder / f"{number:04d}.npz"
+        if not path.is_file():
+            write_npz(path, **photograph_person(head, number, calibration))
+            print(f"\r{number + 1} of {people} people", end="", flush=True)
+        parts.append(read_npz(path))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("truth", help="head model of the people: ict:PATH, builtin, flame:PATH")
+    parser.add_argument("--data", type=Path, required=True, help="folder for the people's photographs")
+    parser.add_argument("--people", type=int, default=205)
+    parser.add_argument("--epochs", type=float, default=50)
+    parser.add_argument("--minutes", type=float, default=60, help="training ends after these at the latest")
+    parser.add_argument("--name", default="refiner", help="of the bundled weights, or a folder to write to")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.manual_seed(0)
+    calibration = load_calibration()
+    assert calibration is not None
+    all_ = lessons(collect(load_head(options.truth), options.people, options.data, calibration), calibration)
+    known = all_.person < options.people - HELD_OUT
+    rows, held = (torch.nonzero(which).flatten() for which in (known, ~known))
+    tables = Tables.of(all_, rows, calibration.mirror)
+    print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
+    net = train(all_, tables, rows, held, options.epochs, options.minutes)
+    folder = Path(options.name) if "/" in options.name else weights_folder() / options.name
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = net.folded() | {"centre": tables.centre, "basis": tables.basis, "modes": tables.modes}
+    save_file({name: value.half().contiguous() for name, value in tensors.items()}, folder / FILE)
+    if "/" not in options.name:
+        write_manifest()
+    print(f"{(folder / FILE).stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The second look at a face: applied, alike for mirrored faces, optional, and its absence told with a way out."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geodiff import assets
+from geodiff.errors import AssetError
+from geodiff.head.builtin import load_builtin
+from geodiff.synth.portraits import PortraitConfig, Sitter
+from geodiff.tracking import refine
+from geodiff.tracking.accuracy import PosedHead, TemplateOffset, measure
+from geodiff.tracking.aligned import Aligned
+from geodiff.tracking.calibration import load_calibration
+from geodiff.tracking.follow import box_of
+from geodiff.tracking.footage import watch
+from geodiff.tracking.landmarks import Face, detect_faces
+from geodiff.tracking.track import TrackConfig, track_image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def photo(astronaut: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(astronaut[:320, 60:380])
+
+
+@pytest.fixture(scope="module")
+def face(photo: np.ndarray) -> Face:
+    return detect_faces(photo)[0]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the bundled weights that may be damaged."""
+    shutil.copytree(assets.weights_folder() / "refiner", tmp_path / "refiner")
+    shutil.copy(assets.weights_folder() / assets.MANIFEST, tmp_path)
+    monkeypatch.setattr(assets, "weights_folder", lambda: tmp_path)
+    refine.load_refiner.cache_clear()
+    yield tmp_path / "refiner" / refine.FILE
+    refine.load_refiner.cache_clear()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-3, 3), st.floats(0.2, 5), st.floats(-300, 300), st.integers(0, 5))
+def test_the_frame_follows_the_face(angle: float, scale: float, shift: float, seed: int) -> None:
+    calibration = load_calibration()
+    assert calibration is not None
+    points, z = 80 * calibration.mean[:, :2] + 200, 80 * calibration.mean[:, 2]
+    points = points + np.random.default_rng(seed).normal(0, 3, points.shape)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    one = Aligned.of(points, z, calibration.mean)
+    moved = scale * points @ turn.T + shift
+    other = Aligned.of(moved, scale * z, calibration.mean)
+    np.testing.assert_allclose(other.inside(moved), one.inside(points), atol=1e-6)
+    np.testing.assert_allclose(one.outside(one.inside(points)), points, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.02, 0.4])
+def test_the_crop_shows_what_lies_in_the_frame(size: float) -> None:
+    rows, columns = np.mgrid[:300, :300] + 0.5
+    image = np.stack([columns, rows, 0 * rows], -1).astype(np.float32)
+    turn = np.array([[0.96, -0.28], [0.28, 0.96]])
+    frame = Aligned(turn, turn @ np.array([140.0, 155.0]), 100 * size)
+    crop = frame.crop(image, 2.0, 32)
+    places = (np.arange(32) + 0.5) / 8 - 2
+    expected = frame.outside(np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)).reshape(32, 32, 2)
+    np.testing.assert_allclose(crop[..., :2], expected, atol=0.15)
+
+
+def test_landmarks_are_moved_a_little_and_mirrored_faces_alike(photo: np.ndarray, face: Face) -> None:
+    refiner = refine.load_refiner()
+    once = refiner(photo, face)
+    moved = np.linalg.norm(once - face.corrected, axis=1) / face.eye_distance
+    assert once.shape == (478, 2) and 0.002 < moved.mean() < 0.06
+    mirror = refiner.calibration.mirror
+    points = ((face.points * [-1, 1]) + [photo.shape[1], 0])[mirror].astype(np.float32)
+    turned = replace(face, points=points, z=face.z[mirror], box=box_of(points))
+    again = refiner(np.ascontiguousarray(photo[:, ::-1]), turned)
+    back = (again * [-1, 1] + [photo.shape[1], 0])[mirror]
+    assert np.linalg.norm(back - once, axis=1).max() < 0.01 * face.eye_distance
+
+
+def test_images_and_videos_go_without_it_on_demand(
+    photo: np.ndarray, face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = load_builtin()
+    used = track_image(photo, head, config=TrackConfig(fit_hair=False))
+    seen = watch(iter([photo])).points[0]
+    assert np.linalg.norm(seen - face.corrected, axis=1).mean() > 0.002 * face.eye_distance
+
+    def never() -> None:
+        raise AssertionError("not wanted")
+
+    monkeypatch.setattr(refine, "load_refiner", never)
+    plain = track_image(photo, head, config=TrackConfig(fit_hair=False, refine=False))
+    assert not np.allclose(plain.params.rotation.numpy(), used.params.rotation.numpy(), atol=1e-3)
+    np.testing.assert_allclose(watch(iter([photo]), refine=False).points[0], face.corrected, atol=0.2)
+
+
+def test_landmarks_with_and_without_it_are_not_mixed_on_disk(photo: np.ndarray, tmp_path: Path) -> None:
+    first = watch(iter([photo]), tmp_path, "film").points
+    plain = watch(iter([photo]), tmp_path, "film", refine=False).points
+    assert np.abs(first - plain).max() > 0.1
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_weights_that_are_not_there_are_told_with_a_way_out(bundle: Path, damage: str) -> None:
+    if damage == "gone":
+        bundle.unlink()
+    else:
+        bundle.write_bytes(bundle.read_bytes()[:1000] if damage == "cut" else b"x" * bundle.stat().st_size)
+    with pytest.raises(AssetError, match=r"install geodiff again; or track without .*\(refine=false\)"):
+        refine.load_refiner()
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_files_that_hold_no_such_network_are_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "own.safetensors"
+    if content is None:
+        from safetensors.torch import save_file
+
+        save_file({"centre": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(AssetError, match=r"own.safetensors must hold the network"):
+        refine.read_refiner(path)
+
+
+def test_synthetic_people_are_tracked_better() -> None:
+    """People of the bundled head, which the network never saw; scripts/tracking_accuracy.py measures many more."""
+    head = load_builtin()
+    offset = TemplateOffset.between(head, head)
+    errors = []
+    for seed, yaws in ((3, (0, -60)), (5, (40, 75)), (9, (-20, 60))):
+        sitter = Sitter(head, seed, PortraitConfig(size=320, texture=256))
+        for yaw in yaws:
+            picture = sitter.photograph(yaw)
+            true = PosedHead(head, picture.params, picture.camera)
+            found = [track_image(picture.image, head, config=TrackConfig(fit_hair=False, refine=r)) for r in (0, 1)]
+            errors.append([measure(true, PosedHead(head, f.params, f.camera), offset)["pose"] for f in found])
+    before, after = np.mean(errors, 0)
+    assert after < 0.95 * before, errors
+
+
+def test_the_trained_network_is_the_one_that_is_stored() -> None:
+    spec = importlib.util.spec_from_file_location("train_refiner", ROOT / "scripts" / "train_refiner.py")
+    assert spec is not None and spec.loader is not None
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    trainee = script.Trainee(5, 4)
+    for parameter in trainee.parameters():
+        torch.nn.init.normal_(parameter, 0.1, 0.2)
+    crops, inputs = torch.randn(6, 1, refine.PIXELS, refine.PIXELS), torch.randn(6, 5)
+    trainee(crops, inputs)  # running means
+    net = refine.RefinerNet(5, 4)
+    net.load_state_dict(trainee.eval().folded())
+    torch.testing.assert_close(net(crops, inputs), trainee(crops, inputs), rtol=1e-4, atol=1e-4)
