@@ -156,6 +156,7 @@ reconstruct(Path(clips), "geodiff4d", Path(out), config, job=Job("cpu", preview_
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_shot_ends_bitwise_as_an_unbroken_one(
     tmp_path: Path, clips: Path, small_head: HeadModel
 ) -> None:
