@@ -60,15 +60,17 @@ class LossWeights:
 class LearningRates:
     """Adam's rates. means falls to means * means_final over the run; all in the units of the stored fields.
 
-    latent: of the attribute network's latents, where there is one.
+    latent: of the attribute network's latents, where there is one. The defaults are for runs of a few thousand steps,
+    in which Gaussians have to get from the tracked head to the true one, a few millimetres; GaussianAvatars' own, for
+    600,000 steps, are a quarter of them, and leave short runs 2 to 5 dB short (docs/reconstruction.md).
     """
 
-    means: float = 5e-3
+    means: float = 2e-2
     means_final: float = 0.02
-    quats: float = 2e-3
-    log_scales: float = 1e-2
-    opacity_logits: float = 3e-2
-    sh_dc: float = 5e-3
+    quats: float = 8e-3
+    log_scales: float = 2.5e-2
+    opacity_logits: float = 4e-2
+    sh_dc: float = 1e-2
     sh_rest: float = 2.5e-4
     latent: float = 1e-2
 
