@@ -121,6 +121,16 @@ def test_people_come_from_their_seeds_alone(bench: Bench) -> None:
     assert not torch.equal(low.params.shape, bench.person(0).subject.params.shape), "the whole seed counts"
 
 
+def test_driving_frames_are_looked_at_once(bench: Bench) -> None:
+    """Tracked and true parameters are of the same photograph; its number decides the grain, not what is shown."""
+    person, one = bench.person(0), shot("self", 0, 1)
+    film = person.film(one.motion, 7)
+    assert person.film(one.motion, 7) is film
+    other = person.film(shot("self", 0, 2).motion, 7)
+    assert not np.array_equal(other.image, film.image)
+    assert np.array_equal(person.film(one.motion, 7).image, film.image)
+
+
 def test_a_perfect_generator_has_perfect_figures(bench: Bench) -> None:
     outcome = bench.run("self", 0, Oracle(bench), frame_metrics())
     assert not outcome.lost
