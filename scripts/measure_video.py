@@ -54,18 +54,21 @@ def steadiness(name: str, track: VideoTrack, footage: Footage, head: HeadModel) 
 
 
 def main(
-    video: Path, head: Annotated[str, typer.Option()] = "builtin", refine: Annotated[bool, typer.Option()] = True
+    video: Path, head: Annotated[str, typer.Option()] = "builtin", refine: Annotated[bool, typer.Option()] = False
 ) -> None:
     model, opened = load_head(head), read_video(video)
     first = watch(iter(opened.read(12)), refine=refine)
-    fit_footage(first, model, TrackConfig(), opened.fps)
+    fit_footage(first, model, TrackConfig(refine_videos=refine), opened.fps)
     frames = sum(1 for _ in opened)
     timed("decoding", frames, lambda: sum(1 for _ in opened))
     footage = timed("decoding + landmarks", frames, lambda: watch(opened, refine=refine))
-    track = timed("fit", frames, lambda: fit_footage(footage, model, TrackConfig(), opened.fps))
+    track = timed("fit", frames, lambda: fit_footage(footage, model, TrackConfig(refine_videos=refine), opened.fps))
     print(f"{frames} frames, {int((~track.found).sum())} lost, {int(track.shot[-1]) + 1} shots")
     steadiness(
-        "frames on their own", fit_footage(footage, model, TrackConfig(steadiness=0.0), opened.fps), footage, model
+        "frames on their own",
+        fit_footage(footage, model, TrackConfig(steadiness=0.0, refine_videos=refine), opened.fps),
+        footage,
+        model,
     )
     steadiness("smoothed", track, footage, model)
 

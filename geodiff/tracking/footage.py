@@ -50,12 +50,12 @@ def watch(
     cache: Path | None = None,
     key: str = "",
     report: Callable[[int], None] = lambda frame: None,
-    refine: bool = True,
+    refine: bool = False,
 ) -> Footage:
     """Follows a person through frames (H, W, 3) uint8 RGB of one size. The frames are iterated over once.
 
     cache: a folder for the landmarks, continued where a run with the same `key` left it. report: called with the number
-    of frames that are done. refine: see `TrackConfig`.
+    of frames that are done. refine: see `TrackConfig.refine_videos`.
 
     Raises:
         InputError: a frame has another size than the first.

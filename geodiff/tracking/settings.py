@@ -16,8 +16,9 @@ HIDDEN_REFINED = 0.5
 class TrackConfig:
     """fit, hair: how landmarks and hair are fitted. fit_hair: whether static offsets are fitted at all.
 
-    refine: whether a network takes a second look at each face (`geodiff.tracking.refine`); otherwise the calibration of
-    the landmark detector has the last word.
+    refine: whether a network takes a second look at the face of a picture (`geodiff.tracking.refine`); otherwise the
+    calibration of the landmark detector has the last word. refine_videos: the same for each frame of a video, where it
+    makes landmarks shake by 7% more.
 
     keyframes: frames of a video from which identity and focal length are estimated. smooth: how steady a video's
     parameters are over time; steadiness: multiplies all of that, 0 fits every frame on its own.
@@ -27,11 +28,11 @@ class TrackConfig:
     hair: HairConfig = field(default_factory=HairConfig)
     fit_hair: bool = True
     refine: bool = True
+    refine_videos: bool = False
     keyframes: int = 6
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
     steadiness: float = 1.0
 
-    @property
-    def fitting(self) -> FitConfig:
-        """How the landmarks are fitted that the second look was taken at, or not."""
-        return replace(self.fit, hidden=max(self.fit.hidden, HIDDEN_REFINED)) if self.refine else self.fit
+    def fitting(self, refined: bool) -> FitConfig:
+        """How landmarks are fitted that the second look was taken at, or not."""
+        return replace(self.fit, hidden=max(self.fit.hidden, HIDDEN_REFINED)) if refined else self.fit

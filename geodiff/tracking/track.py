@@ -49,7 +49,7 @@ def track_image(
     faces = detect_faces(image)
     face = choose_face(faces, face_index)
     size = (image.shape[1], image.shape[0])
-    fitter = LandmarkFitter(head, size, config.fitting)
+    fitter = LandmarkFitter(head, size, config.fitting(config.refine))
     frames = most_likely(image, face, config.refine)[None]
     fit = fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
     matte = portrait_matte(image, face)

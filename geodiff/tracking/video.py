@@ -99,7 +99,7 @@ def track_video(
     def seen(done: int) -> None:
         report("landmarks", min(done / max(count, done), 1.0))
 
-    footage = watch(video, cache, key, seen, config.refine)
+    footage = watch(video, cache, key, seen, config.refine_videos)
     return fit_footage(footage, head, config, fps, report, note)
 
 
@@ -149,7 +149,7 @@ def _fit_found(
     """The frames `found` (T,) bool: identity and focal length from the shot `main`, then every shot on its own."""
     points = footage.points[found].astype(np.float64)
     shot, times = footage.shot[found], np.flatnonzero(found) * 30.0 / fps
-    fitter = LandmarkFitter(head, footage.size, config.fitting)
+    fitter = LandmarkFitter(head, footage.size, config.fitting(config.refine_videos))
     longest = points[shot == main]
     keys = longest[key_frames(fitter, longest, config.keyframes)]
     shared = fitter.solve(keys, fitter.start(keys))

@@ -97,7 +97,7 @@ def test_images_and_videos_go_without_it_on_demand(
 ) -> None:
     head = load_builtin()
     used = track_image(photo, head, config=TrackConfig(fit_hair=False))
-    seen = watch(iter([photo])).points[0]
+    seen = watch(iter([photo]), refine=True).points[0]
     assert np.linalg.norm(seen - face.corrected, axis=1).mean() > 0.002 * face.eye_distance
 
     def never() -> None:
@@ -106,12 +106,12 @@ def test_images_and_videos_go_without_it_on_demand(
     monkeypatch.setattr(refine, "load_refiner", never)
     plain = track_image(photo, head, config=TrackConfig(fit_hair=False, refine=False))
     assert not np.allclose(plain.params.rotation.numpy(), used.params.rotation.numpy(), atol=1e-3)
-    np.testing.assert_allclose(watch(iter([photo]), refine=False).points[0], face.corrected, atol=0.2)
+    np.testing.assert_allclose(watch(iter([photo])).points[0], face.corrected, atol=0.2)
 
 
 def test_landmarks_with_and_without_it_are_not_mixed_on_disk(photo: np.ndarray, tmp_path: Path) -> None:
-    first = watch(iter([photo]), tmp_path, "film").points
-    plain = watch(iter([photo]), tmp_path, "film", refine=False).points
+    first = watch(iter([photo]), tmp_path, "film", refine=True).points
+    plain = watch(iter([photo]), tmp_path, "film").points
     assert np.abs(first - plain).max() > 0.1
 
 

@@ -16,6 +16,7 @@ from geodiff.head.model import HeadModel
 from geodiff.media import read_image
 from geodiff.tracking.groups import INNER_FACE
 from geodiff.tracking.overlay import draw_overlay
+from geodiff.tracking.refine import most_likely
 from geodiff.tracking.track import TrackConfig, track_image, track_video
 
 
@@ -40,8 +41,10 @@ def check_track(image: np.ndarray, head: HeadModel) -> None:
     assert torch.equal(track.camera.viewmat, torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])))
     points, depth = project(head.landmark_points(track.params)[0], track.camera)
     assert (depth > 0).all()
-    away = np.linalg.norm(points.numpy() - track.face.points, axis=1)[list(INNER_FACE)].mean()
+    away = np.linalg.norm(points.numpy() - most_likely(image, track.face), axis=1)[list(INNER_FACE)].mean()
     assert away / track.face.eye_distance == pytest.approx(track.error, rel=0.05)
+    seen = np.linalg.norm(points.numpy() - track.face.points, axis=1)[list(INNER_FACE)].mean()
+    assert seen / track.face.eye_distance < 0.02, "the second look does not leave what the detector sees"
     offset = track.params.static_offset
     assert offset is not None and float(offset.norm(dim=1).max()) <= 0.07 + 1e-6
 
