@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geodiff.clipset import ClipSet
-from geodiff.config import choose, merge, to_container
+from geodiff.config import choose, to_container
 from geodiff.errors import ConfigError
 from geodiff.files import save_tensors
 from geodiff.head.model import HeadModel
@@ -54,6 +54,7 @@ from recon.optimise import Schedule, optimise
 from recon.ply import Splats, read_ply, world_splats, write_ply
 from recon.watch import LogConfig, PlateauConfig
 
+_Section = TypeVar("_Section")
 #: Networks and corrections of an avatar.
 NETWORKS = "networks.safetensors"
 #: What some settings may be.
@@ -198,8 +199,11 @@ class GeoDiff4DAvatar(Avatar):
             path = folder / NETWORKS
             tensors = read_tensors(path)
             if record.get("networks"):
-                config = merge(GeoDiff4DConfig, [(str(path), info.config)])
-                learnt = read_learnt(tensors, head, params, config.deform, config.attributes, path)
+                parts = (
+                    _recorded(DeformConfig, info.config, "deform"),
+                    _recorded(AttributeConfig, info.config, "attributes"),
+                )
+                learnt = read_learnt(tensors, head, params, *parts, path)
             if record.get("corrections"):
                 corrections = Corrections.of(tensors)
         return cls(head, params, info, splats, learnt, corrections)
@@ -316,6 +320,13 @@ def held_out_metrics(avatar: Avatar, frames: FrameSet, limit: int = 16) -> dict[
         figures["psnr"].append(psnr(image, truth, region))
         figures["ssim"].append(ssim(image, truth, region))
     return {name: float(np.mean(values)) for name, values in figures.items() if values}
+
+
+def _recorded(schema: type[_Section], config: dict[str, Any], name: str) -> _Section:
+    """A section of an avatar's configuration; what this version does not know any more, it did not need to read it."""
+    section = config.get(name)
+    known = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    return schema(**{k: v for k, v in section.items() if k in known}) if isinstance(section, dict) else schema()
 
 
 def _fit_config(config: GeoDiff4DConfig) -> FitConfig:
