@@ -37,16 +37,24 @@ class Corrections:
 
     def apply(self, params: HeadParams) -> HeadParams:
         """Parameters of T frames, corrected; those that are already corrected stay."""
+        return self.both(params)[1]
+
+    def both(self, params: HeadParams) -> tuple[HeadParams, HeadParams]:
+        """Parameters of T frames as a tracker gives them, and corrected, whichever of the two they are."""
         refined = self.tracked + torch.cat([self.residuals[name] for name in NAMES], 1)
-        rows = _all(params)
-        changed: dict[str, list[Tensor]] = {name: [] for name in NAMES}
-        for number in range(params.num_frames):
-            same = _like(self.tracked, rows[number])
-            done = same is None and _like(refined, rows[number]) is not None
+        before: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+        after: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+        for number, row in enumerate(_all(params)):
+            same = _like(self.tracked, row)
+            done = _like(refined, row) if same is None else None
             for name, residual in self.residuals.items():
-                learnt = residual.mean(0) if same is None else residual[same].mean(0)
-                changed[name].append(getattr(params, name)[number] + (0 if done else learnt))
-        return params.replace(**{name: torch.stack(values) for name, values in changed.items()})
+                rows = same if done is None else done
+                learnt = residual.mean(0) if rows is None else residual[rows].mean(0)
+                value = getattr(params, name)[number]
+                before[name].append(value if done is None else value - learnt)
+                after[name].append(value + learnt if done is None else value)
+        tracked, corrected = ({name: torch.stack(v) for name, v in side.items()} for side in (before, after))
+        return params.replace(**tracked), params.replace(**corrected)
 
     def to(self, device: torch.device | str) -> Corrections:
         return Corrections(self.tracked.to(device), {k: v.to(device) for k, v in self.residuals.items()})

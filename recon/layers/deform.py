@@ -35,8 +35,8 @@ class DeformConfig:
     reach: float = 0.01
     rate: float = 1e-3
     start: float = 0.1
-    smooth: float = 0.05
-    small: float = 0.002
+    smooth: float = 0.01
+    small: float = 0.0001
     noise: float = 0.3
 
     def __post_init__(self) -> None:

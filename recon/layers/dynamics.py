@@ -141,12 +141,18 @@ class Learnt:
         parts = {"latents": self.latents, "known": self.known}
         return {**self.dynamics.tensors(), **{k: v for k, v in parts.items() if v is not None}}
 
-    def pose(self, head: FastHead, fields: Fields, params: HeadParams, latent: Tensor | None) -> tuple[Tensor, Fields]:
-        """Posed vertices (V, 3) and fields of one frame. latent: (tokens, width) of the encoder, or None."""
+    def pose(
+        self, head: FastHead, fields: Fields, tracked: HeadParams, params: HeadParams, latent: Tensor | None
+    ) -> tuple[Tensor, Fields]:
+        """Posed vertices (V, 3) and fields of one frame.
+
+        tracked: what networks were driven by in fitting, without corrections. params: what the head is posed by.
+        latent: (tokens, width) of the encoder, or None.
+        """
         dynamics, moved = self.dynamics, None
-        code = dynamics.codes.code(params, latent)
+        code = dynamics.codes.code(tracked, latent)
         if dynamics.deform is not None:
-            moved = dynamics.at_vertices(dynamics.movement(dynamics.position_map(params), code))
+            moved = dynamics.at_vertices(dynamics.movement(dynamics.position_map(tracked), code))
         if dynamics.attributes is not None and self.latents is not None and self.known is not None:
             fields, _ = dynamics.changed(fields, self.latents, self.known, code)
         return head.vertices(params, moved), fields

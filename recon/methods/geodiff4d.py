@@ -133,15 +133,15 @@ class GeoDiff4DAvatar(Avatar):
 
     def pose(self, drive: Drive, camera: Camera | None = None) -> Gaussians:
         assert self.splats.binding is not None
-        params = self.own(drive.params)
+        tracked = params = self.own(drive.params)
         if self.corrections is not None:
-            params = self.corrections.apply(params)
+            tracked, params = self.corrections.both(params)
         with torch.no_grad():
             if self.learnt is None:
                 vertices, fields = self._fast.vertices(params), self._fields
             else:
                 latent = drive.codes[LATENT][0] if LATENT in drive.codes else None
-                vertices, fields = self.learnt.pose(self._fast, self._fields, params, latent)
+                vertices, fields = self.learnt.pose(self._fast, self._fields, tracked, params, latent)
             return pose_fields(fields, vertices, self.head.faces, self.splats.binding, camera)
 
     def level(self, count: int) -> GeoDiff4DAvatar:

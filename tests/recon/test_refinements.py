@@ -192,6 +192,23 @@ def test_refined_frames_fit_better_and_are_the_avatars_own_motion(
     torch.testing.assert_close(own.means, tracked.means, atol=1e-6, rtol=1e-5)
 
 
+def test_a_posed_avatar_is_what_was_fitted(small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig) -> None:
+    """With everything on: networks see tracked parameters in fitting, so they must when the avatar is posed."""
+    config = replace(
+        quick, iterations=12, deform=DEFORM, attributes=ATTRIBUTES, hull=replace(quick.hull, enabled=False),
+        refinement=RefinementConfig(True, scaled=False, pose_rate=3e-3, expression_rate=3e-2, warmup=0.0),
+    )  # fmt: skip
+    parts = {name: getattr(config, name) for name in ("iterations", "deform", "attributes", "refinement", "density")}
+    problem = _problem(small_head, frames, config, **parts, rates=LearningRates())
+    optimise(problem, Schedule(12))
+    made = fit_frames(small_head, frames, config)
+    for params in (frames.params, made.params):
+        posed = made.pose(Drive(params.frame(3)), frames.cameras[0])
+        with torch.no_grad():
+            fitted, _ = problem.posed(3, frames.cameras[0])
+        torch.testing.assert_close(posed.means, fitted.means, atol=2e-4, rtol=1e-3)
+
+
 def test_monocular_frames_have_their_own_times(small_head: HeadModel, frames: FrameSet) -> None:
     from sample_clips import sample_clips
 
@@ -226,7 +243,7 @@ def test_levels_keep_the_picture(avatar: GeoDiff4DAvatar, frames: FrameSet) -> N
         render(one, Drive(avatar.params.frame(1)), frames.cameras[0]).rgb.numpy() for one in (avatar, half, poor)
     ]
     everywhere = np.ones(pictures[0].shape[:2], bool)
-    assert psnr(pictures[1], pictures[0], everywhere) > max(21.0, 3 + psnr(pictures[2], pictures[0], everywhere))
+    assert psnr(pictures[1], pictures[0], everywhere) > max(21.0, 1.5 + psnr(pictures[2], pictures[0], everywhere))
     assert avatar.level(10**6) is avatar
     with pytest.raises(ConfigError, match="at least 1 Gaussian"):
         avatar.level(0)
