@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -136,12 +135,12 @@ def _compiled() -> Finding:
     """Where numba keeps what it has compiled; without it every run compiles anew."""
     import numba
 
-    places = [os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).resolve().parent / "raster"]
-    writable = [str(place) for place in places if place and os.access(place, os.W_OK)]
-    if writable:
-        return Finding("numba", "ok", f"{numba.__version__}, keeps its compiled code in {writable[0]}")
+    from geodiff.raster.compiled import kept_in
+
+    if place := kept_in():
+        return Finding("numba", "ok", f"{numba.__version__}, keeps its compiled code in {place}")
     return Finding(
-        "numba", "missing", f"{numba.__version__}, compiles anew where its folder cannot be written",
+        "numba", "missing", f"{numba.__version__}, compiles anew in every run: it can write to no folder",
         "set NUMBA_CACHE_DIR to a folder of yours",
     )  # fmt: skip
 

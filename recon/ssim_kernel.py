@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from geodiff.metrics.image import SSIM_C1, SSIM_C2, gaussian_window, ssim_map
+from geodiff.raster.compiled import kept
 
 _W0, _W1, _W2, _W3, _W4, _W5 = (np.float32(w) for w in gaussian_window()[:6])
 _C1, _C2 = np.float32(SSIM_C1), np.float32(SSIM_C2)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def _blur(source, target):  # noqa: ANN001, ANN202
     """target = window * source along both axes, zero outside. Both (H, W) float32.
 
@@ -43,7 +43,7 @@ def _blur(source, target):  # noqa: ANN001, ANN202
             )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def _channel(x, y, gradient):  # noqa: ANN001, ANN202
     """Sum of SSIM over one channel (H, W) and its gradient with respect to x, written to `gradient`."""
     height, width = x.shape

@@ -9,7 +9,6 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 import cv2
-import numba
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -18,6 +17,7 @@ from geodiff.conditioning.reference import Reference, wide_blur
 from geodiff.conditioning.surface import bilinear, sample, unit, vertex_groups
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
 from geodiff.tracking.hair_color import hair_likelihood
 from geodiff.tracking.hair_surface import HairSurface
 
@@ -138,7 +138,7 @@ class HairTexture:
         return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _patch_kernel(points, index, frame, turn, centres, scale, radius, contrast, total):  # noqa: ANN001, ANN202
     """Blend the patches around each point (N, 3) into total (N, 3), in place.
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
+from geodiff.raster.mesh_kernels import corner_weights
 from geodiff.types import Camera
 
 
@@ -30,7 +31,7 @@ class Carried(NamedTuple):
     intrinsics: np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def _corner(place, size):  # noqa: ANN001, ANN202
     """The lower of the two rows or columns that a place in pixels (centres at +0.5) lies between, and its distance from
     it; places beyond the border count as on it."""
@@ -39,7 +40,7 @@ def _corner(place, size):  # noqa: ANN001, ANN202
     return low, np.float32(x - low)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kept(fastmath=True, error_model="numpy")
 def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: ANN001, ANN202
     """Means over each pixel's samples, those that see nothing counting as 0, of colour, normal, visibility and coverage
     (H, W, 8), in place."""
@@ -53,7 +54,7 @@ def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: 
             f = face[y, x]
             if f < 0:
                 continue
-            wa, wb, wc = mesh.corner_weights(screen, inverse_z, carried.faces, f, x + 0.5, y + 0.5)
+            wa, wb, wc = corner_weights(screen, inverse_z, carried.faces, f, x + 0.5, y + 0.5)
             a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
             i, j, k = carried.faces[f, 0], carried.faces[f, 1], carried.faces[f, 2]
             for n in range(6):
@@ -98,7 +99,7 @@ def carry(vertices: mesh.Array, carried: Carried, camera: Camera, supersample: i
     return out[..., :7], np.minimum(out[..., 7], 1.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _scale_kernel(normals, coverage, out):  # noqa: ANN001, ANN202
     for n in range(coverage.shape[0]):
         x, y, z = normals[n, 0], normals[n, 1], normals[n, 2]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import cv2
-import numba
 import numpy as np
 import torch
 from scipy import ndimage, sparse
@@ -15,6 +14,7 @@ from torch import Tensor
 from geodiff.conditioning.reference import Reference
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
 from geodiff.types import Camera
 
 #: Kinds of surface, the more special first; what is none of the others is skin.
@@ -123,7 +123,7 @@ class Visibility:
         return out
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def bilinear(image, x, y):  # noqa: ANN001, ANN202
     """The sample of an image (H, W) at a place in pixels, centres at +0.5; beyond the border it goes on."""
     height, width = image.shape
@@ -136,13 +136,13 @@ def bilinear(image, x, y):  # noqa: ANN001, ANN202
     return upper + fy * (lower - upper)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def _step(x, low, high):  # noqa: ANN001, ANN202
     t = min(max((x - np.float32(low)) / np.float32(high - low), np.float32(0)), np.float32(1))
     return t * t * (np.float32(3) - np.float32(2) * t)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _visibility_kernel(points, normals, viewmat, K, far, near, matte, out):  # noqa: ANN001, ANN202
     """How well each point is seen (N,), in place; `tests/plain_conditions.py` says the same in plain numpy."""
     size = np.float32(matte.shape[0])

@@ -3,7 +3,7 @@
 numba keeps compiled code in `NUMBA_CACHE_DIR` where that is set, else beside the source file, else, where that folder
 cannot be written, in the user's cache folder. By itself it looks at the file of the kernel alone, and refuses to import
 where no folder can be written. A kernel made here is compiled anew when any file that it is made of changes, and, where
-it cannot be kept, in every process.
+it cannot be kept, in every process. `kernel` and `helper` are for the Gaussian rasteriser, `kept` for all others.
 """
 
 from __future__ import annotations
@@ -29,11 +29,20 @@ _announced = threading.Event()
 
 
 @cache
-def _sources_hash() -> str:
-    """Of the source files of all kernels."""
-    folder = Path(__file__).parent
-    files = sorted([*folder.glob("cpu*.py"), *folder.glob("simd*.py"), folder / "gaussians.py"])
+def _hash_of(files: tuple[Path, ...]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@cache
+def _gaussian_sources() -> tuple[Path, ...]:
+    folder = Path(__file__).parent
+    return (*sorted([*folder.glob("cpu*.py"), *folder.glob("simd*.py")]), folder / "gaussians.py")
+
+
+@cache
+def _mesh_sources() -> tuple[Path, ...]:
+    """Kernels of other rooms call those of the mesh rasteriser, which become part of them."""
+    return tuple(sorted(Path(__file__).parent.glob("mesh*.py")))
 
 
 def _announce(place: str | None) -> None:
@@ -45,26 +54,53 @@ def _announce(place: str | None) -> None:
 
 
 class _KernelCache(FunctionCache):
+    """Compiled code of one function, valid while numba, the machine, its file and `sources` are the same."""
+
+    def __init__(self, function: Callable, sources: Callable[[], tuple[Path, ...]], announced: bool) -> None:
+        super().__init__(function)
+        self.sources, self.announced = sources, announced
+
     def _index_key(self, sig: Any, codegen: Any) -> tuple:
-        return (*super()._index_key(sig, codegen), _sources_hash())
+        return (*super()._index_key(sig, codegen), _hash_of(self.sources()))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = super().load_overload(sig, target_context)
-        if found is None:
+        if found is None and self.announced:
             _announce(self.cache_path)
         return found
 
 
 class _NoCache(NullCache):
+    def __init__(self, announced: bool) -> None:
+        self.announced = announced
+
     def load_overload(self, sig: Any, target_context: Any) -> None:
-        _announce(None)
+        if self.announced:
+            _announce(None)
+
+
+def _keep(dispatcher: Any, sources: Callable[[], tuple[Path, ...]], announced: bool) -> Any:
+    try:
+        dispatcher._cache = _KernelCache(dispatcher.py_func, sources, announced)
+    except RuntimeError:  # no folder can be written
+        dispatcher._cache = _NoCache(announced)
+    return dispatcher
 
 
 def kernel(function: Callable) -> Callable:
-    """`numba.njit` for functions that Python calls; what is compiled is kept on disk."""
-    dispatcher = numba.njit(**_OPTIONS)(function)
+    """`numba.njit` for functions of the Gaussian rasteriser that Python calls; what is compiled is kept on disk."""
+    return _keep(numba.njit(**_OPTIONS)(function), _gaussian_sources, announced=True)
+
+
+def kept(**options: Any) -> Callable[[Callable], Callable]:
+    """`numba.njit(cache=True, nogil=True, **options)`, for kernels that are made of their own file and, where they call
+    them, of the mesh rasteriser's."""
+    return lambda function: _keep(numba.njit(nogil=True, **options)(function), _mesh_sources, announced=False)
+
+
+def kept_in() -> str | None:
+    """The folder in which compiled kernels of this package are kept; None where no folder can be written."""
     try:
-        dispatcher._cache = _KernelCache(function)
-    except RuntimeError:  # no folder can be written
-        dispatcher._cache = _NoCache()
-    return dispatcher
+        return FunctionCache(kept_in).cache_path
+    except RuntimeError:
+        return None

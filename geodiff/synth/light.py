@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import numba
 import numpy as np
 import torch
 
 from geodiff.geometry import look_at, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
 from geodiff.types import Camera
 
 #: Side of shadow maps in pixels and how far off the light is, metres: far enough to be nearly parallel.
@@ -136,7 +136,7 @@ class ShadowMap:
         return ShadowMap(viewmat[:3, :3].numpy(), viewmat[:3, 3].numpy(), focal, depth)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def _shadow_kernel(points, rotation, shift, focal, depth, bias, out):  # noqa: ANN001, ANN202
     size = depth.shape[0]
     for n in range(points.shape[0]):
@@ -212,7 +212,7 @@ def lamps(light: Lighting, shadows: Sequence[ShadowMap]) -> Lamps:
     )
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def sky_light(lamps, nx, ny, nz):  # noqa: ANN001, ANN202
     """Irradiance (three numbers) from all sides on a surface with this unit normal."""
     h, least = lamps.harmonics, np.float32(0.05)
@@ -227,7 +227,7 @@ def sky_light(lamps, nx, ny, nz):  # noqa: ANN001, ANN202
     return max(red, least * h[0, 0]), max(green, least * h[0, 1]), max(blue, least * h[0, 2])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def _reaches(lamps, number, point, spin):  # noqa: ANN001, ANN202
     """0..1, how much of a light reaches a point (3 or more,).
 
@@ -266,7 +266,7 @@ def _reaches(lamps, number, point, spin):  # noqa: ANN001, ANN202
     return np.float32(lit) / TAPS.shape[0]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def lamp_light(lamps, number, point, nx, ny, nz, vx, vy, vz, spin):  # noqa: ANN001, ANN202
     """How brightly a light shines on a point and how much of it glints there towards the view, each to be multiplied by
     its colour. point: (9,) as `render.Surface.table`. n, v: unit normal and direction of the view."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from geodiff.raster.compiled import kept
 
-@numba.njit(cache=True, nogil=True, inline="always")
+
+@kept(inline="always")
 def _lattice(x: int, y: int, z: int, seed: int) -> float:
     """A pseudo-random number in -1..1 for a lattice point."""
     h = (x * 374761393 + y * 668265263 + z * 2147483647 + seed * 1274126177) & 0xFFFFFFFF
@@ -15,7 +16,7 @@ def _lattice(x: int, y: int, z: int, seed: int) -> float:
     return (h & 0xFFFFFF) / 8388607.5 - 1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _fractal(points, octaves, seed, out):  # noqa: ANN001, ANN202
     for n in range(points.shape[0]):
         total, amplitude, frequency = 0.0, 1.0, 1.0

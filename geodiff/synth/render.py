@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
+from geodiff.raster.mesh_kernels import corner_weights
 from geodiff.synth.light import Lamps, lamp_light, sky_light
 from geodiff.types import Camera
 
@@ -43,7 +44,7 @@ class Surface(NamedTuple):
     texture: np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def _add_texel(texture, u, v, out):  # noqa: ANN001, ANN202
     """Add the bilinear sample of a texture at a place in 0..1 to out (4,)."""
     height, width = texture.shape[0], texture.shape[1]
@@ -57,7 +58,7 @@ def _add_texel(texture, u, v, out):  # noqa: ANN001, ANN202
         out[c] += upper * (1 - fy) + lower * fy
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kept(fastmath=True, error_model="numpy")
 def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
     """The colour in the picture of a point (13,), a row of the table and a texel, into color (3,).
 
@@ -88,7 +89,7 @@ def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
         color[c] = lamps.curve[int(min(max(color[c], np.float32(0)), np.float32(1)) * last)]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def _gather(surface, row, column, supersample, met, weights, paint):  # noqa: ANN001, ANN202
     """Number of the faces that a pixel sees. met: (S, 2) each of them and its samples, weights: (S, 3) the sums of its
     corners' weights and paint: (S, 4) of its texels, in place."""
@@ -106,7 +107,7 @@ def _gather(surface, row, column, supersample, met, weights, paint):  # noqa: AN
                 met[n, 0], met[n, 1] = f, 0
                 weights[n, 0] = weights[n, 1] = weights[n, 2] = 0
                 paint[n, 0] = paint[n, 1] = paint[n, 2] = paint[n, 3] = 0
-            wa, wb, wc = mesh.corner_weights(surface.screen, surface.inverse_z, surface.faces, f, x + 0.5, y + 0.5)
+            wa, wb, wc = corner_weights(surface.screen, surface.inverse_z, surface.faces, f, x + 0.5, y + 0.5)
             a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
             met[n, 1] += 1
             weights[n, 0] += a
@@ -118,7 +119,7 @@ def _gather(surface, row, column, supersample, met, weights, paint):  # noqa: AN
     return count
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def _mean_sample(surface, f, weights, paint, samples, eye, out):  # noqa: ANN001, ANN202
     """What a pixel's samples of face f see on average, into out (13,): a row of the table (linear in the weights),
     its normal brought to the camera's side (both sides of sheets and of hair are seen), and the texel."""
@@ -141,7 +142,7 @@ def _mean_sample(surface, f, weights, paint, samples, eye, out):  # noqa: ANN001
         out[3], out[4], out[5] = out[3] - twice * vx, out[4] - twice * vy, out[5] - twice * vz
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kept(inline="always")
 def _piece(first, layers, count, sample, layer):  # noqa: ANN001, ANN202
     """Number of the piece that a face's mean sample (13,) belongs to, `count` for a new one. first: (PIECES, 13) the
     first sample of each piece found so far, layers: (PIECES,) what they belong to."""
@@ -153,7 +154,7 @@ def _piece(first, layers, count, sample, layer):  # noqa: ANN001, ANN202
     return min(count, PIECES - 1)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kept(fastmath=True, error_model="numpy")
 def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage):  # noqa: ANN001, ANN202
     """Mean colours, mean normals (world) and covered share of each pixel, in place."""
     sample, color = np.empty(13, np.float32), np.empty(3, np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 
@@ -12,6 +11,7 @@ from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import scaled_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
 from geodiff.synth.appearance import Appearance, paint, random_appearance, wrinkles
 from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
 from geodiff.synth.layers import Layer, Stack
@@ -138,7 +138,7 @@ class Subject:
         return seen.depth, np.where(skin[..., None], mesh.interpolate(bare, self.head.faces, corners), np.float32(-1))
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _areas(vertices, faces):  # noqa: ANN001, ANN202
     """(V,) float64 area of the triangles around each vertex. vertices: (V, 3). faces: (F, 3)."""
     areas = np.zeros(len(vertices))

@@ -6,11 +6,12 @@ one thread each and let go of the interpreter, so that parts of a video go side 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from geodiff.raster.compiled import kept
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+
+@kept(fastmath=True)
 def frame_normals(carried, basis, others, right, lead, matrix, gradient):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Adds up J^T J and J^T r of T frames, with J = [some others, carried @ basis, the other others], never kept.
 
@@ -54,7 +55,7 @@ def frame_normals(carried, basis, others, right, lead, matrix, gradient):  # typ
             gradient[t, a] = total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def _four_products(a, b, c, d):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The products of two vectors with two others; each is loaded once for two of them."""
     ac = ad = bc = bd = np.float32(0.0)
@@ -66,7 +67,7 @@ def _four_products(a, b, c, d):  # type: ignore[no-untyped-def]  # noqa: ANN001,
     return ac, ad, bc, bd
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def solve_band(band, right):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Solves a symmetric positive definite banded system by Cholesky's factorisation, in place.
 
@@ -105,7 +106,7 @@ def solve_band(band, right):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
     return True
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kept(fastmath=True)
 def solve_blocks(matrices, right):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Solves symmetric positive definite systems by Cholesky's factorisation, in place.
 

@@ -7,10 +7,11 @@ to the three vertices at once.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from geodiff.raster.compiled import kept
 
 #: Columns of a triangle's frame: axes a0, a1, a2 (9), origin (3), scale, quaternion (4), first edge's length, other
 #: edge along a0 and along a2.
@@ -18,7 +19,7 @@ _FRAME = 20
 _EPS = np.float32(1e-12)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _quaternion(m, q):  # noqa: ANN001, ANN202
     """Quaternion (4,) wxyz of a rotation (3, 3)."""
     trace = m[0, 0] + m[1, 1] + m[2, 2]
@@ -38,7 +39,7 @@ def _quaternion(m, q):  # noqa: ANN001, ANN202
         q[i] /= length
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _frames(vertices, faces, used, frames):  # noqa: ANN001, ANN202
     """frames (F, _FRAME) of the triangles in use; vertices (V, 3), faces (F, 3), used (F,) bool."""
     axes = np.empty((3, 3), np.float32)
@@ -68,7 +69,7 @@ def _frames(vertices, faces, used, frames):  # noqa: ANN001, ANN202
         frame[17], frame[18], frame[19] = edge, a0x * hx + a0y * hy + a0z * hz, along
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _forward(frames, binding, means, quats, log_scales, out_means, out_quats, out_scales):  # noqa: ANN001, ANN202
     for n in range(binding.shape[0]):
         r = frames[binding[n]]
@@ -87,7 +88,7 @@ def _forward(frames, binding, means, quats, log_scales, out_means, out_quats, ou
         out_quats[n, 3] = aw * bz + ax * by - ay * bx + az * bw
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _backward(  # noqa: ANN202
     frames, binding, means, quats, log_scales, world_quats, world_scales,  # noqa: ANN001
     by_means, by_quats, by_scales, d_means, d_quats, d_scales, d_frames,  # noqa: ANN001
@@ -133,7 +134,7 @@ def _backward(  # noqa: ANN202
         d_quats[n, 3] = (lz - radial * bz) / length
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _to_vertices(frames, faces, used, d_frames, d_vertices):  # noqa: ANN001, ANN202
     """Spreads the triangles' gradients over their vertices.
 
@@ -205,7 +206,7 @@ def pose_bound(
     return _PoseBound.apply(vertices, faces, binding, means, quats, log_scales)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _facing(quats, scales, means, center, turn, axes, out):  # noqa: ANN001, ANN202
     """out (N, 3): the shortest axis in the rows of turn (3, 3), towards center; axes (N,) int8: its number + 1 and
     sign."""
@@ -229,7 +230,7 @@ def _facing(quats, scales, means, center, turn, axes, out):  # noqa: ANN001, ANN
             out[n, i] = sign * (turn[i, 0] * a + turn[i, 1] * b + turn[i, 2] * c)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _facing_backward(quats, axes, turn, grads, out):  # noqa: ANN001, ANN202
     """out (N, 4): gradients of the quaternions."""
     for n in range(quats.shape[0]):

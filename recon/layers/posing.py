@@ -6,17 +6,17 @@ given, so that expressions pass through contacts undiminished. Where nothing tou
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from geodiff.geometry import axis_angle_to_matrix
 from geodiff.head.model import HeadModel
+from geodiff.raster.compiled import kept
 from geodiff.types import HeadParams
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _skin(points, weights, moves, out):  # noqa: ANN001, ANN202
     """out (V, 3) = sum_j weights (V, J) * (moves (J, 3, 4) applied to points (V, 3))."""
     joints = weights.shape[1]
@@ -30,7 +30,7 @@ def _skin(points, weights, moves, out):  # noqa: ANN001, ANN202
             out[v, i] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kept()
 def _skin_backward(points, weights, moves, grads, by_points, by_moves):  # noqa: ANN001, ANN202
     joints = weights.shape[1]
     for v in range(points.shape[0]):

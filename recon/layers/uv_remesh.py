@@ -16,7 +16,6 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 import torch
 from scipy import sparse
@@ -27,6 +26,7 @@ from geodiff.errors import UserError
 from geodiff.files import make_folder, read_npz, write_npz
 from geodiff.head.model import HeadModel
 from geodiff.head.uv import texel_map
+from geodiff.raster.compiled import kept
 
 #: The paper's bound.
 MAX_HOPS = 5
@@ -116,7 +116,7 @@ def face_graph(faces: np.ndarray) -> sparse.csr_matrix:
     return graph
 
 
-@numba.njit(cache=True)
+@kept()
 def _within(starts, ends, first, neighbours, hops, near):  # noqa: ANN001, ANN202
     """near (P,) bool: whether triangles ends (P,) are within `hops` of starts (P,), by breadth-first search."""
     count = first.shape[0] - 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mesh_truth import brute_force, make_camera
 
 from geodiff.geometry import orbit_camera
-from geodiff.raster import mesh
+from geodiff.raster import mesh, mesh_kernels
 from geodiff.raster.mesh import interpolate, rasterize, render_normals
 from geodiff.types import Camera
 
@@ -80,8 +80,8 @@ def test_nearer_faces_win_and_ties_go_to_the_first() -> None:
 def test_large_meshes_are_drawn_in_another_order_and_look_the_same() -> None:
     """Front faces first, hidden ones left out: as if every face had been tried in order; a third of them are ties."""
     generator = np.random.default_rng(3)
-    middle = generator.uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], (mesh.MANY, 1, 3))
-    vertices = (middle + generator.normal(0, 0.06, (mesh.MANY, 3, 3))).reshape(-1, 3)
+    middle = generator.uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], (mesh_kernels.MANY, 1, 3))
+    vertices = (middle + generator.normal(0, 0.06, (mesh_kernels.MANY, 3, 3))).reshape(-1, 3)
     faces = np.arange(len(vertices)).reshape(-1, 3)
     faces = np.concatenate([faces, faces[::2, [0, 2, 1]], faces[::3]])
     K = torch.tensor([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]])
