@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,3 +168,24 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{file} must be an npz file of plain numeric arrays, and it is not ({error}): write it anew"
         ) from error
+
+
+def read_torch(path: Path | str) -> Any:
+    """What a torch file (.pth, .ckpt, .bin) holds, on the CPU: tensors, numbers, texts and plain containers of them.
+
+    Nothing in the file is run: torch's reader for weights alone admits no other object. Raises ValueError with the
+    reason in one line, whatever is wrong with the file.
+    """
+    # Imported here: torch takes seconds to load, and most of what reads files does without it.
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        first = told[1] if told else str(error).partition("\n")[0].partition(". ")[0]
+        reason = f"it asks for `{asked[1]}`, which could run code" if asked else first[:120].strip()
+        raise ValueError(reason or type(error).__name__) from error

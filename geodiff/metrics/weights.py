@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from geodiff.assets import cache_folder
+from geodiff.files import read_torch
 from geodiff.metrics.checks import NotMeasured
 
 
@@ -53,10 +52,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises NotMeasured where the file holds anything else or is damaged.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        content = load_file(path) if path.suffix == ".safetensors" else read_torch(path)
+    except (SafetensorError, OSError, ValueError) as error:
         raise NotMeasured(f"{path} cannot be read as weights") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise NotMeasured(f"{path} must hold tensors by name, and it does not")

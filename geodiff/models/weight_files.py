@@ -6,16 +6,14 @@ A folder holds one file per network (`unet.safetensors`), or one folder per netw
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from geodiff.errors import AssetError
-from geodiff.files import read_json
+from geodiff.files import read_json, read_torch
 
 #: Name of a network's file in diffusers' layout, and of the index where it is cut into shards.
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -75,11 +73,10 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     if path.suffix not in PICKLED:
         return read_state(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120]
+        content = read_torch(path)
+    except ValueError as error:
         raise AssetError(
-            f"{path} must hold nothing but tensors, and it cannot be read as such ({reason}): "
+            f"{path} must hold nothing but tensors, and it cannot be read as such ({error}): "
             "fetch it again, or take its safetensors form"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

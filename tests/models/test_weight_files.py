@@ -1,4 +1,6 @@
 import json
+import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from geodiff.assets import weight_hashes
 from geodiff.errors import AssetError
 from geodiff.models.networks import Networks
-from geodiff.models.weight_files import DIFFUSERS_FILE, INDEX_SUFFIX, read_foreign
+from geodiff.models.weight_files import DIFFUSERS_FILE, INDEX_SUFFIX, PICKLED, read_foreign
 
 
 def equal(first: Networks, second: Networks) -> bool:
@@ -68,3 +70,46 @@ def test_foreign_files_hold_tensors_alone(tmp_path: Path) -> None:
     (tmp_path / "half.safetensors").write_bytes(b"half")
     with pytest.raises(AssetError, match="whole safetensors file"):
         read_foreign(tmp_path / "half.safetensors")
+
+
+class Hostile:
+    """Unpickled by Python, it would write a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return (exec, (f"open({str(self.mark)!r}, 'w')",))
+
+
+@pytest.mark.parametrize("suffix", PICKLED)
+@pytest.mark.parametrize("archive", [True, False])
+def test_hostile_torch_files_run_nothing(tmp_path: Path, suffix: str, archive: bool) -> None:
+    file, mark = tmp_path / f"motion{suffix}", tmp_path / "ran"
+    for content in ({"a": Hostile(mark)}, Hostile(mark)):
+        torch.save(content, file, _use_new_zipfile_serialization=archive)
+        with pytest.raises(AssetError, match=r"asks for `(\w+\.)?exec`, which could run code") as caught:
+            read_foreign(file)
+        assert "\n" not in str(caught.value)
+    file.write_bytes(pickle.dumps(Hostile(mark)))
+    with pytest.raises(AssetError):
+        read_foreign(file)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_damaged_torch_files_are_told_in_one_sentence(tmp_path: Path, archive: bool) -> None:
+    """Bytes changed anywhere in the file's head, where its structure is told."""
+    file = tmp_path / "motion.ckpt"
+    torch.save({"state_dict": {"a.b": torch.zeros(3, 4)}}, file, _use_new_zipfile_serialization=archive)
+    whole, draw, refused = file.read_bytes(), random.Random(1), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(min(len(whole), 400))] = draw.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            read_foreign(file)
+        except AssetError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 50

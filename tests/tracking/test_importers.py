@@ -436,7 +436,7 @@ def test_bad_frames_of_pixel3dmm(tmp_path: Path, head: HeadModel, name: str) -> 
 def test_hostile_frames_run_nothing(tmp_path: Path, head: HeadModel) -> None:
     mark = tmp_path / "ran"
     folder = write_pixel3dmm(tmp_path / "run", [frame_with(head, "flame", shape=Hostile(mark))])
-    with pytest.raises(InputError, match="asks for `posix.system`|asks for `os.system`|asks for `nt.system`"):
+    with pytest.raises(InputError, match="asks for `(posix|os|nt).system`"):
         read_tracking(folder)
     frame = folder / "checkpoint" / "00000.frame"
     for content in (pickle.dumps(Hostile(mark)), pickle.dumps({"flame": [Hostile(mark)]}, protocol=2)):
@@ -469,7 +469,7 @@ def test_damaged_frames(tmp_path: Path, head: HeadModel) -> None:
     whole = frame.read_bytes()
     for content in (b"", b"not a frame", whole[: len(whole) // 2], whole[:-40]):
         frame.write_bytes(content)
-        with pytest.raises(InputError, match="must be a frame that Pixel3DMM saved") as caught:
+        with pytest.raises(InputError, match="holds arrays alone, and .* cannot be read as one") as caught:
             read_tracking(folder)
         assert "\n" not in str(caught.value)
     torch.save([1, 2], frame)

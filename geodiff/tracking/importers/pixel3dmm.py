@@ -8,7 +8,6 @@ pixels has the focal length 256 fl and the principal point 128.5 (pp + 1).
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from geodiff.errors import InputError
+from geodiff.files import read_torch
 from geodiff.geometry import matrix_to_axis_angle
 from geodiff.tracking.importers.arrays import camera, floats, numbers, rigid
 from geodiff.tracking.importers.result import Tracking, still
@@ -117,26 +117,15 @@ class _Frame:
 
 def load_frame(file: Path) -> dict[str, Any]:
     """What a frame file holds; tensors become arrays. Nothing in the file is run. Raises InputError."""
+    if file.is_file() and file.stat().st_size > MAX_BYTES:
+        raise InputError(f"a frame of {SOURCE} has at most {MAX_BYTES >> 20} MiB, and {file} is larger")
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"a frame of {SOURCE} has at most {MAX_BYTES >> 20} MiB, and {file} is larger")
-        with torch.serialization.safe_globals(_ADMITTED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged or hostile file can fail in any way
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named:
-            raise InputError(
-                f"a frame of {SOURCE} holds arrays alone, and {file} asks for `{named[1]}`, which could run code: "
-                "it was not loaded; use files that the tracker wrote"
-            ) from error
-        told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-        reason = (told[1] if told else str(error).partition("\n")[0].partition(". ")[0])[:120].strip()
-        reason = reason or type(error).__name__
+        with torch.serialization.safe_globals(_ADMITTED):
+            content = read_torch(file)
+    except ValueError as error:
         raise InputError(
-            f"{file} must be a frame that {SOURCE} saved, and it cannot be read ({reason}): track it again"
+            f"a frame of {SOURCE} holds arrays alone, and {file} cannot be read as one ({error}): "
+            "use files that the tracker wrote"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"a frame of {SOURCE} is a dictionary, and {file} holds a {type(content).__name__}")
