@@ -51,6 +51,7 @@ EXTRAS = (
     ("viser", "viser", "`geodiff view`", "pip install 'geodiff[view]'"),
     ("ray", "ray", "batches over several machines", "pip install 'geodiff[batch]'"),
     ("lpips", "lpips", "perceptual metric", "pip install 'geodiff[eval]'"),
+    ("pytorch3d", "pytorch3d", "another mesh rasteriser, from Python", "build it from source, see docs/install.md"),
     ("c2pa", "c2pa-python", "provenance marks in outputs", "pip install 'geodiff[provenance]'"),
 )
 

@@ -117,10 +117,6 @@ class RunRecord:
         stages[name] = round(stages.get(name, 0.0) + seconds, 3)
         self._save()
 
-    def add_weights(self, weights: dict[str, str]) -> None:
-        """name -> sha256 of weights that were loaded."""
-        self._values["weights"].update(weights)
-
     def note(self, sentence: str) -> None:
         """A sentence that a reader of the results should know, such as what was switched off."""
         if sentence not in self._values["notes"]:

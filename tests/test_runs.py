@@ -17,12 +17,12 @@ class Config:
 
 
 def test_a_run_is_recorded(tmp_path: Path) -> None:
-    with RunRecord(tmp_path, "generate", Config(), seed=7, preset="test", inputs={"ref": Path("x.png")}) as run:
+    inputs, weights = {"ref": Path("x.png")}, {"unet": "ff"}
+    with RunRecord(tmp_path, "generate", Config(), seed=7, preset="test", inputs=inputs, weights=weights) as run:
         assert read_json(tmp_path / "run.json")["status"] == "running"
         for _ in range(2):
             with run.stage("track"):
                 pass
-        run.add_weights({"unet": "ff"})
         run.note("no masks")
         run.note("no masks")
         run.result(psnr=20.0)

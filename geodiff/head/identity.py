@@ -20,8 +20,6 @@ from geodiff.head.model import HeadModel
 #: Key of the head's hash in parameter files: its 8 bytes as float32, so that other tools' readers, which turn every
 #: array into a tensor of that type, still can.
 HASH_KEY = "head_hash"
-#: What `load_head` takes.
-SOURCES = ("builtin", "flame:PATH", "ict:PATH")
 
 
 @dataclass(frozen=True)

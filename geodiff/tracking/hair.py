@@ -78,11 +78,6 @@ def fit_hair(
     return _tensor(base + amount[:, None] * surface.outward)
 
 
-def movable(head: HeadModel) -> torch.Tensor:
-    """(V,) bool: what hair can carry outwards: the scalp, the ears, and the skin around and below them."""
-    return torch.as_tensor(HairSurface(head, head.zeros()).free > 0)
-
-
 def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(array, dtype=torch.float32)
 

@@ -163,7 +163,13 @@ def test_a_clip_set_drives_its_own_avatar_from_where_it_was_seen(avatar: GeoDiff
     assert performance.filmed is not None
     for t in (0, 2):
         seen = render(avatar, performance.filmed.frame(t), path[t]).rgb.numpy()
-        assert np.abs(seen - source.frame(t, 0).image / 255).mean() < 0.06
+
+        def off(picture: np.ndarray, t: int = t) -> float:
+            return float(np.abs(picture - source.frame(t, 0).image / 255).mean())
+
+        # How much is left is the short fit's business; where it lies is not: a pixel to any side is worse.
+        assert off(seen) < 0.06
+        assert off(seen) < 0.95 * min(off(np.roll(seen, step, axis)) for step in (-1, 1) for axis in (0, 1))
     with pytest.raises(InputError, match="needs a drive that was filmed"):
         camera_path(avatar, "drive", 4, 48, load_performance(avatar, "talk", 4))
 
