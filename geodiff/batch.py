@@ -24,7 +24,7 @@ from geodiff.assets import find_weights, weight_hashes
 from geodiff.config import load_config, to_container
 from geodiff.console import StageProgress, one_sentence, write_log
 from geodiff.errors import ConfigError, InputError, StorageError, UserError
-from geodiff.files import atomic_write, make_folder, read_json, write_json
+from geodiff.files import make_folder, read_json, write_json, write_text
 from geodiff.media import IMAGE_SUFFIXES
 from geodiff.runs import RunRecord
 
@@ -334,11 +334,7 @@ class Batch:
         table.writerow(["name", "status", "seconds", "portrait", "message"])
         for name, result in self.results.items():
             table.writerow([name, result["status"], result["seconds"], result["portrait"], result["message"]])
-        atomic_write(self.out / "results.csv", lambda path: _write(path, text.getvalue()))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_text(self.out / "results.csv", text.getvalue())
 
 
 def batch_exit_code(results: dict[str, dict[str, Any]]) -> int:

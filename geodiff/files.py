@@ -91,11 +91,16 @@ def _umask() -> int:
 def write_json(path: Path | str, value: Any) -> Path:
     """Writes JSON atomically; numpy scalars and paths are turned into plain values."""
     text = json.dumps(value, indent=2, default=_plain, allow_nan=False)
-    return atomic_write(path, lambda temporary: _write_text(temporary, text + "\n"))
+    return write_text(path, text + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path | str, text: str) -> Path:
+    """Writes a UTF-8 text atomically, its ends of lines as they are."""
+    return atomic_write(path, lambda temporary: _write_bytes(temporary, text.encode()))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _plain(value: Any) -> Any:

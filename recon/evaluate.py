@@ -10,7 +10,7 @@ import torch
 
 from geodiff.clipset import ClipFrame, ClipSet
 from geodiff.errors import ClipSetError, UserError
-from geodiff.files import atomic_write, write_json
+from geodiff.files import write_json, write_text
 from geodiff.head.model import HeadModel
 from geodiff.metrics.measurement import Measurement
 from geodiff.metrics.picture import Pair, Picture
@@ -57,12 +57,8 @@ def evaluate(
     result = measurement.finish()
     if out is not None:
         write_json(out, {"target": str(target), "against": str(against), **result.record()})
-        atomic_write(out.with_suffix(".md"), lambda path: _write_text(path, result.markdown()))
+        write_text(out.with_suffix(".md"), result.markdown())
     return result
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _setup(truth: ClipSet, target: Path | None, weights: Path | None) -> Setup:

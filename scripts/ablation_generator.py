@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from geodiff.files import atomic_write, make_folder, read_json, write_json
+from geodiff.files import make_folder, read_json, write_json, write_text
 from geodiff.models.networks import MODELS, ModelConfig, Networks, build_networks
 from geodiff.models.sampling import INITS, SamplingConfig
 from geodiff.training.batches import Samples, first_samples
@@ -94,7 +94,7 @@ def main() -> None:
     def keep(part: str, name: str, measured: dict[str, Any]) -> None:
         known[part][name] = measured
         write_json(path, known)
-        atomic_write(path.with_suffix(".md"), lambda temporary: temporary.write_text(tables(known)))
+        write_text(path.with_suffix(".md"), tables(known))
         print(name, measured, flush=True)
 
     if options.sampling is not None:

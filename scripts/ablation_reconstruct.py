@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geodiff.files import atomic_write, read_json, write_json
+from geodiff.files import read_json, write_json, write_text
 from geodiff.head import load_head
 from geodiff.metrics.geometry import normal_angular_error
 from geodiff.metrics.image import evaluation_mask, psnr, ssim
@@ -138,12 +138,8 @@ def main() -> None:
         rows += ablate(AvatarClips(bench, identity, "tracked"), chosen, args.overrides, args.preset, folder)
     text = table(rows)
     write_json(args.out / "ablation.json", [asdict(row) for row in rows])
-    atomic_write(args.out / "ablation.md", lambda path: _write_text(path, text))
+    write_text(args.out / "ablation.md", text)
     print(text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

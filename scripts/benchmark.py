@@ -36,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geodiff.config import choose, load_config
 from geodiff.errors import ConfigError, UserError
-from geodiff.files import atomic_write, make_folder, read_json, read_npz, write_json, write_npz
+from geodiff.files import make_folder, read_json, read_npz, write_json, write_npz, write_text
 from geodiff.head import load_head
 from geodiff.media import write_image
 from geodiff.metrics.picture import Picture
@@ -373,16 +373,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done.about["processor_minutes"] = round(sum(one.ru_utime + one.ru_stime for one in used) / 60, 2)
         text = report.markdown(done)
         write_json(args.out / "benchmark.json", report.record(done))
-        atomic_write(args.out / "benchmark.md", lambda path: _write_text(path, text))
+        write_text(args.out / "benchmark.md", text)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     console.print(Markdown(text))
     return 0
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geodiff.files import write_json
 from geodiff.media import IMAGE_SUFFIXES, read_image
 from geodiff.models.autoencoder import AUTOENCODERS, Autoencoder
 from geodiff.models.networks import MODELS, load_weights
@@ -55,7 +56,7 @@ def main() -> None:
     told |= times(autoencoder)
     print(json.dumps(told, indent=2))
     if options.json is not None:
-        options.json.write_text(json.dumps(told, indent=2) + "\n")
+        write_json(options.json, told)
 
 
 def load(model: str, folder: Path | None) -> Autoencoder:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from geodiff.errors import FaceError
-from geodiff.files import read_json, write_json
+from geodiff.files import read_json, write_json, write_text
 from geodiff.head import load_head
 from geodiff.synth.portraits import Sitter
 from geodiff.tracking.accuracy import PosedHead, TemplateOffset, measure
@@ -120,7 +120,7 @@ def main() -> None:
     print(text)
     print(f"{len(rows)} pictures, {time.time() - began:.0f} s")
     if options.markdown:
-        options.markdown.write_text(text + "\n", encoding="utf-8")
+        write_text(options.markdown, text + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,23 +9,18 @@ from types import ModuleType
 import numpy as np
 import pytest
 from sample_clips import sample_clips, write_clips
+from script_modules import load_script
 
 from geodiff.clipset import ClipSet
 from geodiff.head import load_head
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "estimate_normals.py"
 #: theirs = MATRIX @ ours: y down first, x last, z away from the camera.
 MATRIX = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], np.float32)
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("estimate_normals", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("estimate_normals")
 
 
 class Oracle:

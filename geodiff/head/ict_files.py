@@ -18,7 +18,7 @@ import numpy as np
 
 from geodiff import assets
 from geodiff.errors import HeadModelError, StorageError
-from geodiff.files import atomic_write
+from geodiff.files import write_npz
 from geodiff.head.obj import read_obj, read_vertices
 
 KEYS = (
@@ -250,13 +250,8 @@ def _cache_file(folder: Path, files: list[Path]) -> Path:
 
 def _keep(cached: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write the archive and drop those of earlier states; a cache that cannot be written costs time, nothing else."""
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
     try:
-        atomic_write(cached, write)
+        write_npz(cached, **arrays)
         for old in cached.parent.glob(f"{cached.name.split('-')[0]}-*.npz"):
             if old != cached:
                 old.unlink(missing_ok=True)

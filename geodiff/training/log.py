@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from geodiff.files import write_text
 
 
 class CsvLog:
@@ -18,10 +21,11 @@ class CsvLog:
         if path.is_file():
             with path.open(newline="") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, extrasaction="ignore", restval="")
-            writer.writeheader()
-            writer.writerows(kept)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text(path, text.getvalue())
 
     def write(self, row: dict[str, Any]) -> None:
         with self.path.open("a", newline="") as file:

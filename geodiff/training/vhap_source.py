@@ -27,7 +27,7 @@ from geodiff.conditioning import Conditioner, Reference, crop_reference, face_ca
 from geodiff.conditioning.frame import posed_center, resample
 from geodiff.conditioning.pixels import scaled_normals
 from geodiff.errors import InputError
-from geodiff.files import atomic_write, read_npz
+from geodiff.files import read_npz, write_npz
 from geodiff.geometry import CV_GL
 from geodiff.head.model import HeadModel
 from geodiff.synth.samples import PROPOSALS, Arrays, as_bytes, as_signed_bytes
@@ -145,7 +145,7 @@ class FilmedClips(Dataset[dict[str, Tensor]]):
             blobs |= {f"{t}.{key}": encode(value) for t, step in enumerate(steps) for key, value in step.items()}
             packed = {name: np.frombuffer(blob, np.uint8) for name, blob in blobs.items()}
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, lambda temporary: _save(temporary, packed))
+            write_npz(path, **packed)
         found = read_npz(path)
         count = len(self.entries[index].times)
         steps = [{key: decode(found[f"{t}.{key}"].tobytes()) for key in FRAME_KEYS} for t in range(count)]
@@ -333,8 +333,3 @@ def find_clip_sets(root: Path) -> dict[str, list[Path]]:
 def _chosen(identities: list[str], split: Split) -> list[str]:
     held_out = set(identities[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or identities[1:][-1:])
     return [name for name in identities if split == "all" or (name in held_out) == (split == "held_out")]
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script_modules import load_script
 
 from geodiff.models.networks import FULL
 from geodiff.models.sampling import SamplingConfig
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_generator.py"
-
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_generator", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_generator"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark_generator")
 
 
 def test_the_full_network_in_low_memory_fits_16_gb(script: ModuleType) -> None:
@@ -38,7 +30,9 @@ def test_the_full_network_in_low_memory_fits_16_gb(script: ModuleType) -> None:
 def test_a_measured_row(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     out = tmp_path / "rows.json"
     sizes = ["--model", "test", "--device", "cpu", "--steps", "1", "--frames", "4"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *sizes, "--settings", "fp32", "fp32-low", "--json", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark_generator.py", *sizes, "--settings", "fp32", "fp32-low", "--json", str(out)]
+    )
     script.main()
     rows = json.loads(out.read_text())["rows"]
     assert set(rows) == {"fp32", "fp32-low"}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from script_modules import load_script
 
 from geodiff.conditioning import crop_reference, framed_camera, head_frame
 from geodiff.errors import FaceError, InputError
@@ -26,7 +24,6 @@ from geodiff.synth.subject import Subject
 from geodiff.tracking.landmarks import Face
 from geodiff.tracking.track import Track
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64
 METRICS = "psnr,mask_iou,normal_degrees"
 
@@ -48,15 +45,9 @@ def seen() -> list[Photograph]:
     return found
 
 
-@pytest.fixture
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("benchmark_real", ROOT / "scripts" / "benchmark_real.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_real"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmark_real"]
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load_script("benchmark_real")
 
 
 def test_the_portrait_is_the_most_frontal_or_the_one_named(seen: list[Photograph]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from script_modules import load_script
 
 from geodiff import assets
 from geodiff.errors import AssetError
@@ -27,8 +26,6 @@ from geodiff.tracking.follow import box_of
 from geodiff.tracking.footage import watch
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.track import TrackConfig, track_image
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +152,7 @@ def test_synthetic_people_are_tracked_better() -> None:
 
 
 def test_the_trained_network_is_the_one_that_is_stored() -> None:
-    spec = importlib.util.spec_from_file_location("train_refiner", ROOT / "scripts" / "train_refiner.py")
-    assert spec is not None and spec.loader is not None
-    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("train_refiner")
     trainee = script.Trainee(5, 4)
     for parameter in trainee.parameters():
         torch.nn.init.normal_(parameter, 0.1, 0.2)

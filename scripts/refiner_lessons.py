@@ -1,0 +1,161 @@
+"""What the second look at faces learns from: synthetic people, and what the landmark detector says of their pictures.
+
+People's seeds begin at 2^96: above those of training sets, below those of SynthBench, far from those of
+scripts/tracking_accuracy.py and scripts/measure_detector.py. Each person is kept as it comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geodiff.files import read_npz, write_npz
+from geodiff.geometry import project
+from geodiff.head.model import HeadModel
+from geodiff.synth.light import random_lighting
+from geodiff.synth.portraits import PortraitConfig, Sitter, SyntheticPortrait
+from geodiff.tracking.accuracy import PosedHead
+from geodiff.tracking.aligned import Aligned
+from geodiff.tracking.calibration import SKIN, Calibration
+from geodiff.tracking.groups import landmark_weights
+from geodiff.tracking.landmarks import Face, closest_look
+from geodiff.tracking.perception import Region
+
+FIRST_SEED = 2**96
+PORTRAITS = PortraitConfig(size=320, pitch=11, roll=9, texture=512)
+#: Photographs of a person, in so many scenes (expression and light).
+PHOTOS, SCENES = 14, 5
+#: The crop that is kept, with a margin for shifts: half its side in units of the face's frame, and its pixels.
+KEPT_REACH, KEPT_PIXELS = 2.7, 112
+#: Principal components of faces.
+FACES = 20
+
+
+def photograph_person(head: HeadModel, number: int, calibration: Calibration) -> dict[str, np.ndarray]:
+    """One person at random angles: crops (N, 112, 112, 3), what the detector says (points, z, score), where the
+    landmarks are in the picture (true) and in the camera (places), the head's rotation and the focal length."""
+    rng = np.random.default_rng([FIRST_SEED + number, 13])
+    sitter = Sitter(head, FIRST_SEED + number, PORTRAITS)
+    rows = []
+    for k in range(PHOTOS):
+        if k and k * SCENES // PHOTOS != (k - 1) * SCENES // PHOTOS:
+            sitter.subject.light = random_lighting(rng)
+            sitter.change_expression(rng)
+        sitter.change_lens(rng)
+        yaw = float(rng.uniform(-92, 92) if rng.random() < 0.6 else rng.uniform(-50, 50))
+        photo = sitter.photograph(yaw)
+        true, places, rotation = truth(head, photo)
+        face = found(photo.image, true, rotation, rng)
+        crop = Aligned.of(face.points, face.z, calibration.mean).crop(photo.image, KEPT_REACH, KEPT_PIXELS)
+        rows.append({
+            "crop": crop, "points": face.points, "z": face.z, "score": np.float32(face.score),
+            "true": true.astype(np.float32), "places": places.astype(np.float32),
+            "rotation": rotation.astype(np.float32), "focal": photo.camera.K[0, 0].numpy(), "yaw": np.float32(yaw),
+            "person": np.int32(number),
+        })  # fmt: skip
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def truth(head: HeadModel, photo: SyntheticPortrait) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Landmarks (478, 2) in the picture and (478, 3) in the camera, nan where the head has none, and its rotation."""
+    posed = PosedHead(head, photo.params, photo.camera)
+    world = torch.from_numpy(posed.landmarks()).float()
+    view = photo.camera.viewmat
+    places = world @ view[:3, :3].T + view[:3, 3]
+    return project(world, photo.camera)[0].double().numpy(), places.numpy(), posed.rotation
+
+
+def found(image: np.ndarray, true: np.ndarray, rotation: np.ndarray, rng: np.random.Generator) -> Face:
+    """What the detector says where its box is about as wrong as boxes are."""
+    known = true[np.isfinite(true).all(1)]
+    up, side = rotation @ np.array([0, 1.0, 0]), 1.5 * float(np.ptp(known, axis=0).max())
+    region = Region(
+        (known.min(0) + known.max(0)) / 2 + rng.normal(0, 0.05, 2) * side,
+        side * float(np.exp(rng.normal(0, 0.1))),
+        float(np.arctan2(up[0], -up[1]) + rng.normal(0, 0.15)),
+    )
+    return closest_look(image, region)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned from, in the faces' own frames.
+
+    crops: (N, 112, 112, 3) uint8. base, true: (N, 478, 2) calibrated and true landmarks. said: (N, 478, 3) the
+    detector's. sureness: (N,). turns: (N, 3, 956) by how much (radians about the camera's axes) errors of landmarks
+    turn the fitted head. yaw, person: (N,). weights: (478,) of the landmarks, 0 where the head has none; sum 1.
+    """
+
+    crops: torch.Tensor
+    base: torch.Tensor
+    true: torch.Tensor
+    said: torch.Tensor
+    sureness: torch.Tensor
+    turns: torch.Tensor
+    yaw: torch.Tensor
+    person: torch.Tensor
+    weights: torch.Tensor
+
+
+def lessons(samples: dict[str, np.ndarray], calibration: Calibration) -> Lessons:
+    """Samples in the faces' frames."""
+    known = np.isfinite(samples["true"][0]).all(1)
+    weights = landmark_weights() * known
+    weights /= weights.sum()
+    faces = face_modes(samples, weights)
+    base, true, said, turns = [], [], [], []
+    for points, z, score, target, places, rotation, focal in zip(
+        *(samples[n] for n in ("points", "z", "score", "true", "places", "rotation", "focal")), strict=True
+    ):
+        frame = Aligned.of(points, z, calibration.mean)
+        base.append(frame.inside(calibration(points, z, float(score))))
+        true.append(np.where(known[:, None], frame.inside(np.nan_to_num(target)), base[-1]))
+        depth = (z - z[:SKIN].mean()) / frame.size
+        said.append(np.column_stack([frame.inside(points.astype(np.float64)), depth]))
+        turns.append(fitted_turns(np.nan_to_num(places), rotation, float(focal), frame, faces, weights))
+    inside = np.clip(samples["score"], 1e-4, 1 - 1e-4)
+    arrays = (samples["crop"], base, true, said, np.log(inside / (1 - inside)) / 5, turns)
+    crops, *rest = (torch.from_numpy(np.asarray(a, np.uint8 if i == 0 else np.float32)) for i, a in enumerate(arrays))
+    yaw, person = (torch.from_numpy(samples[name]) for name in ("yaw", "person"))
+    return Lessons(crops, *rest, yaw.abs(), person, torch.from_numpy(weights.astype(np.float32)))
+
+
+def face_modes(samples: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """(FACES, 478, 3) one standard deviation each of how the true faces differ, metres, at rest."""
+    places = np.nan_to_num(samples["places"][:2000])
+    rest = np.einsum("nji,nlj->nli", samples["rotation"][:2000], places - (weights @ places)[:, None])
+    root = np.sqrt(np.repeat(weights, 3)) + 1e-9
+    _, spread, modes = np.linalg.svd((rest - rest.mean(0)).reshape(len(rest), -1) * root, full_matrices=False)
+    scaled = modes[:FACES] * spread[:FACES, None] / np.sqrt(len(rest)) * (root > 1e-6) / root
+    return scaled.reshape(-1, len(weights), 3)
+
+
+def fitted_turns(
+    places: np.ndarray, rotation: np.ndarray, focal: float, frame: Aligned, faces: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """(3, 956) the rotation that a least-squares fit of pose and identity makes of errors of the landmarks."""
+    apart = places - weights @ places
+    turned = np.cross(np.eye(3)[:, None], apart[None])
+    moved = np.broadcast_to(0.05 * np.eye(3)[:, None], turned.shape)
+    moves = np.concatenate([turned, moved, np.einsum("ij,mlj->mli", rotation, faces)])
+    depth = np.where(places[:, 2:] == 0, 1.0, places[:, 2:])
+    flow = focal / depth * (moves[..., :2] - places[:, :2] / depth * moves[..., 2:])
+    rows = (flow @ frame.turn.T / frame.size).reshape(len(moves), -1)
+    weighed = rows * np.repeat(weights, 2)
+    prior = np.where(np.arange(len(moves)) < 6, 1e-9, 4e-6)
+    return np.linalg.solve(weighed @ rows.T + np.diag(prior), weighed)[:3]
+
+
+def collect(head: HeadModel, people: int, folder: Path, calibration: Calibration) -> dict[str, np.ndarray]:
+    """Samples of all people, of those that are missing made first."""
+    parts = []
+    for number in range(people):
+        path = folder / f"{number:04d}.npz"
+        if not path.is_file():
+            write_npz(path, **photograph_person(head, number, calibration))
+            print(f"\r{number + 1} of {people} people", end="", flush=True)
+        parts.append(read_npz(path))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
