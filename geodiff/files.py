@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import tempfile
@@ -20,6 +21,8 @@ from geodiff.errors import InputError, StorageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Frames a second above which a file is not what it seems.
+MAX_FRAME_RATE = 1000.0
 _STORAGE_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
 }  # fmt: skip
@@ -173,6 +176,20 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{file} must be an npz file of plain numeric arrays, and it is not ({error}): write it anew"
         ) from error
+
+
+def frame_rate(value: Any, path: Path | str) -> float:
+    """The frames a second that a file tells, alone or as an array of one. Raises InputError where it cannot be."""
+    try:
+        rate = float(np.asarray(value, np.float64).reshape(()))
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate <= MAX_FRAME_RATE:
+        raise InputError(
+            f"{path} must tell fps as one number above 0, at most {MAX_FRAME_RATE:g}, and it tells {value}: "
+            "write it anew"
+        )
+    return rate
 
 
 def read_torch(path: Path | str) -> Any:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from geodiff.config import choose
-from geodiff.errors import InputError
-from geodiff.files import read_npz, write_npz
+from geodiff.errors import ConfigError, InputError
+from geodiff.files import frame_rate, read_npz, write_npz
 from geodiff.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from geodiff.types import HeadParams, Motion
 
@@ -337,17 +337,15 @@ def load_motion(path: Path | str) -> Motion:
         if name not in ARKIT_NAMES:
             try:
                 choose("name of a weight", name, ARKIT_NAMES)
-            except Exception as error:
+            except ConfigError as error:
                 tail = str(error).rpartition("; ")[2] if "; did you mean" in str(error) else "see Apple's list"
                 raise InputError(f"weights in {path} must have ARKit's names, and {name!r} is none: {tail}") from error
     frames = len(weights)
     rotation = arrays.get("rotation", np.zeros((frames, 3)))
     gaze = arrays.get("gaze", np.zeros((frames, 2)))
-    fps = float(arrays.get("fps", np.array(25.0)))
-    if rotation.shape != (frames, 3) or gaze.shape != (frames, 2) or not fps > 0:
-        raise InputError(
-            f"{path} must hold rotation ({frames}, 3), gaze ({frames}, 2) and a positive fps: write it again"
-        )
+    fps = frame_rate(arrays.get("fps", 25.0), path)
+    if rotation.shape != (frames, 3) or gaze.shape != (frames, 2):
+        raise InputError(f"{path} must hold rotation ({frames}, 3) and gaze ({frames}, 2): write it again")
     if not all(np.isfinite(array).all() for array in (weights, rotation, gaze)):
         raise InputError(f"{path} must hold finite numbers, and some are not: write it again")
     return _finish({name: weights[:, i] for i, name in enumerate(names)}, rotation, gaze, fps)

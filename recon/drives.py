@@ -11,7 +11,7 @@ from pathlib import Path
 from geodiff.clipset import ClipSet
 from geodiff.encoding import sound_codec
 from geodiff.errors import HeadModelError, InputError
-from geodiff.files import read_npz
+from geodiff.files import frame_rate, read_npz
 from geodiff.head.identity import HeadRecord
 from geodiff.imported import is_tracking, read_tracking
 from geodiff.media import read_video
@@ -110,7 +110,7 @@ def _from_npz(avatar: Avatar, path: Path, fps: float) -> Performance:
     if "weights" in arrays:
         return Performance(from_motion(avatar, load_motion(path)))
     if "fps" in arrays:
-        fps = float(arrays["fps"].reshape(-1)[0])
+        fps = frame_rate(arrays["fps"], path)
     params = params_from_arrays(arrays, path)
     check_params(arrays, params, avatar.head, path)
     return Performance(Drive(avatar.own(params), {}, fps))

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from geodiff.errors import StorageError
-from geodiff.files import save_tensors
+from geodiff.errors import InputError, StorageError
+from geodiff.files import frame_rate, read_torch, save_tensors, write_text
 
 
 def test_tensors_of_any_layout_are_written(tmp_path: Path) -> None:
@@ -56,3 +57,23 @@ def test_safetensors_still_words_the_systems_errors_so(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("StorageError"), done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_are_written_whole_and_as_they_are(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "t.csv", "ä\r\nb\n")
+    assert (tmp_path / "a" / "t.csv").read_bytes() == "ä\r\nb\n".encode()
+
+
+@pytest.mark.parametrize("value", [0, -5, float("nan"), float("inf"), 1e9, [], [25, 25], "fast", None])
+def test_impossible_frame_rates_are_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"a\.npz must tell fps as one number above 0"):
+        frame_rate(value, "a.npz")
+
+
+def test_frame_rates_stand_alone_or_in_an_array() -> None:
+    assert frame_rate(np.array([12.5], np.float32), "a") == 12.5 and frame_rate(30, "a") == 30
+
+
+def test_torch_files_that_are_missing_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No such file"):
+        read_torch(tmp_path / "none.pth")

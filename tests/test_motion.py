@@ -109,6 +109,7 @@ def test_motion_files_round_trip(tmp_path: Path) -> None:
         ({"weights": np.zeros((3, 1)), "names": np.array(["jawOpne"])}, "did you mean 'jawOpen'"),
         ({"weights": np.full((3, 1), np.nan), "names": np.array(["jawOpen"])}, "finite"),
         ({"weights": np.zeros((3, 1)), "names": np.array(["jawOpen"]), "gaze": np.zeros((2, 2))}, "gaze"),
+        ({"weights": np.zeros((3, 1)), "names": np.array(["jawOpen"]), "fps": np.zeros(2)}, "fps as one number"),
     ],
 )
 def test_wrong_motion_files(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:

@@ -24,7 +24,7 @@ from geodiff.clipset.layout import (
 from geodiff.clipset.repair import usable
 from geodiff.clipset.transforms import SPLIT_FILES, Listed, open_transforms
 from geodiff.errors import ClipSetError, HeadModelError, InputError
-from geodiff.files import read_json, read_npz
+from geodiff.files import frame_rate, read_json, read_npz
 from geodiff.head.identity import HeadRecord, hash_of
 from geodiff.head.model import HeadModel
 from geodiff.media import read_gray, read_image
@@ -77,7 +77,7 @@ class ClipSet:
         self.timestep_numbers, self.camera_ids = listed.timesteps, listed.cameras
         self.num_timesteps = 1 + max(t for t, _ in entries)
         self.num_cameras = 1 + max(c for _, c in entries)
-        self.fps = float(meta.get("fps", 25.0))
+        self.fps = frame_rate(meta.get("fps", 25.0), folder / META)
         self.indexing = str(meta.get("indexing", "multiview"))
         self.notes: list[str] = self._notes()
         self.tell: Callable[[str], None] = lambda sentence: None

@@ -20,7 +20,9 @@ class CsvLog:
         kept = []
         if path.is_file():
             with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+                # A killed run may leave half a row, or half a header.
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]
+            kept = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= step]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, extrasaction="ignore", restval="")
         writer.writeheader()

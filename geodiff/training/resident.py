@@ -42,17 +42,6 @@ class ResidentSamples:
         self._bytes = _decoded(portraits.places, REFERENCE_KEYS, dataset.size, device)
         self._bytes |= _decoded(steps.places, FRAME_KEYS, dataset.size, device)
 
-    @staticmethod
-    def of(
-        dataset: Dataset[dict[str, Tensor]], device: torch.device | str = "cpu"
-    ) -> ResidentSamples | ResidentMixture:
-        """Of a synthetic set, or of a mixture of some. Raises ConfigError for other sources."""
-        if isinstance(dataset, SynthShards):
-            return ResidentSamples(dataset, device)
-        if isinstance(dataset, Mixture) and all(isinstance(source, SynthShards) for source in dataset.sources):
-            return ResidentMixture(dataset, device)
-        raise ConfigError("only synthetic sets can be kept decoded, and another source is among the data: keep_in=disk")
-
     def batch(self, indices: Sequence[int], device: torch.device | str) -> dict[str, Tensor]:
         """Samples as `default_collate` would stack them."""
         rows = self._rows[list(indices)]

@@ -15,6 +15,7 @@ from geodiff.models.networks import Networks
 from geodiff.training.batches import Share, batches
 from geodiff.training.config import TrainConfig
 from geodiff.training.dataset import Mixture, SynthShards
+from geodiff.training.log import CsvLog
 from geodiff.training.resident import kept_decoded
 from geodiff.training.run import generator_configs, stage_config
 from geodiff.training.stages import starting_weights
@@ -116,3 +117,12 @@ def test_a_set_too_small_to_hold_people_out_is_told(tmp_path: Path) -> None:
     assert said == ["The data hold nobody out: sample sheets show people that are trained on."]
     with pytest.raises(InputError):
         open_splits(TrainConfig(), DataConfig([tmp_path / "nothing"]), 48, tmp_path)
+
+
+@pytest.mark.parametrize("torn", ["7,0.", "7", "ste"])
+def test_a_log_with_half_a_row_is_gone_on_with(tmp_path: Path, torn: str) -> None:
+    path, header = tmp_path / "log.csv", "" if torn == "ste" else "step,loss,lr\r\n5,0.5,0.1\r\n"
+    path.write_text(header + torn, newline="")
+    CsvLog(path, ("step", "loss", "lr"), 9).write({"step": 10, "loss": 0.25, "lr": 0.1})
+    kept = ["5,0.5,0.1"] if header else []
+    assert path.read_text().split() == ["step,loss,lr", *kept, "10,0.25,0.1"]
