@@ -261,7 +261,13 @@ def _foreign(base: Path, config: ConvertConfig, report: Report) -> Networks:
             f"the base {config.base!r} must hold `unet` and `vae` as diffusers lays them out, and it does not"
         )
     vae = assets.find_weights(config.vae) if config.vae else base / "vae"
-    networks = build_networks(model_of(base, config, vae))
+    try:
+        networks = build_networks(model_of(base, config, vae))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise AssetError(
+            f"`config.json` of the base's `unet` and `vae` must describe networks as diffusers does, and those of "
+            f"{config.base} do not ({type(error).__name__}: {str(error)[:120]}): fetch them again"
+        ) from error
     fillers = {name: Filler(name, module, report) for name, module in networks.modules()}
     unet, reference = fillers["unet"], fillers["reference_net"]
     tensors = read_foreign(folder_file(base / "unet", f"the UNet of {config.base}"))

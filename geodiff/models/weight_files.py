@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geodiff.errors import AssetError
+from geodiff.errors import AssetError, InputError
 from geodiff.files import read_json, read_torch
 
 #: Name of a network's file in diffusers' layout, and of the index where it is cut into shards.
@@ -54,7 +54,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, or of the shards that an index names. Raises AssetError."""
     files = [path]
     if path.name.endswith(INDEX_SUFFIX):
-        files = [path.parent / Path(name).name for name in sorted(set(read_json(path)["weight_map"].values()))]
+        files = _shards(path)
     state: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -64,6 +64,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"{file} must be a whole safetensors file, and it is not ({error}): fetch it again"
             ) from error
     return state
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files beside an index that it names. Raises AssetError."""
+    try:
+        named = read_json(index)
+    except InputError as error:
+        raise AssetError(str(error)) from error
+    where = named.get("weight_map") if isinstance(named, dict) else None
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise AssetError(
+            f"{index} must tell in weight_map which file holds each tensor, and it does not: fetch it again"
+        )
+    return [index.parent / Path(name).name for name in sorted(set(where.values()))]
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:

@@ -330,5 +330,9 @@ def test_pickles_and_wrong_sources_are_refused(base: Path, tmp_path: Path) -> No
         convert(ConvertConfig(base=str(folder)), tmp_path / "out")
     with pytest.raises(AssetError, match="X-NeMo's folder must hold xnemo_denoising_unet"):
         convert(ConvertConfig(base=str(base), xnemo=str(tmp_path)), tmp_path / "out")
+    for settings in ("{}", "[]", '{"block_out_channels": [32, -1], "down_block_types": ["CrossAttn", "x"]}'):
+        (folder / "unet" / "config.json").write_text(settings)
+        with pytest.raises(AssetError, match="must describe networks as diffusers does"):
+            convert(ConvertConfig(base=str(folder)), tmp_path / "out")
     with pytest.raises(ConfigError, match="need `stage=clips`"):
         ConvertConfig(motion="x", stage="images")

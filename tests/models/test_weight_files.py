@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from geodiff.assets import weight_hashes
 from geodiff.errors import AssetError
 from geodiff.models.networks import Networks
-from geodiff.models.weight_files import DIFFUSERS_FILE, INDEX_SUFFIX, PICKLED, read_foreign
+from geodiff.models.weight_files import DIFFUSERS_FILE, INDEX_SUFFIX, PICKLED, read_foreign, read_state
 
 
 def equal(first: Networks, second: Networks) -> bool:
@@ -70,6 +70,23 @@ def test_foreign_files_hold_tensors_alone(tmp_path: Path) -> None:
     (tmp_path / "half.safetensors").write_bytes(b"half")
     with pytest.raises(AssetError, match="whole safetensors file"):
         read_foreign(tmp_path / "half.safetensors")
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": {"a": 3}}', '{"weight_map": {}}', "{"])
+def test_a_damaged_index_is_refused(tmp_path: Path, index: str) -> None:
+    file = tmp_path / (DIFFUSERS_FILE + INDEX_SUFFIX)
+    file.write_text(index)
+    with pytest.raises(AssetError, match="weight_map|readable JSON"):
+        read_state(file)
+
+
+def test_an_index_names_files_beside_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "outer.safetensors")
+    file = tmp_path / "inner" / (DIFFUSERS_FILE + INDEX_SUFFIX)
+    file.write_text(json.dumps({"weight_map": {"a": "../outer.safetensors"}}))
+    with pytest.raises(AssetError, match="whole safetensors file"):
+        read_state(file)
 
 
 class Hostile:
