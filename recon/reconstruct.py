@@ -107,16 +107,26 @@ def reconstruct(
             staged = avatar.save(work / "avatar")
             record = read_json(staged / MANIFEST)
             write_json(staged / MANIFEST, {**record, "fingerprint": identity, "clips": str(clips)})
-            if job.preview_frames:
-                settings = AnimateConfig(size=job.preview_size, frames=job.preview_frames)
-                animate(avatar, staged / "preview.mp4", "builtin:talk", "orbit", settings, _renamed(report, "preview"))
-        for name in (CSV, BOARD):
-            if (work / name).exists():
-                (work / name).replace(staged / name)
-        move_into_place(staged, Path(out))
-        shutil.rmtree(work, ignore_errors=True)
+            _preview(avatar, staged, job, report)
+        _publish(work, Path(out))
         run.result(**avatar.info.metrics)
     return avatar
+
+
+def _preview(avatar: Avatar, folder: Path, job: Job, report: Callable[..., None]) -> None:
+    if job.preview_frames:
+        settings = AnimateConfig(size=job.preview_size, frames=job.preview_frames)
+        animate(avatar, folder / "preview.mp4", "builtin:talk", "orbit", settings, _renamed(report, "preview"))
+
+
+def _publish(work: Path, out: Path) -> None:
+    """The finished avatar, with the logs of its fit, takes its place; the work is done with."""
+    staged = work / "avatar"
+    for name in (CSV, BOARD):
+        if (work / name).exists():
+            (work / name).replace(staged / name)
+    move_into_place(staged, out)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def resolve_device(name: str) -> str:
