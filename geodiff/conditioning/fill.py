@@ -23,6 +23,7 @@ from geodiff.conditioning.surface import (
 )
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.compiled import kept
 from geodiff.types import Camera
 
 #: Distances (metres) over which a fill turns from the nearest visible colours into the mean of its kind.
@@ -260,10 +261,25 @@ def _nearest_mean(
     count = min(40, len(sources))
     distance, index = cKDTree(sources).query(targets, k=count)
     distance, index = distance.reshape(len(targets), count), index.reshape(len(targets), count)
-    weight = 1.0 / (distance + 0.003) ** 2
-    mean = (weight[..., None] * values[index]).sum(1) / weight.sum(1)[:, None]
+    mean = np.empty((len(targets), values.shape[1]), np.float32)
+    _mean_kernel(distance, index, np.ascontiguousarray(values, np.float32), mean)
     away = smoothstep(distance[:, 0], *reach)[:, None]
     return (mean + away * (far - mean)).astype(np.float32)
+
+
+@kept()
+def _mean_kernel(distance, index, values, mean):  # noqa: ANN001, ANN202
+    """Means (N, C) of values (M, C) at index (N, K), weighted by distance (N, K) metres, in place."""
+    for n in range(index.shape[0]):
+        total = 0.0
+        sums = np.zeros(values.shape[1])
+        for k in range(index.shape[1]):
+            weight = 1.0 / (distance[n, k] + 0.003) ** 2
+            total += weight
+            for c in range(values.shape[1]):
+                sums[c] += weight * values[index[n, k], c]
+        for c in range(values.shape[1]):
+            mean[n, c] = sums[c] / total
 
 
 def _blurred(reference: Reference, photo: np.ndarray, radius: float) -> np.ndarray:

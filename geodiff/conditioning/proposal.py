@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import Carried, carry, scaled_normals
-from geodiff.conditioning.reference import Reference, foreground_colors, render_pose_map
+from geodiff.conditioning.reference import Reference, foreground_colors, without_expression
 from geodiff.conditioning.surface import to_local
 from geodiff.conditioning.texture import bake
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.types import Camera, HeadParams
+from geodiff.types import POSE_WIDTHS, Camera, HeadParams
 
 #: Samples a pixel along each axis.
 SUPERSAMPLE = 2
@@ -22,6 +23,8 @@ SUPERSAMPLE = 2
 MAX_TEXTURE = 1024
 #: Pose maps kept; a clip holds its head pose, so one a view is enough.
 KEPT_POSE_MAPS = 32
+#: Posed heads kept: views of one frame, and its pose map, follow one another.
+KEPT_POSES = 6
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Conditioner:
         self._bare = personal_head(head, reference.params, offsets=False)
         self._corner_uvs = head.uvs[head.faces_uv].numpy()
         self._pose_maps: dict[bytes, np.ndarray] = {}
+        self._posed: dict[bytes, Tensor] = {}
 
     @cached_property
     def _baked(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +98,7 @@ class Conditioner:
         params: T = 1, canonical, of the reference's identity. camera: square, S pixels.
         """
         params = without_identity(params.detach())
-        vertices, carried = self._person.vertices(params)[0], self._carried
+        vertices, carried = self._vertices(self._person, params), self._carried
         normals = mesh.vertex_normals(vertices, carried.faces, mesh.map_axes(camera))
         carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
         layers, silhouette = carry(vertices, carried, camera, SUPERSAMPLE)
@@ -112,5 +116,18 @@ class Conditioner:
         if key not in self._pose_maps:
             if len(self._pose_maps) >= KEPT_POSE_MAPS:
                 self._pose_maps.pop(next(iter(self._pose_maps)))
-            self._pose_maps[key] = render_pose_map(self._bare, params, camera)
+            still = without_expression(params)
+            self._pose_maps[key] = mesh.render_normals(
+                self._vertices(self._bare, still), self.head.faces, camera, supersample=SUPERSAMPLE
+            )
         return self._pose_maps[key]
+
+    def _vertices(self, person: HeadModel, params: HeadParams) -> Tensor:
+        """(V, 3) of `_person` or `_bare`: other views of one frame, and clips that hold still, ask for the same."""
+        values = (params.expr, *(getattr(params, name) for name in POSE_WIDTHS))
+        key = bytes(person is self._bare) + b"".join(value.numpy().tobytes() for value in values)
+        if key not in self._posed:
+            if len(self._posed) >= KEPT_POSES:
+                self._posed.pop(next(iter(self._posed)))
+            self._posed[key] = person.vertices(params)[0]
+        return self._posed[key]

@@ -116,9 +116,13 @@ def wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def render_pose_map(head: HeadModel, params: HeadParams, camera: Camera) -> np.ndarray:
     """(S, S, 3) normals of the posed head without expression, gaze and static offsets (section 3.2 of the paper)."""
-    still = params.replace(eyes_pose=params.eyes_pose * 0.0)
-    vertices = head.vertices(still, expression=False, offsets=False)[0]
+    vertices = head.vertices(without_expression(params), offsets=False)[0]
     return mesh.render_normals(vertices, head.faces, camera, supersample=2)
+
+
+def without_expression(params: HeadParams) -> HeadParams:
+    """The same head at rest in its pose: no expression, the jaw shut and the eyes straight ahead."""
+    return params.replace(expr=params.expr * 0.0, jaw_pose=params.jaw_pose * 0.0, eyes_pose=params.eyes_pose * 0.0)
 
 
 def _allowed(vertices: Tensor, head: HeadModel, camera: Camera, chin_height: float) -> np.ndarray:

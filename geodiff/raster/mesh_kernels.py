@@ -166,6 +166,22 @@ def corner_weights(screen, inverse_z, faces, f, px, py):
     return wa * scale, wb * scale, wc * scale
 
 
+@kept(inline="always")
+def weight_planes(screen, inverse_z, faces, f, px, py, planes):
+    """What `corner_weights` divides by its sum, as a function of the place: planes (9,) of each corner its value at
+    (px, py) and how it grows with a step along the row and down the column, in place."""
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    ax, ay, bx, by, cx, cy = (screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1])
+    sign = 1.0 if (bx - ax) * (cy - ay) - (by - ay) * (cx - ax) > 0.0 else -1.0
+    zi, zj, zk = sign * inverse_z[i], sign * inverse_z[j], sign * inverse_z[k]
+    planes[0] = ((cx - bx) * (py - by) - (cy - by) * (px - bx)) * zi
+    planes[1], planes[2] = (by - cy) * zi, (cx - bx) * zi
+    planes[3] = ((ax - cx) * (py - cy) - (ay - cy) * (px - cx)) * zj
+    planes[4], planes[5] = (cy - ay) * zj, (ax - cx) * zj
+    planes[6] = ((bx - ax) * (py - ay) - (by - ay) * (px - ax)) * zk
+    planes[7], planes[8] = (ay - by) * zk, (bx - ax) * zk
+
+
 @kept()
 def fill_weights(screen, inverse_z, faces, face_map, weights):
     """The weights (H, W, 3) of every pixel that sees a face, in place."""

@@ -8,9 +8,9 @@ from geodiff.raster.compiled import kept
 
 
 @kept(inline="always")
-def _lattice(x: int, y: int, z: int, seed: int) -> float:
-    """A pseudo-random number in -1..1 for a lattice point."""
-    h = (x * 374761393 + y * 668265263 + z * 2147483647 + seed * 1274126177) & 0xFFFFFFFF
+def _lattice(h: int) -> float:
+    """A pseudo-random number in -1..1 for the number of a lattice point."""
+    h &= 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     h = h ^ (h >> 16)
     return (h & 0xFFFFFF) / 8388607.5 - 1.0
@@ -18,19 +18,22 @@ def _lattice(x: int, y: int, z: int, seed: int) -> float:
 
 @kept()
 def _fractal(points, octaves, seed, out):  # noqa: ANN001, ANN202
+    right, up, far = 374761393, 668265263, 2147483647
     for n in range(points.shape[0]):
         total, amplitude, frequency = 0.0, 1.0, 1.0
         for octave in range(octaves):
             px, py, pz = points[n, 0] * frequency, points[n, 1] * frequency, points[n, 2] * frequency
-            ix, iy, iz = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
-            fx, fy, fz = px - ix, py - iy, pz - iz
+            x, y, z = np.floor(px), np.floor(py), np.floor(pz)
+            fx, fy, fz = px - x, py - y, pz - z
             fx, fy, fz = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy), fz * fz * (3 - 2 * fz)
-            value = 0.0
-            for corner in range(8):
-                cx, cy, cz = corner & 1, (corner >> 1) & 1, corner >> 2
-                weight = (fx if cx else 1 - fx) * (fy if cy else 1 - fy) * (fz if cz else 1 - fz)
-                value += weight * _lattice(ix + cx, iy + cy, iz + cz, seed + 101 * octave)
-            total += amplitude * value
+            h = int(x) * right + int(y) * up + int(z) * far + (seed + 101 * octave) * 1274126177
+            low = (1 - fx) * _lattice(h) + fx * _lattice(h + right)
+            high = (1 - fx) * _lattice(h + up) + fx * _lattice(h + up + right)
+            near = (1 - fy) * low + fy * high
+            h += far
+            low = (1 - fx) * _lattice(h) + fx * _lattice(h + right)
+            high = (1 - fx) * _lattice(h + up) + fx * _lattice(h + up + right)
+            total += amplitude * ((1 - fz) * near + fz * ((1 - fy) * low + fy * high))
             amplitude *= 0.5
             frequency *= 2.0
         out[n] = total

@@ -13,7 +13,7 @@ import numpy as np
 
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
-from geodiff.raster.mesh_kernels import corner_weights
+from geodiff.raster.mesh_kernels import weight_planes
 from geodiff.synth.light import Lamps, lamp_light, sky_light
 from geodiff.types import Camera
 
@@ -52,10 +52,16 @@ def _add_texel(texture, u, v, out):  # noqa: ANN001, ANN202
     y = min(max(v * height - 0.5, 0.0), height - 1.0)
     column, row = min(int(x), width - 2), min(int(y), height - 2)
     fx, fy = np.float32(x - column), np.float32(y - row)
+    lower_right = fx * fy
+    lower_left, upper_right = fy - lower_right, fx - lower_right
+    upper_left = np.float32(1) - fx - lower_left
+    upper, lower = texture[row, column : column + 2], texture[row + 1, column : column + 2]
     for c in range(4):
-        upper = texture[row, column, c] * (1 - fx) + texture[row, column + 1, c] * fx
-        lower = texture[row + 1, column, c] * (1 - fx) + texture[row + 1, column + 1, c] * fx
-        out[c] += upper * (1 - fy) + lower * fy
+        out[c] += (
+            upper_left * upper[0, c]
+            + upper_right * upper[1, c]
+            + (lower_left * lower[0, c] + lower_right * lower[1, c])
+        )
 
 
 @kept(fastmath=True, error_model="numpy")
@@ -90,13 +96,14 @@ def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
 
 
 @kept(inline="always")
-def _gather(surface, row, column, supersample, met, weights, paint):  # noqa: ANN001, ANN202
+def _gather(surface, row, column, supersample, met, weights, paint, planes):  # noqa: ANN001, ANN202
     """Number of the faces that a pixel sees. met: (S, 2) each of them and its samples, weights: (S, 3) the sums of its
-    corners' weights and paint: (S, 4) of its texels, in place."""
+    corners' weights, paint: (S, 4) of its texels and planes: (S, 9) as `mesh_kernels.weight_planes`, in place."""
     count = 0
-    for y in range(row * supersample, (row + 1) * supersample):
-        for x in range(column * supersample, (column + 1) * supersample):
-            f = surface.face[y, x]
+    left, top = column * supersample + 0.5, row * supersample + 0.5
+    for down in range(supersample):
+        for right in range(supersample):
+            f = surface.face[row * supersample + down, column * supersample + right]
             if f < 0:
                 continue
             n = count - 1
@@ -107,8 +114,13 @@ def _gather(surface, row, column, supersample, met, weights, paint):  # noqa: AN
                 met[n, 0], met[n, 1] = f, 0
                 weights[n, 0] = weights[n, 1] = weights[n, 2] = 0
                 paint[n, 0] = paint[n, 1] = paint[n, 2] = paint[n, 3] = 0
-            wa, wb, wc = corner_weights(surface.screen, surface.inverse_z, surface.faces, f, x + 0.5, y + 0.5)
-            a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
+                weight_planes(surface.screen, surface.inverse_z, surface.faces, f, left, top, planes[n])
+            plane = planes[n]
+            wa = plane[0] + plane[1] * right + plane[2] * down
+            wb = plane[3] + plane[4] * right + plane[5] * down
+            wc = plane[6] + plane[7] * right + plane[8] * down
+            scale = 1.0 / (wa + wb + wc)
+            a, b, c = np.float32(wa * scale), np.float32(wb * scale), np.float32(wc * scale)
             met[n, 1] += 1
             weights[n, 0] += a
             weights[n, 1] += b
@@ -162,13 +174,13 @@ def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage): 
     layers, members = np.empty(PIECES, np.uint8), np.empty(PIECES, np.int64)
     samples = supersample * supersample
     met, weights = np.empty((samples, 2), np.int64), np.empty((samples, 3), np.float32)
-    paint = np.empty((samples, 4), np.float32)
+    paint, planes = np.empty((samples, 4), np.float32), np.empty((samples, 9))
     share = np.float32(1.0 / samples)
     height, width = coverage.shape
     for row in range(height):
         for column in range(width):
             count = 0
-            for k in range(_gather(surface, row, column, supersample, met, weights, paint)):
+            for k in range(_gather(surface, row, column, supersample, met, weights, paint, planes)):
                 f, size = met[k, 0], np.float32(met[k, 1])
                 _mean_sample(surface, f, weights[k], paint[k], size, eye, sample)
                 g = _piece(first, layers, count, sample, surface.layer[f])

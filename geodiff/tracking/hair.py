@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 
 from geodiff.head.model import HeadModel
 from geodiff.tracking.hair_outline import Evidence, View, look
@@ -23,6 +23,9 @@ from geodiff.types import Camera, HeadParams
 
 #: Weight of a uniform graph's squared differences against the integral of the squared gradient (equilateral triangles).
 GRAPH = 0.58
+#: Residual of later rounds as a share of the right side, and conjugate gradient steps after which a factorisation is
+#: cheaper.
+CLOSE, MOST = 1e-9, 40
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class _Solver:
         self.guess = surface.area * surface.unseen / config.prior
         matrix = (stiff + sparse.diags(held + self.guess + 1e-9)).tocsr()
         self.fixed = matrix[self.index][:, self.index]
+        self._factor: SuperLU | None = None
+        self._last = np.zeros(len(self.index))
 
     def solve(self, evidence: Evidence) -> np.ndarray:
         """Offsets (V,) in metres along `HairSurface.outward`."""
@@ -114,6 +119,39 @@ class _Solver:
         share = config.thickness + (config.front - config.thickness) * self.surface.ahead
         right = right + (self.guess * share * evidence.level)[index]
         amount = np.zeros(self.surface.size)
-        factor = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-        amount[index] = factor.solve(np.asarray(right).ravel())
+        amount[index] = self._solved(matrix, np.asarray(right).ravel())
         return np.clip(amount, -config.sink, config.limit)
+
+    def _solved(self, matrix: sparse.csr_matrix, right: np.ndarray) -> np.ndarray:
+        """The solution of a symmetric positive definite system. Rounds differ in the outline's few equations alone:
+        the first is factored, and helps conjugate gradients to solve the others."""
+        if self._factor is not None:
+            found = _conjugate_gradients(matrix, right, self._last, self._factor)
+            if found is not None:
+                self._last = found
+                return found
+        self._factor = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+        self._last = self._factor.solve(right)
+        return self._last
+
+
+def _conjugate_gradients(
+    matrix: sparse.csr_matrix, right: np.ndarray, start: np.ndarray, near: SuperLU
+) -> np.ndarray | None:
+    """The solution from a start, to CLOSE; None where MOST steps do not get there. near: of a similar matrix."""
+    x = start.copy()
+    rest = right - matrix @ x
+    enough = CLOSE * float(np.linalg.norm(right))
+    step = ahead = near.solve(rest)
+    power = float(rest @ ahead)
+    for _ in range(MOST):
+        if float(np.linalg.norm(rest)) <= enough:
+            return x
+        image = matrix @ step
+        length = power / float(step @ image)
+        x += length * step
+        rest -= length * image
+        ahead = near.solve(rest)
+        power, before = float(rest @ ahead), power
+        step = ahead + power / before * step
+    return None

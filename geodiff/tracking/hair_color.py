@@ -25,8 +25,9 @@ def hair_likelihood(
     image: (H, W, 3) uint8 RGB. matte: (H, W) 0..1. seen: what the fitted mesh without hair shows of the same pixels.
     ear_row: row below which a gap between mesh and matte is not taken for hair.
     """
-    corners = head.faces.numpy()[np.maximum(seen.face, 0)]
-    region = {name: mask.numpy()[corners].all(-1) & seen.mask for name, mask in head.regions.items()}
+    faces, index = head.faces.numpy(), np.maximum(seen.face, 0)
+    parts = {name: head.regions[name].numpy()[faces].all(-1) for name in ("face", "eyes", "lips", "scalp", "neck")}
+    region = {name: part[index] & seen.mask for name, part in parts.items()}
     sure = cv2.erode((matte > 0.9).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     rows = np.arange(image.shape[0])[:, None]
     outside = sure & ~seen.mask
@@ -42,10 +43,11 @@ def hair_likelihood(
     tables = {name: share[name] * _histogram(lab, mask) for name, mask in samples.items()}
     # Clothes end below the chin: dark hair is not to be taken for a dark coat.
     low = np.clip((rows - ear_row) / max(_bottom(skin) - ear_row, 1.0), 0.0, 1.0)
+    background, clothes = tables["background"].ravel()[lab], low * tables["clothes"].ravel()[lab]
     likelihood = np.full(image.shape[:2], 0.5)
     for _ in range(2):
-        other = tables["skin"][lab] + tables["background"][lab] + low * tables["clothes"][lab]
-        hair = tables["hair"][lab]
+        skin, hair = tables["skin"].ravel()[lab], tables["hair"].ravel()[lab]
+        other = skin + background + clothes
         likelihood = hair / (hair + other + 1e-9)
         # The head's hairline is not the person's: what of the scalp looks like the face is no hair.
         tables["hair"] = _histogram(lab, samples["hair"], likelihood)
@@ -60,27 +62,27 @@ def _differs(image: np.ndarray, hair: np.ndarray, skin: np.ndarray, likelihood: 
     weight = likelihood * hair
     if weight.sum() < 30 or not skin.any():
         return False
-    mean = (image * weight[..., None]).sum((0, 1)) / weight.sum()
+    there = weight > 0
+    mean = weight[there] @ image[there] / weight.sum()
     return float(np.abs(mean - np.median(image[skin], 0)).max()) > 255 * CONTRAST
 
 
-def _bins(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bins(image: np.ndarray) -> np.ndarray:
+    """(H, W) number of each pixel's bin."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    levels = np.arange(256)
     # Colours differ less than brightness does: finer bins there.
-    scaled = np.stack([lab[..., 0] / 256.0, (lab[..., 1] - 64.0) / 128.0, (lab[..., 2] - 64.0) / 128.0], -1)
-    index = np.clip((scaled * BINS).astype(int), 0, BINS - 1)
-    return index[..., 0], index[..., 1], index[..., 2]
+    light = np.clip(levels * BINS // 256, 0, BINS - 1)
+    color = np.clip(np.floor((levels - 64.0) / 128.0 * BINS).astype(int), 0, BINS - 1)
+    return (light[lab[..., 0]] * BINS + color[lab[..., 1]]) * BINS + color[lab[..., 2]]
 
 
-def _histogram(
-    bins: tuple[np.ndarray, np.ndarray, np.ndarray], mask: np.ndarray, weight: np.ndarray | None = None
-) -> np.ndarray:
+def _histogram(bins: np.ndarray, mask: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """(BINS, BINS, BINS) smoothed frequencies of the masked pixels, sum 1; zero where there are hardly any."""
-    table = np.zeros((BINS, BINS, BINS))
     if mask.sum() < 30:
-        return table
-    np.add.at(table, tuple(axis[mask] for axis in bins), 1.0 if weight is None else weight[mask])
-    smooth = ndimage.gaussian_filter(table, BLUR, mode="constant")
+        return np.zeros((BINS, BINS, BINS))
+    counts = np.bincount(bins[mask], None if weight is None else weight[mask], BINS**3)
+    smooth = ndimage.gaussian_filter(counts.astype(float).reshape(BINS, BINS, BINS), BLUR, mode="constant")
     return smooth / max(float(smooth.sum()), 1e-9)
 
 
