@@ -85,7 +85,7 @@ def synth(
     head: Annotated[
         Text, typer.Option("--head", help="Head model that conditions: builtin, flame:PATH or ict:PATH; see truth=.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
     preset: Preset = DEFAULT_PRESET,
     seed: Seed = 0,
     device: Device = "auto",
@@ -138,8 +138,12 @@ def convert_weights(
     config = load_config(ConvertConfig, "convert_weights", preset, with_named(overrides, named))
     if dry(dry_run, config):
         return
+    from geodiff.runs import RunRecord
+
     resolve(preset, seed, device)
-    report = convert(config, out)
+    with RunRecord(out, "convert-weights", config, seed=seed, preset=preset) as run:
+        report = convert(config, out)
+        run.result(tensors_copied=sum(source.mapped for source in report.sources))
     header, *rows = report.rows()
     table(header, rows)
     for network, missing in report.missing.items():

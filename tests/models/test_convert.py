@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMo
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from geodiff import cli
 from geodiff.errors import AssetError, ConfigError
 from geodiff.models.convert import (
     REPORT_FILE,
@@ -336,3 +337,17 @@ def test_pickles_and_wrong_sources_are_refused(base: Path, tmp_path: Path) -> No
             convert(ConvertConfig(base=str(folder)), tmp_path / "out")
     with pytest.raises(ConfigError, match="need `stage=clips`"):
         ConvertConfig(motion="x", stage="images")
+
+
+def test_the_command_leaves_weights_an_account_and_a_record(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "start"
+    assert cli.run(["convert-weights", "--base", str(base), "--stage", "images", "--out", str(out)]) == 0
+    assert "base unet" in capsys.readouterr().out
+    record = json.loads((out / "run.json").read_text())
+    assert record["command"] == "convert-weights" and record["status"] == "done"
+    assert record["config"]["base"] == str(base) and record["results"]["tensors_copied"] > 100
+    assert (out / REPORT_FILE).is_file() and Networks.load(out).config.motion is False
+    assert cli.run(["convert-weights", "--base", str(tmp_path / "none"), "--out", str(tmp_path / "no")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
