@@ -19,6 +19,8 @@ from geodiff.raster import mesh
 from geodiff.synth.noise import fractal_noise
 
 NUM_LANDMARKS = 478
+#: Share of people in colours that no person has, unless asked otherwise.
+WILD = 0.1
 #: MediaPipe's numbers: brows (upper edge, lower edge; right, left), lid edges, and lines of the lower face.
 BROWS = (((70, 63, 105, 66, 107), (46, 53, 52, 65, 55)), ((300, 293, 334, 296, 336), (276, 283, 282, 295, 285)))
 LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
@@ -82,9 +84,8 @@ class Appearance:
     wild: bool
 
 
-def random_appearance(rng: np.random.Generator, natural: bool = False) -> Appearance:
-    """A person's colours at random; unless `natural`, one in ten is painted wildly, so that colours carry no
-    geometry."""
+def random_appearance(rng: np.random.Generator, wild_share: float = WILD) -> Appearance:
+    """A person's colours at random; a share of all people is painted wildly, so that colours carry no geometry."""
     tone = rng.uniform(0, len(SKIN) - 1)
     low = int(tone)
     skin = SKIN[low] + (tone - low) * (SKIN[min(low + 1, len(SKIN) - 1)] - SKIN[low])
@@ -92,7 +93,7 @@ def random_appearance(rng: np.random.Generator, natural: bool = False) -> Appear
     dark = tone > 2.8
     hair = HAIR[rng.choice(3 if dark else len(HAIR), p=HAIR_ODDS[:3] / HAIR_ODDS[:3].sum() if dark else HAIR_ODDS)]
     hair = np.clip(hair * rng.uniform(0.8, 1.6) * (1 + rng.normal(0, 0.04, 3)) + 0.01, 0.02, 0.95)
-    wild = rng.random() < 0.1 and not natural
+    wild = rng.random() < wild_share
     if wild:
         skin, hair = rng.uniform(0.1, 0.95, 3), rng.uniform(0.05, 0.95, 3)
     bearded = rng.random() < 0.3

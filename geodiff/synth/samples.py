@@ -28,7 +28,9 @@ from geodiff.conditioning.frame import CHIN_TO_CROWN
 from geodiff.driver import Driver
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
+from geodiff.synth.appearance import WILD
 from geodiff.synth.backdrop import backdrop
+from geodiff.synth.lens import chroma_noise, lateral_color
 from geodiff.synth.motion import BLINK, NAMES, random_expressions, random_sequence
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Posed, Subject
@@ -39,6 +41,9 @@ from geodiff.types import Camera, HeadParams, Motion
 #: What the proposal shows: the target's tracked expression, the reference's, or none; so that the expression has to
 #: come from the latent as well.
 PROPOSALS = {"tracked": 0.60, "reference": 0.25, "neutral": 0.15}
+
+#: Portraits' augmentations: standard deviation of red's magnification over green's, and the strongest chroma noise.
+FRINGE, CHROMA = 0.0012, 0.012
 
 #: Names of the expression weights that are recorded of each frame.
 EXPRESSIONS = (*NAMES, *BLINK)
@@ -53,7 +58,8 @@ class SampleConfig:
     timesteps x views. clips: smooth sequences at a fixed camera, of clip_frames frames each. supersample: of the
     targets and the driving crops. detector_noise: standard deviation of a landmark, as a share of the outer eye
     corners' distance. driver_share: of the motions whose driving crops show the driver head instead of the person, as
-    built-in motions and parameter files do in use. ground_truth: with depth, UV, cameras and the parameters of both
+    built-in motions and parameter files do in use. wild: share of the people, 0..1, in colours that no person has.
+    ground_truth: with depth, UV, cameras and the parameters of both
     heads."""
 
     size: int = 256
@@ -66,6 +72,7 @@ class SampleConfig:
     supersample: int = 3
     detector_noise: float = 0.012
     driver_share: float = 0.4
+    wild: float = WILD
     ground_truth: bool = False
 
 
@@ -272,7 +279,7 @@ class _Step:
 
 def make_person(truth: HeadModel, head: HeadModel, seed: int, config: SampleConfig) -> Person:
     """All samples of one person. truth: the head that people are drawn from. head: the one that conditions."""
-    subject = Subject(truth, seed, texture_size=3 * config.size)
+    subject = Subject(truth, seed, texture_size=3 * config.size, wild=config.wild)
     sessions = [Session(subject, head, seed, config, number) for number in range(config.references)]
     kinds, odds = list(PROPOSALS), list(PROPOSALS.values())
     singles, clips = [], []
@@ -325,10 +332,15 @@ def _small_rotation(about_x: float, about_y: float) -> torch.Tensor:
 
 
 def _photographic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What lenses and files do to a portrait: a little blur, grain, JPEG. (H, W, 3) 0..1 -> uint8."""
+    """What lenses, sensors and files do to a portrait: fringes of colour, a little blur, grain, JPEG. (H, W, 3) 0..1
+    -> uint8."""
+    (own,) = rng.spawn(1)  # what else is drawn for the person does not depend on how much these draw
+    if own.random() < 0.4:
+        image = lateral_color(image, float(own.normal(0, FRINGE)))
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     image = image + rng.normal(0, rng.uniform(0, 0.015), (*image.shape[:2], 1)).astype(np.float32)
+    image = image + chroma_noise(image.shape[0], image.shape[1], float(own.uniform(0, CHROMA)), own)
     coded = as_bytes(image)
     if rng.random() < 0.4:
         _, data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 95))])

@@ -19,6 +19,7 @@ import numpy as np
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.files import atomic_write, make_folder, read_json, write_json
+from geodiff.synth.appearance import WILD
 from geodiff.synth.samples import Arrays, Person, SampleConfig, Target, Truth, make_person
 from geodiff.types import POSE_WIDTHS, Camera, HeadParams
 
@@ -58,6 +59,8 @@ class SetConfig:
                 f"a training set has at least one person and a seed of 0 to 2^64 - 1; found {self.people} people and "
                 f"seed {self.seed}: choose others"
             )
+        if not 0 <= self.samples.wild <= 1:
+            raise ConfigError(f"samples.wild is a share of the people, 0 to 1, got {self.samples.wild}: choose another")
 
 
 def build_set(root: Path | str, config: SetConfig, workers: int = 1) -> Iterator[tuple[int, int]]:
@@ -70,6 +73,9 @@ def build_set(root: Path | str, config: SetConfig, workers: int = 1) -> Iterator
     stamp = folder / "set.json"
     if stamp.exists():
         found = read_json(stamp)
+        if isinstance(found.get("samples"), dict):
+            # What sets were made with before they named it.
+            found["samples"] = {"wild": WILD, **found["samples"]}
         # A set may grow; anything else would mix two kinds of samples.
         if {**found, "people": 0} != {**settings, "people": 0}:
             changed = [key for key in settings if key != "people" and found.get(key) != settings[key]]

@@ -12,7 +12,7 @@ from geodiff.conditioning.pixels import scaled_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
-from geodiff.synth.appearance import Appearance, paint, random_appearance, wrinkles
+from geodiff.synth.appearance import WILD, Appearance, paint, random_appearance, wrinkles
 from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
 from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Lamps, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting
@@ -52,14 +52,17 @@ class Posed:
 
 class Subject:
     """A random person on `head`, the same for the same seed. texture_size: side of the painted texture. natural: no
-    colours that no person has, and nothing before the eyes but clear glasses."""
+    colours that no person has, and nothing before the eyes but clear glasses. wild: how often, 0..1, a person that
+    need not be natural has such colours."""
 
-    def __init__(self, head: HeadModel, seed: int, texture_size: int = 768, natural: bool = False) -> None:
+    def __init__(
+        self, head: HeadModel, seed: int, texture_size: int = 768, natural: bool = False, wild: float = WILD
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.head = head
         shape = np.clip(rng.normal(0, 1, head.num_shape) * rng.uniform(0.6, 1.1), -2.5, 2.5)
         self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
-        self.look: Appearance = random_appearance(rng, natural)
+        self.look: Appearance = random_appearance(rng, 0.0 if natural else wild)
         self.style: HairStyle = random_style(rng)
         self.wear: Wear = random_wear(rng, eyes_free=natural)
         self.light: Lighting = random_lighting(rng)

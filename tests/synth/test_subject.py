@@ -306,3 +306,15 @@ def test_expressions_are_mixtures_and_sequences_smooth() -> None:
 def test_normals_follow_the_camera(head: HeadModel) -> None:
     world = torch.tensor([[0.0, 0.0, 1.0]])
     assert torch.allclose(normals_to_map_axes(world, camera(head)), torch.tensor([[0.0, 0.0, 1.0]]), atol=1e-5)
+
+
+def test_how_many_people_are_painted_wildly() -> None:
+    looks = {
+        share: [random_appearance(np.random.default_rng(n), share) for n in range(40)] for share in (0.0, 0.5, 1.0)
+    }
+    count = {share: sum(look.wild for look in found) for share, found in looks.items()}
+    assert count[0.0] == 0 and 8 < count[0.5] < 32 and count[1.0] == 40
+    # Who is not wild by default is the same person in a set without wild ones.
+    usual = [random_appearance(np.random.default_rng(n)) for n in range(40)]
+    assert all(np.array_equal(a.skin, b.skin) for a, b in zip(usual, looks[0.0], strict=True) if not a.wild)
+    assert any(look.wild for look in usual)

@@ -166,6 +166,26 @@ def session() -> Session:
     return Session(Subject(head, 3, texture_size=144), head, 3, SMALL)
 
 
+def test_sets_without_wild_people(tmp_path: Path) -> None:
+    small = replace(SMALL, references=1, clips=0, wild=1.0)
+    config = SetConfig(people=1, people_per_shard=1, samples=small)
+    plain = replace(config, samples=replace(small, wild=0.0))
+    for name, one in (("wild", config), ("plain", plain)):
+        assert list(build_set(tmp_path / name, one))[-1] == (1, 1)
+    wild, tame = ((tmp_path / name / "shard-00000.bin").read_bytes() for name in ("wild", "plain"))
+    assert wild != tame
+    with pytest.raises(InputError, match="samples differ"):
+        list(build_set(tmp_path / "wild", plain))
+    # Sets made before the share had a name are gone on with.
+    stamp = tmp_path / "plain" / "set.json"
+    settings = json.loads(stamp.read_text())
+    del settings["samples"]["wild"]
+    stamp.write_text(json.dumps(settings))
+    assert list(build_set(tmp_path / "plain", replace(config, samples=replace(small, wild=0.1)))) == [(1, 1)]
+    with pytest.raises(ConfigError, match=r"samples\.wild is a share"):
+        SetConfig(samples=replace(small, wild=1.5))
+
+
 def test_the_fit_sees_what_the_truth_shows(session: Session) -> None:
     """Truth rendered in the moved camera and the proposal rendered in the fitted head's camera show the same head."""
     from geodiff.conditioning import framed_camera
