@@ -28,7 +28,7 @@ from recon.layers.rig import Posed, Rig
 from recon.layers.rigged import Fields, pose_fields
 
 #: Pixels that a Gaussian must influence in some view to be optimised at all, and frames that are looked at for that.
-SEEN_PIXELS, SEEN_FRAMES = 0.2, 24
+SEEN_PIXELS, SEEN_FRAMES = 0.02, 24
 #: Pixels below which the influence of one that is optimised counts as faint.
 FAINT_PIXELS = 0.03
 #: Held-out frames that a run is measured by while it lasts.
@@ -71,7 +71,7 @@ class LearningRates:
     log_scales: float = 2.5e-2
     opacity_logits: float = 4e-2
     sh_dc: float = 1e-2
-    sh_rest: float = 2.5e-4
+    sh_rest: float = 2e-3
     latent: float = 1e-2
 
 

@@ -19,7 +19,8 @@ from recon.frames import FrameSet
 
 @dataclass(frozen=True)
 class HullConfig:
-    """limit: furthest growth in metres. step: sampling of it in metres. views: frames that vote. smoothing: rounds."""
+    """enabled: for heads whose hair nobody fitted: those with static offsets stay as they are. limit: furthest growth
+    in metres. step: sampling of it in metres. views: frames that vote. smoothing: rounds."""
 
     enabled: bool = True
     limit: float = 0.06

@@ -16,6 +16,9 @@ EXPRESSION_GROUP = ("expr", "jaw_pose", "eyes_pose")
 
 #: Length of the run that the paper's rates are for, and the most that shorter ones raise them.
 PAPER_ITERATIONS, MOST = 100_000, 100.0
+#: Rate of the translation as a share of the other parameters': it is in metres, of which a head has a quarter.
+METRES = 0.1
+_BETAS = 0.9, 0.999
 
 
 @dataclass(frozen=True)
@@ -42,27 +45,34 @@ class RefinementConfig:
 
 
 class HeadResidual:
-    """Residuals of all parameters of T time steps, starting at zero, with their own Adam, over `iterations` steps."""
+    """Residuals of all parameters of T time steps, starting at zero, with their own Adam, over `iterations` steps.
+
+    A step moves the time step that it saw and no other: the momentum of an ordinary Adam would go on moving the rest
+    for another ten steps, at full rate and by nothing but noise. A pose that is the same in all time steps stays so.
+    """
 
     def __init__(self, params: HeadParams, config: RefinementConfig, iterations: int = PAPER_ITERATIONS) -> None:
         self.config = config
         factor = config.factor(iterations)
-        names = (*POSE_GROUP, *EXPRESSION_GROUP)
-        self.values = {name: torch.zeros_like(getattr(params, name)).requires_grad_() for name in names}
-        groups = [
-            {"params": [self.values[name] for name in POSE_GROUP], "peak": factor * config.pose_rate},
-            {"params": [self.values[name] for name in EXPRESSION_GROUP], "peak": factor * config.expression_rate},
-        ]
-        self._optimiser = torch.optim.Adam(groups, lr=0.0)
+        self._peaks = {name: factor * config.pose_rate for name in POSE_GROUP}
+        self._peaks |= {name: factor * config.expression_rate for name in EXPRESSION_GROUP}
+        self._peaks["translation"] *= METRES
+        self.values = {name: torch.zeros_like(_rows(name, params)).requires_grad_() for name in self._peaks}
+        like = self.values.items()
+        self._first = {name: torch.zeros_like(value, requires_grad=False) for name, value in like}
+        self._second = {name: torch.zeros_like(value, requires_grad=False) for name, value in like}
+        self._count = {name: torch.zeros_like(value[..., :1], requires_grad=False) for name, value in like}
+        self._seen = 0
 
     def apply(self, params: HeadParams) -> HeadParams:
         """All time steps with their residuals."""
         return params.replace(**{name: getattr(params, name) + value for name, value in self.values.items()})
 
     def frame(self, params: HeadParams, step: int) -> HeadParams:
-        """One time step with its residuals; differentiable in them."""
+        """One time step with its residuals; differentiable in them. The next `step` moves these."""
+        self._seen = step
         base = params.frame(step)
-        picked = {name: value if name == "shape" else value[step : step + 1] for name, value in self.values.items()}
+        picked = {name: value[_row(value, step)] for name, value in self.values.items()}
         return base.replace(**{name: getattr(base, name) + value for name, value in picked.items()})
 
     def rate(self, peak: float, share: float) -> float:
@@ -76,26 +86,45 @@ class HeadResidual:
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
-        self._optimiser.zero_grad(set_to_none=True)
+        for value in self.values.values():
+            value.grad = None
 
+    @torch.no_grad()
     def step(self, share: float) -> None:
-        """One Adam step after a share of the run."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.rate(group["peak"], share)
-        self._optimiser.step()
+        """One Adam step (betas 0.9 and 0.999) of the time step seen last, after a share of the run."""
+        for name, value in self.values.items():
+            if value.grad is None:
+                continue
+            row = _row(value, self._seen)
+            slope, count = value.grad[row], self._count[name][row].add_(1)
+            first, second = self._first[name][row], self._second[name][row]
+            first.lerp_(slope, 1 - _BETAS[0])
+            second.lerp_(slope.square(), 1 - _BETAS[1])
+            size = (second / (1 - _BETAS[1] ** count)).sqrt() + 1e-8
+            value[row] -= self.rate(self._peaks[name], share) * first / (1 - _BETAS[0] ** count) / size
 
     def state(self) -> dict[str, Tensor]:
         """Residuals and moments."""
         state = dict(self.values)
-        for name, value in self.values.items():
-            for key, moment in self._optimiser.state.get(value, {}).items():
-                state[f"{key}/{name}"] = moment
+        for name in self.values:
+            for key, kept in (("exp_avg", self._first), ("exp_avg_sq", self._second), ("step", self._count)):
+                state[f"{key}/{name}"] = kept[name]
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
         for name, value in self.values.items():
             value.data.copy_(state[name])
-            moments = {key.split("/")[0]: v for key, v in state.items() if key.endswith(f"/{name}")}
-            if moments:
-                self._optimiser.state[value] = moments
+            for key, kept in (("exp_avg", self._first), ("exp_avg_sq", self._second), ("step", self._count)):
+                kept[name].copy_(state[f"{key}/{name}"])
+
+
+def _rows(name: str, params: HeadParams) -> Tensor:
+    """(T, K) a parameter, or (1, K) of one of the pose that stands still."""
+    value = getattr(params, name)
+    return value[:1] if name in POSE_GROUP[1:] and bool((value == value[:1]).all()) else value
+
+
+def _row(value: Tensor, step: int) -> slice:
+    """The row of a time step; everything where there is one for all times: the shape, and a pose that stands still."""
+    return slice(None) if value.ndim == 1 or len(value) == 1 else slice(step, step + 1)

@@ -79,7 +79,7 @@ class GeoDiff4DConfig:
 
     gaussians: int = 18_000
     iterations: int = 2500
-    sh_degree: int = 0
+    sh_degree: int = 1
     opacity: float = 0.85
     color_views: int = 48
     seed: int = 0
@@ -242,7 +242,7 @@ def fit_frames(
 ) -> GeoDiff4DAvatar:
     """Fits an avatar to frames in memory. texture: as in `initial_gaussians`."""
     context = context or FitContext()
-    if config.hull.enabled and frames.has_masks:
+    if config.hull.enabled and frames.has_masks and not _has_offset(frames.params):
         offset = grow_scalp(head, frames.params, frames, config.hull)
         frames = replace(frames, params=frames.params.replace(static_offset=offset))
     placement = initial_gaussians(head, frames, config, texture)
@@ -263,6 +263,12 @@ def fit_frames(
     avatar = GeoDiff4DAvatar(head, refined, info, splats, learnt, corrections)
     avatar.info = replace(info, metrics=held_out_metrics(avatar, frames))
     return avatar
+
+
+def _has_offset(params: HeadParams) -> bool:
+    """Whether somebody fitted hair already: the hull, which nothing carves where no view looks along the surface,
+    would only swell it."""
+    return params.static_offset is not None and bool((params.static_offset != 0).any())
 
 
 def initial_gaussians(
