@@ -51,6 +51,8 @@ TURNED = 0.82
 #: within UPRIGHT_ROLL radians of upright, and where it does not; and how sure the detector must be of an upright face
 #: of which the mesh network is certain.
 UPRIGHT_ROLL, UPRIGHT_MARGINS, OTHER_MARGINS, UPRIGHT_SURE = 0.7, (0.15, 0.9), (0.05, 0.5), 0.5
+#: Below this the mesh network is unsure of a face; how far, in sizes of a face, a head reaches around its own.
+UNSURE, HEAD_REACH = 0.6, 0.9
 #: What it must say of a face that is followed through a video.
 FOLLOWED = 0.3
 
@@ -114,7 +116,20 @@ def detect_faces(image: np.ndarray, limit: int = 8) -> list[Face]:
                 faces.append(face)
             if len(faces) == limit:
                 break
-    return sorted(faces, key=lambda face: -face.size)
+    return sorted(_one_a_head(faces), key=lambda face: -face.size)
+
+
+def _one_a_head(faces: list[Face]) -> list[Face]:
+    """Without the faces of which the mesh network is unsure and that lie within a head's reach of a surer one.
+
+    In profiles, hair and ear can look to the detector like a second, turned face.
+    """
+
+    def shadowed(face: Face, other: Face) -> bool:
+        near = np.linalg.norm(face.region.centre - other.region.centre) < HEAD_REACH * other.size
+        return bool(near and face.score < UNSURE < other.score)
+
+    return [face for face in faces if not any(shadowed(face, other) for other in faces if other is not face)]
 
 
 class LandmarkTracker:
@@ -264,7 +279,7 @@ def _verified(image: np.ndarray, region: Region) -> Face | None:
 def closest_look(image: np.ndarray, region: Region) -> Face:
     """The face in a region; of one of which the mesh network is unsure, the surest of several crops' near it."""
     face = measure_face(image, region)
-    return face if face.score >= 0.6 else max([face, *_shifted(image, region)], key=lambda one: one.score)
+    return face if face.score >= UNSURE else max([face, *_shifted(image, region)], key=lambda one: one.score)
 
 
 def _shifted(image: np.ndarray, region: Region) -> list[Face]:
