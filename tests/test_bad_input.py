@@ -145,14 +145,14 @@ def test_a_killed_generation_goes_on(
     Image.fromarray(face).save(tmp_path / "a.png")
     from geodiff.clipset import ClipSetWriter
 
-    write_view = ClipSetWriter.write_view
+    finish_view = ClipSetWriter.finish_view
 
-    def killed_at_the_second(self, clip) -> None:
-        if clip.camera_index == 1:
+    def killed_at_the_second(self, view: int, *rest: object) -> None:
+        if view == 1:
             raise KeyboardInterrupt
-        write_view(self, clip)
+        finish_view(self, view, *rest)
 
-    monkeypatch.setattr(ClipSetWriter, "write_view", killed_at_the_second)
+    monkeypatch.setattr(ClipSetWriter, "finish_view", killed_at_the_second)
     assert generate("a.png") == 130
     assert cli.run(["reconstruct", "clips"]) == 2
     assert "holds 1 of 2 views: run its `geodiff generate` again" in capsys.readouterr().err

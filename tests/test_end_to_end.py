@@ -87,13 +87,17 @@ def test_a_killed_generation_goes_on_and_ends_the_same(portrait: Path, clips: Pa
     out = tmp_path / "clips"
     words = ("generate", "--ref", portrait, "--out", out, "--preset", "test", "--views", 3, "--frames", 3)
     process = subprocess.Popen(command(*words), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first = out / "videos" / "view_00.mp4"
+    listed = out / "clipset.json"
+
+    def begun() -> bool:
+        return listed.exists() and bool(json.loads(listed.read_text())["views"])
+
     deadline = time.monotonic() + 300
-    while process.poll() is None and not first.exists() and time.monotonic() < deadline:
+    while process.poll() is None and not begun() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert first.exists(), "the run ended before it wrote a view"
+    assert begun(), "the run ended before it wrote a view"
     finished = (out / "images" / "00000_00.png").stat().st_mtime_ns
     geodiff(*words)
     assert (out / "images" / "00000_00.png").stat().st_mtime_ns == finished

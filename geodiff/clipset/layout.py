@@ -153,8 +153,8 @@ def _numbers(array: np.ndarray, name: str, path: Path) -> torch.Tensor:
 
 
 @lru_cache(maxsize=4)
-def _real_folder(folder: Path) -> str:
-    return os.path.realpath(folder)
+def _real_folder(absolute: str) -> str:
+    return os.path.realpath(absolute)
 
 
 def inside(folder: Path, relative: Any, where: str) -> Path:
@@ -163,7 +163,7 @@ def inside(folder: Path, relative: Any, where: str) -> Path:
         raise ClipSetError(f"{where} must name a file, and it gives {relative!r}")
     path = folder / relative
     real = os.path.realpath(path)
-    if os.path.isabs(relative) or not real.startswith(_real_folder(folder) + os.sep):
+    if os.path.isabs(relative) or not real.startswith(_real_folder(os.path.abspath(folder)) + os.sep):
         raise ClipSetError(
             f"{where} must name files inside the clip set, and {relative!r} leads out of it: copy them in"
         )

@@ -154,9 +154,9 @@ class ClipSetWriter:
                 )
         names = (self.folder / "images" / frame_name(int(t), c) for t in self.spec.timesteps(c))
         frames = (read_image(name, min_side=1) for name in names) if images is None else images
-        write_video(self.folder / "videos" / f"view_{c:02d}.mp4", frames, self.spec.fps)
         if not (self.folder / CANONICAL).exists():
             write_canonical(self.folder / CANONICAL, params, self.head.num_vertices, self.head)
+        write_video(self.folder / "videos" / f"view_{c:02d}.mp4", frames, self.spec.fps)
         self._meta["views"][str(c)] = camera_to_json(camera)
         self._save()
 

@@ -141,17 +141,22 @@ def _conjugate_gradients(
     """The solution from a start, to CLOSE; None where MOST steps do not get there. near: of a similar matrix."""
     x = start.copy()
     rest = right - matrix @ x
-    enough = CLOSE * float(np.linalg.norm(right))
+    enough = CLOSE**2 * _dot(right, right)
     step = ahead = near.solve(rest)
-    power = float(rest @ ahead)
+    power = _dot(rest, ahead)
     for _ in range(MOST):
-        if float(np.linalg.norm(rest)) <= enough:
+        if _dot(rest, rest) <= enough:
             return x
         image = matrix @ step
-        length = power / float(step @ image)
+        length = power / _dot(step, image)
         x += length * step
         rest -= length * image
         ahead = near.solve(rest)
-        power, before = float(rest @ ahead), power
+        power, before = _dot(rest, ahead), power
         step = ahead + power / before * step
     return None
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """The scalar product, the same in every run: BLAS adds up in an order that depends on where arrays lie."""
+    return float((a * b).sum())

@@ -63,7 +63,8 @@ def _differs(image: np.ndarray, hair: np.ndarray, skin: np.ndarray, likelihood: 
     if weight.sum() < 30 or not skin.any():
         return False
     there = weight > 0
-    mean = weight[there] @ image[there] / weight.sum()
+    # Not by a matrix product: BLAS adds up in an order that depends on where arrays lie.
+    mean = (weight[there, None] * image[there]).sum(0) / weight.sum()
     return float(np.abs(mean - np.median(image[skin], 0)).max()) > 255 * CONTRAST
 
 

@@ -99,7 +99,8 @@ class HairSurface:
         for _ in range(SMOOTHED):
             free = 0.5 * free + 0.5 * (neighbours @ free)
         free[(free < 1e-3) | inner | regions["lips"] | regions["eyes"]] = 0.0
-        return free
+        # Transcendental functions of arrays differ in the last bit with where the arrays lie; runs are to be alike.
+        return free.round(9)
 
     def _neck(self, angle: np.ndarray, lengths: sparse.csr_matrix) -> np.ndarray:
         """(V,) 0..1 for the neck: its sides and back, down to where it widens into the shoulders."""

@@ -45,8 +45,10 @@ def test_attributes_are_those_of_gaussian_avatars(written: Path, avatar: GeoDiff
     assert all(array.dtype == np.float32 for array in beside.values())
 
 
-def rebuilt(ply: Path, head: HeadModel, expr: torch.Tensor, pose: dict[str, torch.Tensor]) -> Gaussians:
-    """The avatar in the world from its files by the formulas of GaussianAvatars alone."""
+def rebuilt(
+    ply: Path, head: HeadModel, expr: torch.Tensor, pose: dict[str, torch.Tensor], eye: torch.Tensor
+) -> Gaussians:
+    """The avatar in the world, seen from `eye`, from its files by the formulas of GaussianAvatars alone."""
     v, npz = PlyData.read(str(ply))["vertex"].data, np.load(ply.parent / "flame_param.npz")
     offset = torch.from_numpy(npz["static_offset"][0]) if "static_offset" in npz else None
     params = HeadParams(torch.from_numpy(npz["shape"]), expr[None], static_offset=offset, **pose)
@@ -69,7 +71,12 @@ def rebuilt(ply: Path, head: HeadModel, expr: torch.Tensor, pose: dict[str, torc
     quats = Rotation.from_matrix((turn @ own).numpy()).as_quat()[:, [3, 0, 1, 2]]
     means = (turn @ column("x", "y", "z")[..., None])[..., 0] * size[:, None] + (a + b + c) / 3
     scales = column("scale_0", "scale_1", "scale_2").exp() * size[:, None]
-    colours = (0.28209479177387814 * column("f_dc_0", "f_dc_1", "f_dc_2") + 0.5).clamp_min(0)
+    # Harmonics of the first degree; the avatar has no higher ones. f_rest goes channel by channel, 15 each.
+    assert not any(v[f"f_rest_{i}"].any() for i in range(45) if i % 15 >= 3)
+    x, y, z = unit(means - eye.double()).T[..., None]
+    first = [column(*(f"f_rest_{15 * channel + i}" for channel in range(3))) for i in range(3)]
+    colours = 0.28209479177387814 * column("f_dc_0", "f_dc_1", "f_dc_2")
+    colours = (colours + 0.4886025119029199 * (z * first[1] - y * first[0] - x * first[2]) + 0.5).clamp_min(0)
     opacity = torch.from_numpy(1 / (1 + np.exp(-v["opacity"].astype(np.float64))))
     return Gaussians(*(t.float() for t in (means, torch.from_numpy(quats), scales, opacity, colours)))
 
@@ -84,8 +91,9 @@ def test_rebuilt_from_its_files_it_is_what_animate_shows(
     frames = list(show({"": avatar}, [performance], path, AnimateConfig(size=64, frames=6)))
     frame = moved.frame(t)
     pose = {n: getattr(frame, n) for n in ("rotation", "translation", "neck_pose", "jaw_pose", "eyes_pose")}
-    gaussians = rebuilt(written, avatar.head, frame.expr[0], pose)
     camera = camera_path(avatar, path, 6, 64)[t]
+    eye = -camera.viewmat[:3, :3].T @ camera.viewmat[:3, 3]
+    gaussians = rebuilt(written, avatar.head, frame.expr[0], pose, eye)
     seen = rasterize(gaussians, camera.viewmat[None], camera.K[None], 64, 64, backgrounds=torch.ones(1, 3))
     off = (seen.colors[0].clamp(0, 1).numpy() - frames[t] / 255).__abs__()
     # The video's bytes alone are half a 255th off.
