@@ -86,14 +86,6 @@ def ellipsoid_head(rows: int = 36, columns: int = 48) -> HeadModel:
     weights[:, 1] = 1.0
     for mask, joint in ((jaw, 2), (inside["left_eye"], 3), (inside["right_eye"], 4)):
         weights[mask] = np.eye(5)[joint]
-    regressor = np.zeros((5, count))
-    for joint, centre in enumerate(
-        [[0, -0.11, 0], [0, -0.09, 0], [0, 0, 0.02], [0.032, 0.025, 0.068], [-0.032, 0.025, 0.068]]
-    ):
-        nearest = np.argsort(np.linalg.norm(v - centre, axis=1))[:4]
-        regressor[joint, nearest] = 0.25
-    for joint, name in ((3, "left_eye"), (4, "right_eye")):
-        regressor[joint] = inside[name] / inside[name].sum()
     shape = np.stack([skin[:, None] * v * row for row in ([0.04, 0, 0], [0, 0.04, 0], [0, 0, 0.04])])
     expr = np.zeros((4, count, 3))
     expr[0, jaw, 1] = -0.015
@@ -110,7 +102,7 @@ def ellipsoid_head(rows: int = 36, columns: int = 48) -> HeadModel:
         faces=torch.as_tensor(triangles),
         shape_basis=tensor(shape),
         expr_basis=tensor(expr),
-        joint_regressor=tensor(regressor),
+        joint_regressor=tensor(_joint_regressor(v, inside)),
         skinning=tensor(weights),
         uvs=tensor(np.concatenate(all_uvs)),
         faces_uv=torch.as_tensor(np.concatenate(all_faces_uv)),
@@ -119,6 +111,19 @@ def ellipsoid_head(rows: int = 36, columns: int = 48) -> HeadModel:
         expression_names=("jawOpen", "mouthSmileLeft", "eyeBlinkLeft", "eyeBlinkRight"),
         landmarks=_landmarks(v, triangles, regions["face"]),
     )
+
+
+def _joint_regressor(vertices: np.ndarray, inside: dict[str, np.ndarray]) -> np.ndarray:
+    """(5, V): root, neck and jaw as the mean of four vertices near them, the eyes as that of their balls."""
+    regressor = np.zeros((5, len(vertices)))
+    for joint, centre in enumerate(
+        [[0, -0.11, 0], [0, -0.09, 0], [0, 0, 0.02], [0.032, 0.025, 0.068], [-0.032, 0.025, 0.068]]
+    ):
+        nearest = np.argsort(np.linalg.norm(vertices - centre, axis=1))[:4]
+        regressor[joint, nearest] = 0.25
+    for joint, name in ((3, "left_eye"), (4, "right_eye")):
+        regressor[joint] = inside[name] / inside[name].sum()
+    return regressor
 
 
 def _landmarks(vertices: np.ndarray, faces: np.ndarray, face: np.ndarray) -> LandmarkEmbedding:

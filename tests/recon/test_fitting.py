@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from breaking import Breaking
 
 from geodiff.errors import ConfigError
 from geodiff.head.model import HeadModel
@@ -69,7 +70,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(
     file = tmp_path / "checkpoint.safetensors"
     problem = _problem(small_head, frames, config)
     with pytest.raises(KeyboardInterrupt):
-        optimise(_Breaking(problem, 11), Schedule(20, checkpoint_seconds=0.0), file, "a")
+        optimise(Breaking(problem, 11), Schedule(20, checkpoint_seconds=0.0), file, "a")
     again = _problem(small_head, frames, config)
     assert optimise(again, Schedule(20, checkpoint_seconds=0.0), file, "a") == 11
     whole = _problem(small_head, frames, config)
@@ -194,24 +195,6 @@ def test_harmonics_are_learnt(small_head: HeadModel, frames: FrameSet, quick: Ge
     front = avatar.pose(avatar.neutral(), frames.cameras[0]).colors
     side = avatar.pose(avatar.neutral(), frames.cameras[-4]).colors
     assert not torch.allclose(front, side)
-
-
-class _Breaking:
-    """A problem that is interrupted before an iteration."""
-
-    def __init__(self, problem: RiggedProblem, at: int) -> None:
-        self._problem, self._at, self.samples = problem, at, problem.samples
-
-    def step(self, sample: int, iteration: int) -> dict[str, float]:
-        if iteration == self._at:
-            raise KeyboardInterrupt
-        return self._problem.step(sample, iteration)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return self._problem.state()
-
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        self._problem.restore(state)
 
 
 def _problem(head: HeadModel, frames: FrameSet, config: GeoDiff4DConfig) -> RiggedProblem:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from breaking import Breaking
 
 from geodiff.errors import ConfigError, InputError
 from geodiff.head.model import HeadModel
@@ -152,7 +153,7 @@ def test_a_killed_run_with_networks_goes_on(
     parts = {"deform": DEFORM, "attributes": ATTRIBUTES, "refinement": RefinementConfig(True), "rates": LearningRates()}
     file = tmp_path / "c.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        optimise(_Breaking(_problem(small_head, frames, quick, **parts), 4), Schedule(8, 0, 0.0), file, "a")
+        optimise(Breaking(_problem(small_head, frames, quick, **parts), 4), Schedule(8, 0, 0.0), file, "a")
     again, whole = (_problem(small_head, frames, quick, **parts) for _ in range(2))
     assert optimise(again, Schedule(8), file, "a") == 4
     optimise(whole, Schedule(8))
@@ -247,18 +248,3 @@ def test_levels_keep_the_picture(avatar: GeoDiff4DAvatar, frames: FrameSet) -> N
     assert avatar.level(10**6) is avatar
     with pytest.raises(ConfigError, match="at least 1 Gaussian"):
         avatar.level(0)
-
-
-class _Breaking:
-    """A problem that is interrupted before an iteration."""
-
-    def __init__(self, problem: RiggedProblem, at: int) -> None:
-        self._problem, self._at, self.samples = problem, at, problem.samples
-
-    def step(self, sample: int, iteration: int) -> dict[str, float]:
-        if iteration == self._at:
-            raise KeyboardInterrupt
-        return self._problem.step(sample, iteration)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._problem, name)
