@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from geodiff.conditioning.clothes import FAR, Neckline
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.surface import (
     GROUPS,
@@ -30,11 +31,25 @@ from geodiff.types import Camera
 FILL_RANGE = (0.02, 0.12)
 #: The same on the neck, which turns into the mean of its height.
 NECK_RANGE = (0.05, 0.2)
+#: Metres above a neckline from which colours are the neck's, whatever they are.
+ABOVE = 0.006
 #: Colours that a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the front of the mouth
 #: turn into its dark depth over MOUTH_DEPTH metres.
 TEETH, GUMS, THROAT, REFERENCE_LUMINANCE = (0.84, 0.79, 0.71), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
 MOUTH_DEPTH = 0.022
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Colours of all V vertices, 0..1. color: (V, 3). matching: (V, 3) log gains that match mirrored colours to this
+    side. cloth: (V, 3) the colour where a point is covered by clothes. hem: (V,) metres by which it lies below the
+    neckline; far below or above where there is none."""
+
+    color: np.ndarray
+    matching: np.ndarray
+    cloth: np.ndarray
+    hem: np.ndarray
 
 
 def fill_vertices(
@@ -47,8 +62,8 @@ def fill_vertices(
     photo: np.ndarray,
     hair: np.ndarray,
     groups: dict[str, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth colours (V, 3) for every vertex, and log gains (V, 3) that match mirrored colours to this side.
+) -> Fill:
+    """Smooth colours for every vertex.
 
     photo: (D, D, 3) the portrait's colours, continued beyond its matte. hair: (S, S) 0..1 where its pixels are hair.
     groups: the person's kinds of surface.
@@ -77,19 +92,28 @@ def fill_vertices(
     )
     sources = _Sources.collect(head, chart, vertices, normals, place, matching, picture, camera, seeing, groups)
     beyond = _beyond(reference, vertices, place, seeing, photo, hair)
-    filled = _fill_groups(place, color, known, sources, beyond, groups)
-    blend = known[:, None]
-    apart = _within(smoother(head), groups)
+    neckline = sources.neckline()
+    hem = np.where(groups["neck"], neckline.below(place), -FAR)
+    filled, cloth = _fill_groups(place, color, known, sources, beyond, groups, neckline)
+    # What the picture shows stays as it is on its own side of the neckline alone.
+    dressed = hem > 0
+    stays = np.stack([np.where(dressed, 0.0, known), np.where(dressed, known, 0.0)], 1)[..., None]
+    both = np.stack([filled, cloth], 1)
+    apart = _within(smoother(head), groups, dressed)
     for _ in range(6):
-        filled = blend * color + (1.0 - blend) * (apart @ filled)
+        spread = (apart @ both.reshape(len(place), 6)).reshape(both.shape)
+        both = stays * color[:, None] + (1.0 - stays) * spread
     smooth = smoother(head)
-    return filled.astype(np.float32), (smooth @ (smooth @ matching)).astype(np.float32)
+    matching = (smooth @ (smooth @ matching)).astype(np.float32)
+    return Fill(both[:, 0].astype(np.float32), matching, both[:, 1].astype(np.float32), hem.astype(np.float32))
 
 
-def _within(links: sparse.csr_matrix, groups: dict[str, np.ndarray]) -> sparse.csr_matrix:
-    """A smoother (V, V) that mixes vertices of one kind alone; the neck's skin is of the face's kind."""
+def _within(links: sparse.csr_matrix, groups: dict[str, np.ndarray], clothed: np.ndarray) -> sparse.csr_matrix:
+    """A smoother (V, V) that mixes vertices of one kind alone; the neck's skin is of the face's kind. clothed: (V,)
+    bool."""
     kind = np.stack([groups[name] for name in GROUPS], 1).argmax(1)
     kind[kind == GROUPS.index("neck")] = GROUPS.index("skin")
+    kind[clothed] = len(GROUPS)
     pairs = links.tocoo()
     kept = kind[pairs.row] == kind[pairs.col]
     inner = sparse.coo_matrix((pairs.data[kept], (pairs.row[kept], pairs.col[kept])), pairs.shape).tocsr()
@@ -146,6 +170,11 @@ class _Sources:
         place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
         return _Sources(place, color, likely, number, totals)
 
+    def neckline(self) -> Neckline:
+        skin, neck = (self.group == GROUPS.index(name) for name in ("skin", "neck"))
+        skin &= self.hair < 0.5
+        return Neckline.found(self.color[skin], self.place[neck], self.color[neck])
+
 
 def _fill_groups(
     place: np.ndarray,
@@ -154,8 +183,10 @@ def _fill_groups(
     sources: _Sources,
     beyond: np.ndarray,
     groups: dict[str, np.ndarray],
-) -> np.ndarray:
-    """Each kind of surface from its own visible part; priors where a kind is not seen at all.
+    neckline: Neckline,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each kind of surface (V, 3) from its own visible part, priors where a kind is not seen at all; and the same with
+    the neck, wherever it is, in clothes.
 
     beyond: (N, 3) colours of the portrait's hair outside the mesh.
     """
@@ -163,8 +194,12 @@ def _fill_groups(
     tone = np.median(sources.color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
     priors = _priors(place, groups, tone)
     filled = color.astype(np.float32).copy()
+    cloth, dressed = filled.copy(), neckline.clothed(sources.color) > 0.5
+    # A beard and its shadow may look like a coat, but not above the neckline.
+    bare = ~dressed | (neckline.below(sources.place) < -ABOVE)
     for number, name in enumerate(GROUPS):
-        target = groups[name] & (known < 0.999)
+        # Skin and clothes of the neck are both wanted on either side of a neckline.
+        target = groups[name] & ((known < 0.999) | (name == "neck" and neckline.level is not None))
         if not target.any():
             continue
         source = sources.group == number
@@ -176,17 +211,33 @@ def _fill_groups(
                 filled[target] = np.median(beyond, 0)
             continue
         mean = np.median(sources.color[source], 0)
-        reach, metric = FILL_RANGE, np.ones(3, np.float32)
         if name == "scalp":
             source, mean = _haired(source, sources, beyond)
         if name == "neck":
-            # Clothes and collars go round the neck at one height.
-            metric, reach = np.array([1.0, 3.0, 1.0], np.float32), NECK_RANGE
-            mean = _by_height(sources.place[source, 1], sources.color[source], place[target, 1])
-        filled[target] = _nearest_mean(
-            sources.place[source] * metric, sources.color[source], place[target] * metric, reach, mean
-        )
-    return filled
+            for layer, kind in ((filled, source & bare), (cloth, source & dressed)):
+                enough = neckline.level is not None and kind.sum() >= 10
+                _fill_neck(layer, place, target, sources, kind if enough else source, neckline)
+            continue
+        filled[target] = _nearest_mean(sources.place[source], sources.color[source], place[target], FILL_RANGE, mean)
+    return filled, cloth
+
+
+def _fill_neck(
+    filled: np.ndarray,
+    place: np.ndarray,
+    target: np.ndarray,
+    sources: _Sources,
+    allowed: np.ndarray,
+    neckline: Neckline,
+) -> None:
+    """Neck and shoulders from some of the sources, in place. target: (V,) bool. allowed: (N,) bool."""
+    # Collars go round the neck at one height.
+    heights, levels = neckline.height(sources.place[allowed]), neckline.height(place[target])
+    metric = np.array([1.0, 3.0, 1.0], np.float32)
+    here, there = sources.place[allowed] * metric, place[target] * metric
+    here[:, 1], there[:, 1] = 3.0 * heights, 3.0 * levels
+    mean = _by_height(heights, sources.color[allowed], levels)
+    filled[target] = _nearest_mean(here, sources.color[allowed], there, NECK_RANGE, mean)
 
 
 def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) -> dict[str, np.ndarray]:
@@ -204,11 +255,12 @@ def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) 
         "lips": tone * np.array([0.92, 0.68, 0.68]),
         "scalp": tone * 0.6,
         "skin": tone,
+        "neck": tone,
     }
     priors = {}
     for name, color in colors.items():
         grey = (color @ LUMA)[..., None]
-        toned = color if name == "skin" else grey + saturation * (color - grey)
+        toned = color if name in ("skin", "neck") else grey + saturation * (color - grey)
         priors[name] = np.broadcast_to(np.clip(toned, 0.0, 1.0), place.shape).astype(np.float32)
     return priors
 

@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from geodiff.conditioning.reference import Reference, wide_blur
-from geodiff.conditioning.surface import bilinear, sample, unit, vertex_groups
+from geodiff.conditioning.surface import FACING, bilinear, sample, smoothstep, to_local, to_pixels, unit, vertex_groups
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
@@ -30,6 +30,12 @@ NEAR_SCALP = 0.03
 PATCH, SPACING = (0.024, 0.007), 0.7
 #: Width of the blur (share of the side) that parts a patch's texture from its shading.
 SHADING = 0.04
+#: Bands that go round the head, as a hat's do: their height in metres, the least number of places seen, the share of
+#: the colours' variance that height has to explain and the spread of a channel (0..1) it has to make, and the share of
+#: patches' contrast that remains beside them.
+BAND, BAND_PLACES, BAND_SHARE, BAND_SPREAD, BAND_PATCHES = 0.006, 200, 0.6, 0.12, 0.3
+#: Metres from what is seen over which bands take over from the nearest colours.
+BAND_RANGE = (0.02, 0.12)
 #: Portrait pixels among which patches are drawn, the largest log contrast of a texel to its shading, and how much of
 #: the contrast is taken: hair that nobody sees shall not draw the eye.
 SAMPLES, CONTRAST, STRENGTH = 160, 0.8, 0.75
@@ -99,6 +105,7 @@ class HairTexture:
         inside = ((closed > 0) & (matte > 0.9)).astype(np.uint8)
         focal = float(reference.camera.K[0, 0]) * size / reference.size
         self.scale = focal / depth
+        self._photo, self._inside, self._camera = photo, inside, reference.camera.resized(size, size)
         room = cv2.distanceTransform(cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 5)
         room = room[1:-1, 1:-1]
         largest = float(np.percentile(room[room > 0], 97)) if (room > 0).any() else 0.0
@@ -115,6 +122,36 @@ class HairTexture:
 
     def over(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of hair on surface points (N, 3) with normals (N, 3), in metres around the head."""
+        bands = self._bands(points, normals)
+        patches = self._patches(points, normals)
+        return patches if bands is None else BAND_PATCHES * patches + bands
+
+    def _bands(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray | None:
+        """Log contrasts (N, 3) of bands that go round the head, where nothing near is seen; None where what is seen has
+        none."""
+        pixels = to_pixels(to_local(points, self._camera), self._camera)
+        facing = (unit(self._camera.center.numpy() - points) * unit(normals)).sum(1)
+        # Bilinear samples of a mask beyond the picture repeat its border, which is no hair but where it is cut off.
+        seen = (facing > FACING[1]) & (sample(self._inside.astype(np.float32), pixels) > 0.9)
+        if seen.sum() < BAND_PLACES:
+            return None
+        color = sample(np.ascontiguousarray(self._photo, np.float32), pixels[seen])
+        height = points[seen, 1]
+        order = np.argsort(height, kind="stable")
+        parts = np.array_split(order, max(2, round(float(np.ptp(height)) / BAND)))
+        levels = np.array([height[part].mean() for part in parts])
+        medians = np.array([np.median(color[part], 0) for part in parts])
+        level = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        unexplained = ((color[order] - medians[level]) ** 2).sum() / max(((color - color.mean(0)) ** 2).sum(), 1e-9)
+        if 1 - unexplained < BAND_SHARE or float(medians.std(0).max()) < BAND_SPREAD:
+            return None
+        logs = np.log(medians + 0.03) - np.log(np.median(color, 0) + 0.03)
+        away = cKDTree(points[seen]).query(points, distance_upper_bound=BAND_RANGE[1])[0]
+        share = smoothstep(np.minimum(away, BAND_RANGE[1]), *BAND_RANGE)[:, None]
+        return share * np.stack([np.interp(points[:, 1], levels, logs[:, c]) for c in range(3)], 1)
+
+    def _patches(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Log contrasts (N, 3) of the portrait's patches, laid over a surface."""
         top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
         whorl = np.array([top[0], top[1], points[:, 2].mean()])
         rng = np.random.default_rng(1)

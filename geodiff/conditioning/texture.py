@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from geodiff.conditioning.clothes import HEM, without_shoulders
 from geodiff.conditioning.fill import fill_vertices
 from geodiff.conditioning.hair import HairTexture, hair_pixels, person_groups
 from geodiff.conditioning.reference import Reference, foreground_colors
-from geodiff.conditioning.surface import Visibility, sample, to_local, to_pixels, unit, uv_chart
+from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels, unit, uv_chart
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -35,16 +36,28 @@ def bake(
     front = mesh.rasterize(vertices, head.faces, reference.camera)
     hair = hair_pixels(head, reference, front)
     groups = person_groups(head, reference, bool((hair > 0.5).mean() > 0.005))
-    fill, matching = fill_vertices(
-        head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, hair, groups
-    )
+    groups = without_shoulders(groups, head, reference, front, hair)
+    fill = fill_vertices(head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, hair, groups)
     flip = head.mirror
     kinds = np.stack([groups["scalp"], groups["skin"] & head.regions["ears"].numpy()], 1).astype(np.float32)
     table = np.concatenate(
-        [vertices.numpy(), normals.numpy(), vertices[flip].numpy(), normals[flip].numpy(), fill, matching, kinds], 1
+        [
+            vertices.numpy(),
+            normals.numpy(),
+            vertices[flip].numpy(),
+            normals[flip].numpy(),
+            fill.color,
+            fill.matching,
+            kinds,
+            fill.cloth,
+            fill.hem[:, None],
+        ],
+        1,
     )
     texel = mesh.interpolate(chart.fragments, head.faces, table)[0]
     here, there, color, match = texel[:, :6], texel[:, 6:12], texel[:, 12:15], texel[:, 15:18]
+    covered = smoothstep(texel[:, 23], -HEM, HEM)[:, None]
+    color = color + covered * (texel[:, 20:23] - color)
     _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, front), _depth(here, camera)))
     for points, gain in ((there, np.exp(match)), (here, None)):
         seen = visibility(points[:, :3], unit(points[:, 3:]))

@@ -35,7 +35,7 @@ from geodiff.synth.motion import BLINK, NAMES, random_expressions, random_sequen
 from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Posed, Subject
 from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
-from geodiff.tracking.hair import fit_hair
+from geodiff.tracking.offsets import fit_offsets
 from geodiff.types import Camera, HeadParams, Motion
 
 #: What the proposal shows: the target's tracked expression, the reference's, or none; so that the expression has to
@@ -146,9 +146,7 @@ class Session:
         points = self._detect(self.expression, camera)
         self._fitter, self._state = fitter, fitter.solve(points, fitter.start(points))
         fit = fitter.result(self._state, points)
-        params = fit.params
-        if self.head.regions["scalp"].any():
-            params = params.replace(static_offset=fit_hair(matte, params, fit.camera, self.head, image=image))
+        params = fit_offsets(matte, fit.params, fit.camera, self.head, image)
         return crop_reference(image, matte, params, fit.camera, self.head, size), fit.error
 
     def _detect(self, params: HeadParams, camera: Camera) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Hair that stands off the skull: static offsets of the scalp, so that the mesh's outline meets the matte.
 
-The outline of the fitted mesh is compared with the matte along rays: from the middle of the skull upwards, and
-sideways from the line below it. One sparse least-squares problem then asks for the offset of every vertex: the outline
-shall meet the matte, the offsets shall be smooth, the face shall stay where it is, and the back of the head, which one
+The outline of the fitted mesh is compared with the matte along rays: from the middle of the skull upwards, and sideways
+from the line below it. One sparse least-squares problem then asks for the offset of every vertex: the outline shall
+meet the matte, the offsets shall be smooth, the face shall stay where it is, and the back of the head, which one
 picture does not show, shall have the thickness of the top and the sides. Where hair covers the ears or hangs below
-them, the ears are smoothed away under it and the sides and the back of the neck take part.
+them, the ears are smoothed away under it and the sides and the back of the neck take part, and the shoulders, down to
+where the hair ends.
 """
 
 from __future__ import annotations
@@ -35,19 +36,20 @@ class HairConfig:
     limit, sink: largest offset outwards and inwards. membrane, plate: lengths that weigh the offsets' squared gradient
     and squared Laplacian against the outline's squared distance: more is smoother. prior, symmetry, hold: lengths that
     weigh, weaker where they are longer, the guess for what the picture does not show, the difference between left and
-    right, and the offset of skin that is half free to move. thickness, front: shares of the outline's usual offset
-    that the back of the head and the hair over the forehead get. rounds: repetitions of measuring and solving, because
-    the outline moves to other vertices. pixels: chin to crown in the working image.
+    right, and the offset of skin that is half free to move. thickness, front, hanging: shares of the outline's usual
+    offset that the back of the head, the hair over the forehead and the hair behind the neck get. rounds: repetitions
+    of measuring and solving, because the outline moves to other vertices. pixels: chin to crown in the working image.
     """
 
-    limit: float = 0.08
+    limit: float = 0.11
     sink: float = 0.012
-    membrane: float = 0.0008
-    plate: float = 0.005
+    membrane: float = 0.0003
+    plate: float = 0.004
     prior: float = 0.6
     symmetry: float = 0.3
     hold: float = 0.02
     thickness: float = 0.8
+    hanging: float = 1.15
     front: float = 0.6
     rounds: int = 4
     pixels: int = 220
@@ -71,6 +73,8 @@ def fit_hair(
     view = View.around(head, params, camera, surface, matte, image, config.pixels)
     bald = head.vertices(params, offsets=False)[0].double().numpy()
     belief = view.believe(surface, bald)
+    surface = surface.hanging(belief.low)
+    view = view.over(surface)
     base = belief.covered * surface.flattened
     still = head.vertices(params.replace(static_offset=_tensor(base)))[0].double().numpy()
     reach = head.vertices(params.replace(static_offset=_tensor(base + surface.outward)))[0].double().numpy() - still
@@ -78,7 +82,7 @@ def fit_hair(
     amount = np.zeros(head.num_vertices)
     for _ in range(config.rounds):
         amount = solver.solve(look(view, belief, still + amount[:, None] * reach, reach, amount, surface))
-    return _tensor(base + amount[:, None] * surface.outward)
+    return _tensor(base + surface.unfolded(amount, base)[:, None] * surface.outward)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -117,6 +121,7 @@ class _Solver:
         matrix = self.fixed + rows.T @ weights @ rows
         right = rows.T @ (evidence.weight * evidence.target)
         share = config.thickness + (config.front - config.thickness) * self.surface.ahead
+        share = share + (config.hanging - share) * self.surface.behind_neck
         right = right + (self.guess * share * evidence.level)[index]
         amount = np.zeros(self.surface.size)
         amount[index] = self._solved(matrix, np.asarray(right).ravel())

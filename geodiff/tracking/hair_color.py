@@ -11,8 +11,9 @@ from geodiff.raster.mesh import Fragments
 
 #: Bins of the colour histograms along each axis of CIELAB, and the width of their smoothing in bins.
 BINS, BLUR = 20, 1.0
-#: Difference between the colours of hair and face, as a share of full brightness, below which there is no hair to see.
-CONTRAST = 0.1
+#: Difference between the colours of hair and face, as a share of full brightness, below which there is no hair to see;
+#: on a face darker than DARK (a share of full brightness), less in proportion, down to DIM of it.
+CONTRAST, DARK, DIM = 0.1, 0.5, 0.4
 
 
 def hair_likelihood(
@@ -43,15 +44,17 @@ def hair_likelihood(
     tables = {name: share[name] * _histogram(lab, mask) for name, mask in samples.items()}
     # Clothes end below the chin: dark hair is not to be taken for a dark coat.
     low = np.clip((rows - ear_row) / max(_bottom(skin) - ear_row, 1.0), 0.0, 1.0)
-    background, clothes = tables["background"].ravel()[lab], low * tables["clothes"].ravel()[lab]
+    background = tables["background"].ravel()[lab]
     likelihood = np.full(image.shape[:2], 0.5)
     for _ in range(2):
         skin, hair = tables["skin"].ravel()[lab], tables["hair"].ravel()[lab]
-        other = skin + background + clothes
+        other = skin + background + low * tables["clothes"].ravel()[lab]
         likelihood = hair / (hair + other + 1e-9)
         # The head's hairline is not the person's: what of the scalp looks like the face is no hair.
         tables["hair"] = _histogram(lab, samples["hair"], likelihood)
         tables["skin"] = _histogram(lab, samples["skin"], 1.02 - likelihood)
+        # Nor is all that is below the chin clothes, where hair hangs over them.
+        tables["clothes"] = share["clothes"] * _histogram(lab, samples["clothes"], 1.02 - likelihood)
     if not _differs(image, samples["hair"], samples["skin"], likelihood):
         return np.zeros(image.shape[:2], np.float32)
     return cv2.GaussianBlur(likelihood.astype(np.float32), (0, 0), 1.0)
@@ -65,7 +68,8 @@ def _differs(image: np.ndarray, hair: np.ndarray, skin: np.ndarray, likelihood: 
     there = weight > 0
     # Not by a matrix product: BLAS adds up in an order that depends on where arrays lie.
     mean = (weight[there, None] * image[there]).sum(0) / weight.sum()
-    return float(np.abs(mean - np.median(image[skin], 0)).max()) > 255 * CONTRAST
+    face = np.median(image[skin], 0)
+    return float(np.abs(mean - face).max()) > 255 * CONTRAST * np.clip(face.max() / (255 * DARK), DIM, 1.0)
 
 
 def _bins(image: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,23 +13,25 @@ from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import Fragments, rasterize
 from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_hanging import BELOW_EARS, NO_GAP, below_ears, hanging, hung, widest
 from geodiff.tracking.hair_rays import ARCH, DEPTH, ROW, rays_around, row_of_ears, smoothstep, window, window_camera
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.types import Camera, HeadParams
 
-#: Metres: gaps beyond an ear from which hair begins to cover it and covers it; a gap that counts as none.
-OVER_EAR, NO_GAP = (0.008, 0.016), 0.003
+#: Metres: gaps beyond an ear from which hair begins to cover it and covers it.
+OVER_EAR = (0.008, 0.016)
 #: Mean evidence of both ears from which they count as covered.
 HALF_COVERED = 0.55
-#: Metres below a visible ear over which hair must hang to be seen there, and the mean evidence of both sides from which
-#: it does. (A beard fills less of them.)
-HANG, BELOW_EARS = 0.05, 0.6
 #: Metres by which a visible ear's outline is believed to differ from the fitted one's.
 EAR_SHIFT = 0.010
 #: Shares of an ear's pixels in the hair's colour from which it begins to be covered and is covered.
 HAIR_SHARE = (0.4, 0.7)
-#: Below the ears the shoulders begin where the outline widens by more than this many metres a metre.
-FLARE = 1.0
+#: Metres within the outline over which its likelihood of hair is taken.
+EDGE = 0.010
+#: Metres on both sides of the upper outline within which strands and gaps between them count.
+WISPS = 0.012
+#: Metres over which strands that hang make a mass or do not.
+STRANDS = 0.004
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Belief:
     covered: 0..1 how much hair covers the ears. person: (R,) radius in pixels at which the matte ends on each ray.
     cut: (R,) bool, the picture ends there first. hair: (R,) 0..1 whether the matte beyond the bald mesh is hair.
     behind: (R,) bool, face or ears are in front of what can move. ear: (R,) bool, a ray that leaves the bald mesh at a
-    visible ear which no hair overhangs.
+    visible ear which no hair overhangs. low: height in metres, at rest, where the hair that hangs ends.
     """
 
     covered: float
@@ -61,6 +63,7 @@ class Belief:
     hair: np.ndarray
     behind: np.ndarray
     ear: np.ndarray
+    low: float
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,13 @@ class View:
         radii = np.arange(0.0, 0.5 * max(size), 0.5)
         paths = (origin[:, None] + unit[:, None] * radii[:, None] - 0.5).astype(np.float32)
         return View(
-            near, head.faces.numpy(), (surface.free > 0.25)[head.faces.numpy()].any(1), small, known, likelihood,
+            near, head.faces.numpy(), surface.moving(), small, known, likelihood,
             origin, unit, side, radii, metres, fragments, paths,
         )  # fmt: skip
+
+    def over(self, surface: HairSurface) -> View:
+        """The same view of a surface of which more, or less, can move."""
+        return replace(self, moving=surface.moving())
 
     def along(self, image: np.ndarray, outside: float = 0.0) -> np.ndarray:
         """(R, N) values of an image (h, w) along the rays."""
@@ -145,16 +152,36 @@ class View:
         behind = (whole.radius - skull.radius) * self.metres > 0.002
         hair = np.where(visible, beyond & (colour > 0.6) & (self.likelihood is not None), beyond | ~behind) * 1.0
         sides = [np.flatnonzero(self.side == side) for side in (-1, 1)]
-        below = np.array([_below_ears(gap[rays], colour[rays], visible[rays]) for rays in sides])
+        below = np.array([below_ears(gap[rays], colour[rays], visible[rays]) for rays in sides])
         hangs = self.likelihood is not None and (np.nanmean(below) if np.isfinite(below).any() else 0.0) > BELOW_EARS
+        if max(covered, float(hangs)) > 0:
+            mass = self._mass()
+            person = np.where(mass > whole.radius + NO_GAP / self.metres, mass, person)
+            gap = (person - whole.radius) * self.metres
+            colour = self._between(whole.radius - 2, person)
+        edge = self._between(person - EDGE / self.metres, person)
+        flare = widest(edge if self.likelihood is not None else 0 * edge)
+        known = self.known[self._pixel(np.zeros(len(person)))]
+        low = np.inf
         for rays in sides:
-            part = _hanging(person[rays] * self.metres, gap[rays], np.where(visible[rays], 1.0, colour[rays]))
+            shown = np.where(visible[rays], 1.0, colour[rays])
+            part = hanging(person[rays] * self.metres, gap[rays], shown, flare[rays])
             # Beside the ears the ears tell, below them whether hair hangs there.
             lowest = surface.rest[ears, 1].min() if ears.any() else surface.centre[1]
             beside = np.arange(1, len(rays) + 1) * ROW < surface.centre[1] - lowest
             hair[rays] *= part * np.where(beside, 1.0, max(covered, float(hangs)))
+            low = min(low, surface.centre[1] - ROW * hung(hair[rays], known[rays]))
         cut = ~self.known[self._pixel(person + 2)]
-        return Belief(covered, person, cut, hair, behind, visible & (hair < 0.5))
+        return Belief(covered, person, cut, hair, behind, visible & (hair < 0.5), low)
+
+    def _mass(self) -> np.ndarray:
+        """(R,) radius in pixels at which what has the hair's colour ends on the rays that go sideways; 0 on the others,
+        and where there is none."""
+        if self.likelihood is None:
+            return np.zeros(len(self.side))
+        likely = np.where(self.likelihood > 0.5, self.matte, np.float32(0))
+        hair = cv2.GaussianBlur(likely.astype(np.float32), (0, 0), STRANDS / self.metres)
+        return np.where(self.side != 0, self._farthest(hair), 0.0)
 
     def _ears_covered(self, surface: HairSurface, gap: np.ndarray, colour: np.ndarray, at_ear: np.ndarray) -> float:
         """0 or 1 whether hair covers the ears: what lies over them in the picture, and what stands out beyond them."""
@@ -199,7 +226,7 @@ class View:
         return np.where(inside.any(1), self.radii[last], 0.0)
 
     def _person(self, start: np.ndarray) -> np.ndarray:
-        """(R,) radius in pixels at which the matte, followed outwards from `start`, falls below one half."""
+        """(R,) radius in pixels at which the matte, followed outwards from `start`, ends."""
         along = np.where(self.along(self.known.astype(np.float32)) > 0.99, self.along(self.matte), 0.0)
         along = np.where(self.radii[None] < start[:, None], 1.0, along)
         first = (along < 0.5).argmax(1)
@@ -207,7 +234,12 @@ class View:
         rows = np.arange(len(along))
         inner, outer = along[rows, first - 1], along[rows, first]
         part = np.clip((inner - 0.5) / np.maximum(inner - outer, 1e-6), 0, 1)
-        return self.radii[first - 1] + 0.5 * part
+        radius = self.radii[first - 1] + 0.5 * part
+        # Above, the outline leaves as much of the matte outside as it covers of what is none.
+        away, near = self.radii[None] - radius[:, None], WISPS / self.metres
+        strands = (along * ((away >= 0) & (away < near))).sum(1)
+        gaps = ((1 - along) * ((away < 0) & (away >= -near))).sum(1)
+        return radius + np.where(self.side == 0, 0.5 * (strands - gaps), 0.0)
 
 
 def look(
@@ -279,35 +311,6 @@ class Rim:
         return rows, rows @ amount + gap * nearer, along.sum(1)
 
 
-def _below_ears(gap: np.ndarray, colour: np.ndarray, visible: np.ndarray) -> float:
-    """0..1, nan where no ear is seen: whether hair hangs beside the neck on one side, below an ear that is seen: over
-    how much of the HANG metres below the ear the gap is wide and has the hair's colour."""
-    ear = np.flatnonzero(visible)
-    if not len(ear):
-        return float("nan")
-    under = slice(ear[-1] + 2, ear[-1] + 2 + round(HANG / ROW))
-    if not len(gap[under]):
-        return float("nan")
-    return float(((gap[under] > 2 * NO_GAP) * smoothstep(colour[under], 0.4, 0.7)).mean())
-
-
-def _hanging(person: np.ndarray, gap: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """(n,) 0..1 whether the matte beside the rays of one side, from the top down, is hair: down to where it ends, where
-    other colours begin, or where the shoulders do. person, gap: (n,) metres."""
-    smooth = ndimage.uniform_filter1d(np.where(gap > NO_GAP, colour, 1.0), 5)
-    believed = np.minimum.accumulate(smoothstep(smooth, 0.3, 0.6))
-    outline = ndimage.gaussian_filter1d(person, 1.5)
-    window = 6
-    widening = np.zeros(len(person))
-    widening[:-window] = (outline[window:] - outline[:-window]) / (window * ROW)
-    level = np.arange(len(person)) * ROW
-    flared = np.cumsum((widening > FLARE) & (level > 0.04)) > 0
-    none = ndimage.uniform_filter1d((gap < NO_GAP).astype(float), 5) > 0.9
-    begun = np.cumsum(gap > 2 * NO_GAP) > 2
-    ended = np.cumsum(none & begun & (level > 0.06)) > 3
-    return believed * ~flared * ~ended
-
-
 def _beyond_the_picture(
     gap: np.ndarray, weight: np.ndarray, cut: np.ndarray, side: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -348,5 +351,9 @@ def _level(view: View, surface: HairSurface, rim: Rim, offset: np.ndarray, weigh
     np.add.at(total, place, (offset * weight)[lower])
     np.add.at(mass, place, np.ones(len(lower)))
     profile = np.clip(ndimage.gaussian_filter1d(total / mass, 1.0), 0.0, None)
+    # Hair that the lowest ray still meets goes on below it.
+    seen = np.flatnonzero(mass > 0.5)
+    if len(seen):
+        profile[: seen[0] + 1] = profile[min(seen[0] + 1, len(profile) - 1)]
     below = np.interp(surface.rest[:, 1], steps, profile)
     return np.maximum(common * surface.scalp, np.where(surface.rest[:, 1] < surface.centre[1], below, 0.0))

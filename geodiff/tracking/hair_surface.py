@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
@@ -14,14 +16,20 @@ from geodiff.types import HeadParams
 AROUND, FOREHEAD = 0.03, 0.012
 #: Metres around an ear that are smoothed away with it.
 EAR_FOOT = 0.013
-#: Metres by which an ear stands out from the surface that its foot spans: the rest of the region is skull.
-EAR_OUT = 0.004
+#: Metres by which an ear's rim stands out from the surface that its foot spans (the skull bulges less), and metres
+#: around such a rim that are ear as well: the rest of the region is skull.
+EAR_OUT, EAR_WIDE = 0.010, 0.006
 #: Metres inside the scalp's front border over which hair rises, so that it does not end in a step like a cap's rim.
 FRINGE = 0.03
 #: Rounds in which that freedom is smoothed over neighbours.
 SMOOTHED = 4
+#: Rounds at most in which offsets where triangles turn over are evened out, and what share of them stays each time.
+UNFOLDED, TAKEN_BACK = 40, 0.96
 #: Degrees from the front, about the vertical through the ears, from which the neck goes along.
 NECK_FROM, NECK_FULL = 55.0, 85.0
+#: Metres over which neck and shoulders stop going along: before the shoulders, above the mesh's lower border, and at
+#: the tips of hair that hangs over the shoulders.
+CLEAR, BORDER, TIPS = 0.04, 0.012, 0.04
 
 
 class HairSurface:
@@ -29,9 +37,10 @@ class HairSurface:
 
     rest: (V, 3) metres. centre: (3,) middle of the skull. outward: (V, 3) unit directions, away from the centre above
     it and horizontal below it. free: (V,) 0..1 how freely a vertex moves. unseen: (V,) 0..1 where a frontal picture
-    shows no outline, ahead: (V,) 0..1 the part of it that lies in front. area: (V,) metres squared. graph: (V, V) 1
-    between neighbours. ears: two (V,) masks, left and right, of what stands out; feet: of the whole regions and the
-    skin close around them. flattened: (V, 3) offsets that smooth the ears away.
+    shows no outline, ahead: (V,) 0..1 the part of it that lies in front, behind_neck: (V,) 0..1 what hair that hangs
+    down the back covers. area: (V,) metres squared. graph: (V, V) 1 between neighbours; around: (V, V) the mean over
+    them. ears: two (V,) masks, left and right, of what stands out; feet: of the whole regions and the skin close around
+    them. flattened: (V, 3) offsets that smooth the ears away.
     """
 
     def __init__(self, head: HeadModel, params: HeadParams) -> None:
@@ -52,14 +61,41 @@ class HairSurface:
         self.centre = self._centre(regions)
         self.outward = self._outward()
         self.graph = _adjacency(edges, self.size)
+        self.around = (sparse.diags(1.0 / np.maximum(np.asarray(self.graph.sum(1)).ravel(), 1.0)) @ self.graph).tocsr()
         self.flattened = self._flattened()
         out = np.linalg.norm(self.flattened, axis=1) > EAR_OUT
-        self.ears = [ear & out for ear in around]
+        self.ears = [ear & (_distance(lengths, np.flatnonzero(ear & out)) < EAR_WIDE) for ear in around]
         self.area = self._area()
-        self.free = self._free(regions, inner, lengths)
+        self._still = inner | regions["lips"] | regions["eyes"]
+        self._grown = self._hair(regions, lengths)
+        self._neck, self._shoulders = self._below(lengths)
+        self._release(self._neck)
+        self.ahead = np.clip((self.rest - self.centre)[:, 2] / 0.05, 0, 1)
+        self.behind_neck = np.clip((self.centre - self.rest)[:, 1] / 0.05 - 1, 0, 1) * (1 - self.ahead)
+
+    def hanging(self, low: float) -> HairSurface:
+        """The same surface with neck and shoulders, sides and back, free to move down to a height `low` (metres, at
+        rest), where hair that hangs over them ends."""
+        lowered = copy.copy(self)
+        clear = _smooth(self.rest[:, 1] - low, -TIPS, 0.0)
+        lowered._release(np.maximum(self._neck, self._shoulders * clear))
+        return lowered
+
+    def moving(self) -> np.ndarray:
+        """(F,) bool: triangles that can move."""
+        return (self.free > 0.25)[self.faces].any(1)
+
+    def _release(self, below: np.ndarray) -> None:
+        """Decide who moves. below: (V,) 0..1, of neck and shoulders."""
+        free = np.maximum(self._grown, below)
+        # Region borders zigzag; ridges would grow from them.
+        for _ in range(SMOOTHED):
+            free = 0.5 * free + 0.5 * (self.around @ free)
+        free[(free < 1e-3) | self._still] = 0.0
+        # Transcendental functions of arrays differ in the last bit with where the arrays lie; runs are to be alike.
+        self.free = free.round(9)
         depth = (self.rest - self.centre)[:, 2] / 0.05
         self.unseen = np.clip(np.abs(depth), 0, 1) ** 2 * self.free * np.where(depth < 0, 1.0, self.scalp)
-        self.ahead = np.clip(depth, 0, 1)
 
     def _centre(self, regions: dict[str, np.ndarray]) -> np.ndarray:
         scalp = self.rest[self.scalp] if self.scalp.any() else self.rest
@@ -75,46 +111,42 @@ class HairSurface:
         return direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-6)
 
     def _area(self) -> np.ndarray:
-        a, b, c = (self.rest[self.faces[:, i]] for i in range(3))
-        whole = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
+        whole = np.linalg.norm(_face_normals(self.rest, self.faces), axis=1) / 6
         return np.bincount(self.faces.ravel(), np.repeat(whole, 3), self.size) + 1e-9
 
-    def _free(self, regions: dict[str, np.ndarray], inner: np.ndarray, lengths: sparse.csr_matrix) -> np.ndarray:
-        """(V,) 0..1: full on the scalp and the ears, falling over the skin around them; sides and back of the neck."""
-        local = self.rest - self.centre
-        angle = np.degrees(np.arctan2(np.abs(local[:, 0]), local[:, 2]))
+    def _hair(self, regions: dict[str, np.ndarray], lengths: sparse.csr_matrix) -> np.ndarray:
+        """(V,) 0..1: scalp and ears, falling over the skin around them."""
+        angle = self._angle()
         hair = self.scalp | regions["ears"]
         away = _distance(lengths, np.flatnonzero(hair))
         front = _smooth(60.0 - angle, 0.0, 30.0)
-        around = 1 - _smooth(away / (AROUND + front * (FOREHEAD - AROUND)), 0.0, 1.0)
-        neck = self._neck(angle, lengths)
-        free = np.where(hair, 1.0, np.maximum(around, neck))
+        free = np.where(hair, 1.0, 1 - _smooth(away / (AROUND + front * (FOREHEAD - AROUND)), 0.0, 1.0))
         # Above the forehead hair rises slowly from the hairline.
         face = np.flatnonzero(regions["face"] & ~hair)
         if len(face):
             risen = _smooth(_distance(lengths, face) / FRINGE, -0.3, 1.0)
             free = np.where(self.scalp, 1 - front * (1 - risen), free)
-        # Region borders zigzag; ridges would grow from them.
-        neighbours = sparse.diags(1.0 / np.maximum(np.asarray(self.graph.sum(1)).ravel(), 1.0)) @ self.graph
-        for _ in range(SMOOTHED):
-            free = 0.5 * free + 0.5 * (neighbours @ free)
-        free[(free < 1e-3) | inner | regions["lips"] | regions["eyes"]] = 0.0
-        # Transcendental functions of arrays differ in the last bit with where the arrays lie; runs are to be alike.
-        return free.round(9)
+        return free
 
-    def _neck(self, angle: np.ndarray, lengths: sparse.csr_matrix) -> np.ndarray:
-        """(V,) 0..1 for the neck: its sides and back, down to where it widens into the shoulders."""
-        a, b, c = (self.rest[self.faces[:, i]] for i in range(3))
+    def _below(self, lengths: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Two (V,) 0..1: sides and back of the neck down to where it widens into the shoulders, and of both."""
         normals = np.zeros((self.size, 3))
         for corner in range(3):
-            np.add.at(normals, self.faces[:, corner], np.cross(b - a, c - a))
+            np.add.at(normals, self.faces[:, corner], _face_normals(self.rest, self.faces))
         up = normals[:, 1] / np.maximum(np.linalg.norm(normals, axis=1), 1e-12)
         below = self.neck & (self.rest[:, 1] < self.centre[1])
-        shoulder = np.flatnonzero(below & (up > 0.6))
-        border = np.flatnonzero(below & (self.rest[:, 1] < self.rest[self.neck, 1].min(initial=0.0) + 0.012))
-        stops = np.union1d(shoulder, border)
-        clear = _smooth(_distance(lengths, stops) / 0.04, 0.0, 1.0) if len(stops) else 1.0
-        return below * _smooth(angle, NECK_FROM, NECK_FULL) * clear
+        border = np.flatnonzero(below & (self.rest[:, 1] < self.rest[self.neck, 1].min(initial=0.0) + BORDER))
+        stops = np.union1d(np.flatnonzero(below & (up > 0.6)), border)
+        sides = below * _smooth(self._angle(), NECK_FROM, NECK_FULL)
+        return (
+            sides * (_smooth(_distance(lengths, stops) / CLEAR, 0.0, 1.0) if len(stops) else 1.0),
+            sides * (_smooth(_distance(lengths, border) / CLEAR, 0.0, 1.0) if len(border) else 1.0),
+        )
+
+    def _angle(self) -> np.ndarray:
+        """(V,) degrees from the front, about the vertical through the middle of the skull."""
+        local = self.rest - self.centre
+        return np.degrees(np.arctan2(np.abs(local[:, 0]), local[:, 2]))
 
     def _flattened(self) -> np.ndarray:
         """Offsets (V, 3) that smooth the ears away: the surface that the rim of an ear's foot spans (uniform weights,
@@ -127,12 +159,36 @@ class HairSurface:
                 offsets[ear] = splu(laplacian[ear][:, ear].tocsc()).solve(right) - self.rest[ear]
         return offsets
 
+    def unfolded(self, amount: np.ndarray, base: np.ndarray) -> np.ndarray:
+        """Amounts (V,) along `outward`, evened out where a triangle outside the ears would turn over.
+
+        base: (V, 3) offsets that are there before.
+        """
+        own = ~(self.feet[0] | self.feet[1])[self.faces].any(1) & (self.free > 0)[self.faces].any(1)
+        faces, still = self.faces[own], self.rest + base
+        upright = _face_normals(still, faces)
+        for _ in range(UNFOLDED):
+            over = (_face_normals(still + amount[:, None] * self.outward, faces) * upright).sum(1) <= 0
+            if not over.any():
+                break
+            bent = np.zeros(self.size, bool)
+            bent[faces[over]] = True
+            bent = ((self.graph @ bent.astype(float)) > 0) & (self.free > 0)
+            amount = np.where(bent, TAKEN_BACK * (0.3 * amount + 0.7 * (self.around @ amount)), amount)
+        return amount
+
     def tied(self) -> sparse.csr_matrix:
         """A graph Laplacian (V, V) that holds the offsets within each ear together, so that it keeps its shape."""
         links = self.graph.tocoo()
         ears = self.ears[0] | self.ears[1]
         strength = sparse.coo_matrix((1.0 * (ears[links.row] & ears[links.col]), (links.row, links.col)), links.shape)
         return (sparse.diags(np.asarray(strength.sum(1)).ravel()) - strength).tocsr()
+
+
+def _face_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 3) normals of triangles, as long as twice their areas."""
+    a, b, c = (points[faces[:, i]] for i in range(3))
+    return np.cross(b - a, c - a)
 
 
 def _adjacency(edges: np.ndarray, size: int) -> sparse.csr_matrix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from geodiff.tracking.bust import BustConfig
 from geodiff.tracking.fit import FitConfig
 from geodiff.tracking.hair import HairConfig
 from geodiff.tracking.smooth import SmoothConfig
@@ -14,7 +15,8 @@ HIDDEN_REFINED = 0.5
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """fit, hair: how landmarks and hair are fitted. fit_hair: whether static offsets are fitted at all.
+    """fit, hair, bust: how landmarks, hair, and neck with shoulders are fitted. fit_hair: whether static offsets are
+    fitted at all.
 
     refine: whether a network takes a second look at the face of a picture (`geodiff.tracking.refine`); otherwise the
     calibration of the landmark detector has the last word. refine_videos: the same for each frame of a video, where it
@@ -26,6 +28,7 @@ class TrackConfig:
 
     fit: FitConfig = field(default_factory=FitConfig)
     hair: HairConfig = field(default_factory=HairConfig)
+    bust: BustConfig = field(default_factory=BustConfig)
     fit_hair: bool = True
     refine: bool = True
     refine_videos: bool = False

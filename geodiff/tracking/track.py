@@ -9,9 +9,9 @@ import numpy as np
 from geodiff.errors import FaceError
 from geodiff.head.model import HeadModel
 from geodiff.tracking.fit import LandmarkFitter
-from geodiff.tracking.hair import fit_hair
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
+from geodiff.tracking.offsets import fit_offsets
 from geodiff.tracking.refine import most_likely
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.video import VideoTrack, track_video
@@ -54,8 +54,8 @@ def track_image(
     fit = fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
     matte = portrait_matte(image, face)
     params = fit.params
-    if config.fit_hair and head.regions["scalp"].any():
-        params = params.replace(static_offset=fit_hair(matte, params, fit.camera, head, config.hair, image))
+    if config.fit_hair:
+        params = fit_offsets(matte, params, fit.camera, head, image, config.hair, config.bust)
     return Track(params, fit.camera, face, matte, fit.error, len(faces))
 
 

@@ -12,6 +12,7 @@ from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import rasterize
 from geodiff.tracking.hair import HairConfig, fit_hair
+from geodiff.tracking.hair_color import hair_likelihood
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.types import Camera, HeadParams
 
@@ -185,3 +186,81 @@ def test_a_bald_portrait_stays_bald(portrait) -> None:
     bare = np.clip(bare + noise, 0, 255).astype(np.uint8)
     offsets = fit_hair(mask.astype(np.float32), params, camera, head, image=bare)
     assert float(offsets.norm(dim=1).max()) < 0.004
+
+
+def long_hair() -> np.ndarray:
+    """(320, 320) bool: hair that widens from the crown down over the shoulders and out of the picture."""
+    shape = np.zeros((320, 320), np.uint8)
+    cv2.ellipse(shape, (160, 130), (90, 92), 0, 180, 360, 1, -1)
+    cv2.fillPoly(shape, [np.array([[70, 130], [250, 130], [278, 319], [42, 319]])], 1)
+    return shape > 0
+
+
+def test_long_hair_hangs_over_the_shoulders(portrait) -> None:
+    head, params, camera, mask, image = portrait
+    matte, painted = with_hair(mask, image, long_hair(), face_window())
+    offsets = fit_hair(matte, params, camera, head, image=painted)
+    posed = head.vertices(params.replace(static_offset=offsets))[0]
+    shown = rasterize(posed, head.faces, camera).mask
+    below = slice(215, 300)
+    truth = matte[below] > 0.5
+    before = (mask[below] & truth).sum() / (mask[below] | truth).sum()
+    after = (shown[below] & truth).sum() / (shown[below] | truth).sum()
+    assert after > 0.93 > 0.88 > before
+    # From the side the hair falls down the back instead of ending in the neck's hollow.
+    x, y, z = (head.template + offsets).T
+    nape = (y > -0.13) & (y < -0.06) & head.regions["neck"]
+    assert float(z[nape].min()) < float(z[head.regions["scalp"]].min()) + 0.01
+    # Throat and chest stay where they are.
+    throat = head.regions["neck"] & (head.template[:, 2] > 0.02)
+    assert float(offsets[throat].norm(dim=1).mean()) < 0.006
+    before_normals, after_normals = rest_normals(head, offsets)
+    surface = HairSurface(head, params)
+    ears = torch.as_tensor(surface.feet[0] | surface.feet[1])[head.faces].any(1)
+    assert not (((before_normals * after_normals).sum(1) < 0) & ~ears).any()
+
+
+def test_fits_repeat_bit_by_bit(portrait) -> None:
+    head, params, camera, mask, image = portrait
+    matte, painted = with_hair(mask, image, long_hair(), face_window())
+    first, second = (fit_hair(matte.copy(), params, camera, head, image=painted.copy()) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_strands_and_gaps_even_out(scene) -> None:
+    """Hair that ends in strands is as large as the matte, not as its unbroken part."""
+    head, params, camera, bald = scene
+    near, far = (
+        cv2.dilate(bald.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (n, n))) for n in (11, 23)
+    )
+    y, x = np.mgrid[:256, :256]
+    strands = (np.degrees(np.arctan2(y - 128, x - 128)) % 6) < 3
+    matte = np.where(near > 0, 1.0, np.where(strands, far, 0.0)).astype(np.float32)
+    offsets = fit_hair(matte, params, camera, head)
+    hairy = rasterize(head.vertices(params.replace(static_offset=offsets))[0], head.faces, camera).mask
+    rim = (far > near)[:120]
+    share = float((upper(hairy) & rim).sum() / (upper(matte > 0.5) & rim).sum())
+    assert 0.75 < share < 1.25
+
+
+def test_ears_are_what_stands_out_of_the_skull(portrait) -> None:
+    head = portrait[0]
+    surface, region = HairSurface(head, head.zeros()), head.regions["ears"].numpy()
+    ears, place = surface.ears[0] | surface.ears[1], head.template.numpy()
+    assert 0.3 * region.sum() < ears.sum() < 0.95 * region.sum()
+    # The outermost points are ear, the skull above and behind is not, whatever the region's name.
+    assert ears[region & (np.abs(place[:, 0]) > 0.085)].all()
+    assert place[ears, 1].max() < place[region, 1].max() - 0.01
+    assert (ears == ears[head.mirror.numpy()]).mean() > 0.99
+
+
+@pytest.mark.parametrize(("hair", "skin"), [((26, 17, 12), (52, 38, 28)), ((60, 35, 20), (205, 160, 140))])
+def test_hair_is_told_from_skin_of_any_colour(portrait, hair: tuple[int, ...], skin: tuple[int, ...]) -> None:
+    head, params, camera, mask, image = portrait
+    seen = rasterize(head.vertices(params)[0], head.faces, camera)
+    scalp = head.regions["scalp"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1) & seen.mask
+    painted = np.where(mask[..., None], np.array(skin, np.uint8), image)
+    painted[scalp] = hair
+    likely = hair_likelihood(painted, mask.astype(np.float32), seen, head, 150.0)
+    face = head.regions["face"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1) & seen.mask & ~scalp
+    assert likely[scalp].mean() > 0.8 > 0.2 > likely[face].mean()

@@ -1,0 +1,166 @@
+"""What is below the chin in a reference: hair that hangs there, skin, and clothes from the neckline down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from geodiff.conditioning.reference import Reference
+from geodiff.conditioning.surface import smoothstep, vertex_groups
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+
+#: Metres: height of the slices in which hair beside the neck is looked for, and share of a slice's outer pixels in
+#: hair's colour from which the slice has hair.
+SLICE, HAIRY = 0.012, 0.5
+#: Share of a slice's half width beyond which pixels are at its sides.
+SIDES = 0.7
+#: Metres by which a neckline may rise for every metre towards the back; the middle one where nothing tells.
+RISES = (0.3, 0.5, 0.7)
+#: Standard deviations from the face's colours (CIELAB) at which a colour begins to be no skin's, and is none; and what
+#: is added to the deviations: shadows under a chin change lightness more than colour.
+NO_SKIN, SHADOW = (2.2, 3.2), (14.0, 4.0, 4.0)
+#: Points that a neckline needs, and share of those below it that must not have skin's colour.
+LEAST, CLEAR = 12, 0.7
+#: Share of what is seen of neck and shoulders, the lowest, that surely is clothes if anything is; the least spread of
+#: their colours (CIELAB); by how many of skin's spreads their median differs; and log likelihood ratios from which a
+#: colour is rather theirs.
+LOWEST, FABRIC, DIFFERENT, LIKELIER = 0.3, (5.0, 3.0, 3.0), 1.0, (0.5, 2.5)
+#: Share of the half width from which points are beside the front's middle, and metres over which clothes begin.
+BESIDE, HEM = 0.3, 0.002
+#: Metres from a neckline that are as good as any number more.
+FAR = 1.0
+
+
+def without_shoulders(
+    groups: dict[str, np.ndarray], head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The person's kinds of surface, neck and shoulders given back to `neck` where no hair hangs over them.
+
+    Static offsets move them because hair is there, or because shoulders or clothes are. front: the posed mesh in the
+    reference's camera. hair: (S, S) 0..1 where its pixels are hair.
+    """
+    neck = vertex_groups(head)["neck"]
+    moved = neck & groups["scalp"]
+    if not moved.any():
+        return groups
+    place = head.shaped(reference.params, expression=False, offsets=False)[0].numpy()
+    hanging = _hanging(place, head, reference, front, hair)
+    bare = moved & ~(place[:, 1] > hanging)
+    return groups | {"neck": groups["neck"] | bare, "scalp": groups["scalp"] & ~bare}
+
+
+def _hanging(
+    place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray
+) -> float:
+    """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not."""
+    neck = vertex_groups(head)["neck"]
+    corners = head.faces.numpy()[np.maximum(front.face, 0)]
+    shown = front.mask & neck[corners].all(-1) & (reference.mask > 0.9)
+    if shown.sum() < LEAST:
+        return float("inf")
+    spots = (place[corners[shown]] * front.barycentrics[shown][..., None]).sum(1)
+    likely = hair[shown] > 0.5
+    top = float(place[neck, 1].max())
+    number = np.floor((top - spots[:, 1]) / SLICE).astype(int).clip(0)
+    level = float("inf")
+    for slice_ in range(int(number.max()) + 1):
+        inside = number == slice_
+        if not inside.any():
+            continue
+        half = np.abs(spots[inside, 0]).max()
+        outer = inside & (np.abs(spots[:, 0]) > SIDES * half)
+        if outer.sum() >= 4 and likely[outer].mean() < HAIRY:
+            break
+        level = top - (slice_ + 1) * SLICE
+    return level
+
+
+@dataclass(frozen=True)
+class Tones:
+    """A kind of surface's colours: median and spread (3,) in CIELAB."""
+
+    median: np.ndarray
+    spread: np.ndarray
+
+    @staticmethod
+    def of(color: np.ndarray, least: tuple[float, float, float]) -> Tones:
+        """Of colours (N, 3) in 0..1, their spread taken to be no smaller than `least`."""
+        lab = _lab(color)
+        median = np.median(lab, 0)
+        return Tones(median, np.hypot(1.5 * np.median(np.abs(lab - median), 0), least))
+
+    def away(self, color: np.ndarray) -> np.ndarray:
+        """(N,) distance of colours (N, 3) in spreads."""
+        return np.linalg.norm((_lab(color) - self.median) / self.spread, axis=1)
+
+    def surprise(self, color: np.ndarray) -> np.ndarray:
+        """(N,) minus the logarithm of a normal density, up to a constant."""
+        return 0.5 * self.away(color) ** 2 + np.log(self.spread).sum()
+
+
+@dataclass(frozen=True)
+class Neckline:
+    """Where clothes begin. level: metres of `height`, infinite where no skin is seen above them; None where a reference
+    shows no clothes. rise: metres a metre towards the back. skin, cloth: their colours, where known."""
+
+    level: float | None = None
+    rise: float = RISES[1]
+    skin: Tones | None = None
+    cloth: Tones | None = None
+
+    @staticmethod
+    def found(skin: np.ndarray, place: np.ndarray, color: np.ndarray) -> Neckline:
+        """skin: (M, 3) 0..1 colours of the face. place: (N, 3) metres at rest and color (N, 3) of what is seen of neck
+        and shoulders."""
+        if len(skin) < LEAST or len(place) < 4 * LEAST:
+            return Neckline()
+        tones = Tones.of(skin, SHADOW)
+        low = place[:, 1] < np.quantile(place[:, 1], LOWEST)
+        cloth = Tones.of(color[low], FABRIC)
+        differs = np.linalg.norm((cloth.median - tones.median) / Tones.of(skin, FABRIC).spread) > DIFFERENT
+        line = Neckline(None, RISES[1], tones, cloth if differs else None)
+        # The front shows where a collar is open; what is hidden is nearer to the sides.
+        beside = np.abs(place[:, 0]) > BESIDE * np.quantile(np.abs(place[:, 0]), 0.9)
+        return max((line._agreed(place[beside], color[beside], rise) for rise in RISES), key=lambda found: found[0])[1]
+
+    def _agreed(self, place: np.ndarray, color: np.ndarray, rise: float) -> tuple[float, Neckline]:
+        """The level that most points agree with, clothes below it and none above it, and by how many points."""
+        levels = place[:, 1] + rise * place[:, 2]
+        order = np.argsort(levels)
+        levels, clothed = levels[order], self.clothed(color)[order]
+        gain = np.concatenate([[0.0], np.cumsum(clothed - 0.5)])
+        best = int(gain.argmax())
+        if best < LEAST or clothed[:best].mean() < CLEAR:
+            return 0.0, self
+        level = np.inf if best > len(levels) - LEAST // 2 else float(levels[best - 1 : best + 1].mean())
+        return float(gain[best] - 0.5 * gain[-1]), replace(self, level=level, rise=rise)
+
+    def height(self, place: np.ndarray) -> np.ndarray:
+        """(N,) metres of places (N, 3) at rest above a plane that rises to the back, as collars do."""
+        return place[:, 1] + self.rise * place[:, 2]
+
+    def clothed(self, color: np.ndarray) -> np.ndarray:
+        """(N,) 0..1 whether colours (N, 3) are rather those of clothes than the face's."""
+        if self.skin is None:
+            return np.zeros(len(color))
+        strange = smoothstep(self.skin.away(color), *NO_SKIN)
+        if self.cloth is None:
+            return strange
+        likelier = self.skin.surprise(color) - self.cloth.surprise(color)
+        return np.maximum(strange, smoothstep(likelier, *LIKELIER))
+
+    def below(self, place: np.ndarray) -> np.ndarray:
+        """(N,) metres, -FAR..FAR, by which places (N, 3) at rest are below the line and so covered by clothes."""
+        if self.level is None:
+            return np.full(len(place), -FAR)
+        return np.clip(self.level - self.height(place), -FAR, FAR)
+
+
+def _lab(color: np.ndarray) -> np.ndarray:
+    """(N, 3) 0..1 -> CIELAB, lightness in 0..100."""
+    if not len(color):
+        return np.zeros((0, 3))
+    return cv2.cvtColor(np.ascontiguousarray(color[None], np.float32), cv2.COLOR_RGB2LAB)[0].astype(np.float64)

@@ -1,0 +1,129 @@
+"""Clothes in proposals: what the portrait does not show of them has their colours, from a neckline on."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geodiff.conditioning import Conditioner, Reference, crop_reference, framed_camera, head_frame
+from geodiff.conditioning.clothes import Neckline
+from geodiff.head import load_head
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.types import Camera
+
+SKIN, SHIRT, HAIR = (0.85, 0.68, 0.58), (0.15, 0.35, 0.70), (0.22, 0.13, 0.08)
+#: Height of the painted neckline at the head's middle, and how it rises to the back.
+NECKLINE, RISE = -0.12, 0.5
+
+
+def height(place: np.ndarray) -> np.ndarray:
+    return place[..., 1] + RISE * place[..., 2]
+
+
+@lru_cache(maxsize=4)
+def clothed(shirt: tuple[float, ...], raised: float = 0.0) -> tuple[HeadModel, Reference]:
+    """The builtin head with dark hair in a shirt, its shoulders `raised` metres by static offsets."""
+    head = load_head("builtin")
+    camera = Camera(
+        torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])),
+        torch.tensor([[620.0, 0, 200], [0, 620.0, 180], [0, 0, 1]]),
+        400,
+        400,
+    )
+    place = head.template
+    offset = torch.zeros_like(place)
+    offset[:, 1] = raised * ((place[:, 0].abs() - 0.05) / 0.05).clamp(0, 1) * (place[:, 1] < -0.1)
+    params = head.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]), static_offset=offset)
+    seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
+    scalp = head.regions["scalp"].float()[:, None]
+    layers = mesh.interpolate(seen, head.faces, torch.cat([place, scalp], 1).numpy())
+    image = np.where(layers[..., 3:] > 0.5, HAIR, np.where(height(layers)[..., None] < NECKLINE, shirt, SKIN))
+    image[~seen.mask] = [0.0, 1.0, 0.0]
+    image = image * (1 + 0.03 * np.random.default_rng(0).normal(size=(*image.shape[:2], 1)))
+    coded = (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return head, crop_reference(coded, seen.mask.astype(np.float32), params, camera, head, 160)
+
+
+def behind(head: HeadModel, reference: Reference, yaw: float = math.pi) -> tuple[np.ndarray, np.ndarray]:
+    """The proposal from behind, and its pixels' heights against planes that rise to the back; nan outside the neck."""
+    camera = framed_camera(head_frame(head, reference.params), yaw, 0.0, 0.8, 160)
+    proposal = Conditioner(head, reference).render(reference.params, camera).proposal
+    seen = mesh.rasterize(head.vertices(reference.params)[0], head.faces, camera)
+    place = mesh.interpolate(seen, head.faces, head.template.numpy())
+    neck = seen.mask & head.regions["neck"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1)
+    inner = cv2.erode(neck.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return proposal, np.where(inner, height(place), np.nan)
+
+
+@pytest.mark.parametrize("raised", [0.0, 0.02])
+def test_the_back_of_a_shirt_has_its_colour(raised: float) -> None:
+    proposal, level = behind(*clothed(SHIRT, raised))
+    cloth, skin = level < NECKLINE - 0.015, level > NECKLINE + 0.02
+    assert cloth.sum() > 300 and skin.sum() > 100
+    # Shoulders that were raised are no hair, though hair moves static offsets as well.
+    assert np.abs(proposal[cloth] - SHIRT).max(1).mean() < 0.05
+    assert np.abs(np.median(proposal[skin], 0) - SKIN).max() < 0.08
+
+
+def test_the_neckline_is_sharp() -> None:
+    proposal, level = behind(*clothed(SHIRT))
+    share = np.clip((proposal - SKIN) @ np.subtract(SHIRT, SKIN) / np.sum(np.subtract(SHIRT, SKIN) ** 2), 0, 1)
+    near = np.abs(level - NECKLINE) < 0.03
+    # Of 60 mm around the line few pixels are a mixture.
+    assert ((share > 0.2) & (share < 0.8) & near).sum() < 0.15 * near.sum()
+
+
+def test_bare_shoulders_stay_bare() -> None:
+    proposal, level = behind(*clothed(SKIN))
+    assert np.abs(proposal[np.isfinite(level)] - SKIN).max(1).mean() < 0.06
+
+
+def test_hair_that_hangs_stays_hair() -> None:
+    """Offsets of the neck are hair's where the picture shows hair there."""
+    head, reference = clothed(SHIRT)
+    beside = (head.template[:, 2] < 0.0) | (head.template[:, 0].abs() > 0.025)
+    neck = head.regions["neck"] & (head.template[:, 1] > -0.15) & (head.template[:, 2] < 0.05) & beside
+    long = torch.zeros_like(head.template)
+    long[neck] = 0.008 * torch.nn.functional.normalize(head.template[neck] * torch.tensor([1.0, 0.0, 1.0]), dim=1)
+    params = reference.params.replace(static_offset=long)
+    camera = reference.camera
+    seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
+    dark = (head.regions["scalp"] | neck).float()[:, None].numpy()
+    hair = mesh.interpolate(seen, head.faces, dark) > 0.5
+    image = np.where(hair, HAIR, np.where(np.arange(160)[:, None, None] > 140, SHIRT, SKIN))
+    image = (np.where(seen.mask[..., None], image, 1.0) * 255).astype(np.uint8)
+    haired = crop_reference(image, seen.mask.astype(np.float32), params, camera, head, 160)
+    proposal, level = behind(head, haired)
+    upper = level > -0.15
+    assert np.abs(np.median(proposal[upper], 0) - HAIR).max() < 0.08
+
+
+@given(st.floats(-0.16, -0.11), st.sampled_from([(0.1, 0.1, 0.1), (0.9, 0.9, 0.95), (0.2, 0.5, 0.2)]))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_a_neckline_is_found_where_it_is(level: float, shirt: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(1)
+    place = rng.uniform([-0.1, -0.2, -0.02], [0.1, -0.09, 0.04], (1500, 3))
+    shade = rng.uniform(0.7, 1.1, (1500, 1))
+    color = np.clip(np.where((height(place) < level)[:, None], shirt, SKIN) * shade, 0, 1).astype(np.float32)
+    face = np.clip(np.array(SKIN) * rng.uniform(0.7, 1.1, (800, 1)), 0, 1).astype(np.float32)
+    found = Neckline.found(face, place, color)
+    wrong = (found.below(place) > 0) != (height(place) < level)
+    assert wrong.mean() < 0.04
+
+
+def test_no_neckline_without_clothes_or_a_face() -> None:
+    rng = np.random.default_rng(2)
+    place = rng.uniform([-0.1, -0.2, -0.02], [0.1, -0.09, 0.04], (600, 3))
+    skin = np.clip(np.array(SKIN) * rng.uniform(0.7, 1.1, (600, 1)), 0, 1).astype(np.float32)
+    assert Neckline.found(skin, place, skin).level is None
+    assert Neckline.found(skin[:0], place, skin).level is None
+    assert Neckline.found(skin, place[:5], skin[:5]).level is None
+    assert float(Neckline().below(place).max()) < 0
