@@ -151,9 +151,11 @@ class Parts:
 
 
 class Work:
-    """What one process needs to make and score frames: the set, the method, and where finished parts lie."""
+    """What one process needs to make and score frames: the set, the method, and where finished parts lie.
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    fingerprint: of the run, where another process found it."""
+
+    def __init__(self, args: argparse.Namespace, fingerprint: str | None = None) -> None:
         self.args = args
         self.tasks = [choose("tasks", task, ALL_TASKS) for task in args.tasks.split(",")]
         named = [choose("kinds", kind, KINDS) for kind in args.kinds.split(",")]
@@ -164,7 +166,8 @@ class Work:
         self.method, self.about = method_of(args) if self.generated else (Proposal(args.size), {})
         self.avatar = _avatar_config(args) if "avatar" in self.tasks else None
         self.setup = Setup(weights=args.weights)
-        self.parts = Parts(args.out, self._fingerprint())
+        self.fingerprint = fingerprint or self._fingerprint()
+        self.parts = Parts(args.out, self.fingerprint)
 
     def units(self) -> list[Unit]:
         """Pieces of work, the longest first: an avatar, or a person's frames of all tasks."""
@@ -264,11 +267,11 @@ def _avatar_config(args: argparse.Namespace) -> Any:
 _work: Work | None = None
 
 
-def _begin(args: argparse.Namespace, threads: int) -> None:
+def _begin(args: argparse.Namespace, threads: int, fingerprint: str) -> None:
     global _work
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    _work = Work(args)
+    _work = Work(args, fingerprint)
 
 
 def _do(units: list[Unit]) -> int:
@@ -292,7 +295,7 @@ def finish(work: Work, workers: int) -> None:
             return
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _begin, (work.args, threads)) as pool:
+        with ProcessPoolExecutor(workers, context, _begin, (work.args, threads, work.fingerprint)) as pool:
             people = itertools.groupby(units, key=lambda unit: unit if unit[0] == "avatar" else unit[1] // NEIGHBOURS)
             for future in as_completed([pool.submit(_do, list(group)) for _, group in people]):
                 progress.advance(bar, future.result())

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from geodiff.raster import mesh
-from geodiff.synth.light import REACH, SEARCH, SHADOW_BIAS, TAPS, Lamps
+from geodiff.synth.light import (
+    COLORED,
+    COLORED_SHIFT,
+    REACH,
+    SEARCH,
+    SHADOW_BIAS,
+    TAPS,
+    WHITE_SHIFT,
+    WRAP,
+    Lamps,
+)
 from geodiff.synth.render import HAIR
 from geodiff.types import Camera
 
@@ -25,7 +35,10 @@ def plain_render(points, faces, table, layer, uvs, texture, lamps: Lamps, camera
     surface[:, 3:6] -= 2 * (facing * hair)[:, None] * towards
     rows, columns = np.nonzero(covered)
     spin = ((columns // supersample) * 73856093) ^ ((rows // supersample) * 19349663)
-    colors = shade(texel(texture, uv), surface, towards, lamps, spin)
+    corners = faces[seen.face[covered]]
+    root, tip = corners[:, [0, 2]].min(1), corners[:, [0, 2]].max(1)
+    tangent = unit(points[tip] - points[root]) * hair[:, None]
+    colors = shade(texel(texture, uv), surface, towards, lamps, spin, tangent)
 
     def pixels(values: np.ndarray) -> np.ndarray:
         full = np.zeros((*covered.shape, values.shape[1]))
@@ -46,22 +59,34 @@ def texel(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     return upper * (1 - fy) + (texture[y + 1, x] * (1 - fx) + texture[y + 1, x + 1] * fx) * fy
 
 
-def shade(paint: np.ndarray, surface: np.ndarray, towards: np.ndarray, lamps: Lamps, spin: np.ndarray) -> np.ndarray:
-    """Colours (N, 3) of painted (N, 4) points, rows (N, 9) of the table; towards: (N, 3) the eye."""
+def shade(
+    paint: np.ndarray, surface: np.ndarray, towards: np.ndarray, lamps: Lamps, spin: np.ndarray, tangent: np.ndarray
+) -> np.ndarray:
+    """Colours (N, 3) of painted (N, 4) points, rows (N, 9) of the table; towards: (N, 3) the eye; tangent: (N, 3) the
+    way hair runs, 0 where there is none."""
     normal, view = unit(surface[:, 3:6]), unit(towards)
+    hair = np.abs(tangent).max(1) > 0
     x, y, z = normal.T
     basis = np.stack([np.ones_like(x), y, z, x, x * y, y * z, x * z, (3 * z * z - 1) / 2, x * x - y * y], 1)
     light = np.maximum(basis @ lamps.harmonics, 0.05 * lamps.harmonics[0]) * surface[:, 6:7]
     glints = np.zeros_like(light)
+    unfolded = 1 - np.clip(surface[:, 8] * paint[:, 3], 0, 0.6)
     for number, (direction, color) in enumerate(zip(lamps.directions, lamps.colors, strict=True)):
-        cosine = np.maximum(normal @ direction, 0)
-        lit = reaches(lamps, number, surface[:, :3], spin)
-        half = np.maximum((normal * unit(view + direction)).sum(1), 0)
+        raw, lit = normal @ direction, reaches(lamps, number, surface[:, :3], spin)
+        cosine = np.maximum(raw, 0)
+        middle = unit(view + direction)
+        half = np.maximum((normal * middle).sum(1), 0)
         glint = lamps.gloss * (0.35 + 3 * surface[:, 7]) * half ** (16 + 180 * surface[:, 7])
-        light += color * (cosine * lit)[:, None]
-        glints += color * (glint * np.minimum(8 * cosine, 1) * lit)[:, None]
-    albedo = paint[:, :3] * (1 - np.clip(surface[:, 8:] * paint[:, 3:], 0, 0.6))
-    linear = np.clip(lamps.gain * (albedo * light + glints), 0, 1)
+        glint *= np.minimum(8 * cosine, 1) * lit
+        wrapped = np.maximum((raw + WRAP) / (1 + WRAP), 0) * lit
+        along, lean = (tangent * middle).sum(1), (normal * middle).sum(1)
+        white, colored = (
+            np.maximum(1 - (along - shift * lean) ** 2 / (1 + shift**2), 0) ** (power / 2)
+            for shift, power in ((WHITE_SHIFT, 60), (COLORED_SHIFT, 14))
+        )
+        light += color * np.where(hair, wrapped * (0.75 + COLORED * colored), cosine * lit)[:, None]
+        glints += color * np.where(hair, wrapped * lamps.gloss * 0.6 * white * unfolded, glint)[:, None]
+    linear = np.clip(lamps.gain * (paint[:, :3] * unfolded[:, None] * light + glints), 0, 1)
     return lamps.curve[(linear * (len(lamps.curve) - 1)).astype(int)]
 
 

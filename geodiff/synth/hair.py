@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -11,18 +11,19 @@ import torch
 from geodiff.conditioning.surface import unit
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
-from geodiff.synth.appearance import JAW, MOUSTACHE, Appearance, paint_hair, template_fields
+from geodiff.synth.appearance import Appearance, grown, paint_hair
+from geodiff.synth.fields import JAW, MOUSTACHE, template_fields
 from geodiff.synth.layers import Layer
 from geodiff.synth.noise import fractal_noise
-from geodiff.synth.strands import Comb, Growth, Roots, Skin, grow, ribbons, scatter_roots
+from geodiff.synth.strands import Comb, Growth, Roots, Skin, Strands, grow, ribbons, scatter_roots
 
 #: Kinds of hair and how often they are drawn.
 STYLES = {
     "bald": 0.09, "buzz": 0.11, "crop": 0.16, "short": 0.20, "curly": 0.12, "medium": 0.12, "long": 0.14, "bun": 0.06,
 }  # fmt: skip
 COMBS = ("crown", "part", "back")
-#: Locks on a whole head; fewer are wider.
-LOCKS = 2000
+#: Strands on a whole head.
+STRANDS = 2200
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def random_style(rng: np.random.Generator, kind: str | None = None) -> HairStyle
         "long": (rng.uniform(0.010, 0.024), *(rng.uniform(0.22, 0.40) + rng.normal(0, 0.02, 3))),
         "bun": (rng.uniform(0.003, 0.007), 0.16, 0.13, 0.12),
     }[kind]
-    fringe = float(rng.uniform(0.035, 0.07)) if kind in ("short", "medium", "long") and rng.random() < 0.35 else 0.0
+    fringe = float(rng.uniform(0.045, 0.08)) if kind in ("short", "medium", "long") and rng.random() < 0.35 else 0.0
     loose = kind in ("medium", "long")
     comb = "crown" if kind == "buzz" else str(rng.choice(COMBS, p=(0.0, 0.7, 0.3) if loose else (0.3, 0.45, 0.25)))
     curly = kind == "curly" or (kind in ("medium", "long") and rng.random() < 0.4)
@@ -92,10 +93,10 @@ def random_style(rng: np.random.Generator, kind: str | None = None) -> HairStyle
         back=float(back),
         fringe=fringe,
         part=float(rng.choice([-1, 1]) * rng.uniform(0.0, 0.04)),
-        curl=float(rng.uniform(0.003, 0.008)) if curly else float(rng.uniform(0, 0.001)),
-        turns=float(rng.uniform(4.0, 8.0)) if kind == "curly" else float(rng.uniform(0.8, 2.5)),
+        curl=float(rng.uniform(0.003, 0.006)) if curly else float(rng.uniform(0, 0.001)),
+        turns=float(rng.uniform(3.0, 6.0)) if kind == "curly" else float(rng.uniform(0.8, 2.5)),
         frizz=float(rng.uniform(0.0005, 0.004)),
-        clump=float(rng.uniform(0.2, 0.9)),
+        clump=float(rng.uniform(0.1, 0.5) if kind == "curly" else rng.uniform(0.2, 0.9)),
         seed=int(rng.integers(1 << 30)),
     )
 
@@ -119,8 +120,8 @@ def hair_layers(
     if roots is None:
         return layers
     growth = _growth(style)
-    locks = grow(rng, roots, skin, _comb(style, vertices, head), growth)
-    layers.append(ribbons(rng, locks, skin, growth, look.hair))
+    strands = grow(rng, roots, skin, _comb(style, vertices, head), growth)
+    layers.append(ribbons(rng, strands, growth, look.hair))
     if style.kind == "bun" and free.all():
         layers.append(_bun(rng, _knot(vertices, head, style), style, look))
     return layers
@@ -146,8 +147,10 @@ def _growth(style: HairStyle) -> Growth:
         curl=style.curl,
         turns=style.turns,
         clump=style.clump if style.kind != "bun" else 0.1,
-        width=0.0036 if loose else 0.0026,
+        strands={"crop": 5, "short": 6}.get(style.kind, 8),
+        width=0.0030 if loose else 0.0024,
         frizz=style.frizz,
+        under=0.0 if style.kind == "crop" else 1.5,
     )
 
 
@@ -164,16 +167,16 @@ def beard_layer(head: HeadModel, shaped: torch.Tensor, look: Appearance) -> Laye
     if density.sum() < 10:
         return None
     vertices, normals = shaped.numpy().astype(np.float64), vertex_normals(shaped, head.faces).numpy()
-    length = np.where(jaw < 0.026, look.beard_length, min(look.beard_length, 0.012))
-    roots = scatter_roots(rng, vertices, head.faces.numpy(), normals, density, length, 1100)
+    length = np.where(jaw < 0.026, look.beard_length, min(look.beard_length, 0.008))
+    roots = scatter_roots(rng, vertices, head.faces.numpy(), normals, density, length, 1500)
     skin = outer_skin(head, vertices, normals)
     growth = Growth(
-        segments=4, volume=0.3 * look.beard_length, combed=0.03, cling=0.3, curl=0.0008, turns=6, clump=0.3,
-        width=0.0016, frizz=0.0015,
+        segments=4, strands=3, volume=0.3 * look.beard_length, combed=0.03, cling=0.3, curl=0.0004, turns=4, clump=0.3,
+        width=0.0013, frizz=0.0015, under=0.0,
     )  # fmt: skip
     ahead = np.array([0.0, -0.8, 0.5])
-    locks = grow(rng, roots, skin, lambda points, _: np.broadcast_to(ahead, points.shape), growth)
-    return ribbons(rng, locks, skin, growth, look.brow * 1.1, roots)
+    strands = grow(rng, roots, skin, lambda points, _: np.broadcast_to(ahead, points.shape), growth)
+    return ribbons(rng, strands, growth, look.brow * 1.1, roots)
 
 
 def _roots(
@@ -186,9 +189,8 @@ def _roots(
     free: np.ndarray,
 ) -> Roots | None:
     fields, place = template_fields(head), head.template.numpy()
-    wobble = 0.12 * fractal_noise(place, 0.02, 2, look.seed + 7)
-    grown = np.clip((fields.hairline + wobble - look.hairline + 0.08) / 0.3, 0.0, 1.0)
-    density = np.sqrt(grown) * free
+    inside = grown(place, fields.hairline, fields.temple, look)
+    density = np.clip((inside + 0.03) / 0.15, 0.0, 1.0) * free
     if density.sum() < 10:
         return None
     crown = fields.marks[10, 1] + 0.01
@@ -198,13 +200,13 @@ def _roots(
     if style.fringe:
         forehead = _forehead(place, head)
         length = np.where(forehead > 0.05, style.fringe, length)
-    return scatter_roots(rng, vertices, head.faces.numpy(), normals, density, length, LOCKS)
+    return scatter_roots(rng, vertices, head.faces.numpy(), normals, density, length, STRANDS)
 
 
 def _forehead(points: np.ndarray, head: HeadModel) -> np.ndarray:
     """(N,) 0..1: where a fringe grows, over the forehead and back to the middle of the skull."""
     marks = template_fields(head).marks
-    ahead = np.clip((points[:, 2] - 0.35 * marks[10, 2]) / 0.02, 0, 1)
+    ahead = np.clip((points[:, 2] - marks[10, 2] + 0.06) / 0.02, 0, 1)
     return ahead * np.clip((0.055 - np.abs(points[:, 0])) / 0.015, 0, 1)
 
 
@@ -220,7 +222,7 @@ def _comb(style: HairStyle, vertices: np.ndarray, head: HeadModel) -> Comb:
         if style.kind == "bun":
             return unit(knot - points)
         if style.kind == "curly":
-            return unit(points - middle)
+            return unit(unit(points - middle) + 0.6 * unit((points - whorl) * np.array([1.0, 0.3, 1.0])))
         around = (points - whorl) * np.array([1.0, 0.0, 1.0])
         away = unit(around - 0.6 * np.linalg.norm(around, axis=1, keepdims=True) * np.array([0, 1.0, 0]))
         if style.comb == "crown":
@@ -259,16 +261,20 @@ def _bun(rng: np.random.Generator, centre: np.ndarray, style: HairStyle, look: A
     ring = np.cos(angle)[..., None] * side[:, None] + np.sin(angle)[..., None] * other[:, None] + lift * axis[:, None]
     ball = unit(ring) * radius * rng.uniform(0.8, 1.05, count)[:, None, None]
     locks = centre + ball * np.array([1.0, 1.0, 0.85])
-    sphere = unit(rng.normal(0, 1, (400, 3)))
-    growth = Growth(width=0.006, normal_mix=0.85)
-    return ribbons(rng, locks, Skin(centre + 0.5 * radius * sphere, sphere), growth, look.hair)
+    along = np.linspace(0, 1, points)
+    even = np.ones((count, points))
+    dark = 0.45 * np.clip(1 - np.linalg.norm(ball, axis=2) / (0.95 * radius), 0, 1)
+    width = 0.005 * even * np.interp(along, [0, 0.1, 0.9, 1], [0.3, 1, 1, 0.3])
+    shade = rng.uniform(0.02, 0.85, count)
+    strands = Strands(locks, unit(ball), 0 * even, 0.004 * even, width, dark, shade, np.arange(count))
+    return ribbons(rng, strands, Growth(), look.hair)
 
 
 def scalp_shell(head: HeadModel) -> Shell:
     """The part of a head's surface that can carry hair, subdivided once; made once for each head."""
     if head not in _shells:
         fields = template_fields(head)
-        haired = torch.as_tensor(fields.hairline > 0.12)
+        haired = torch.as_tensor(fields.hairline > 0.05)
         kept = haired[head.faces].any(-1)
         faces, uvs = head.faces[kept].numpy(), head.uvs[head.faces_uv[kept]].numpy()
         used, faces = np.unique(faces, return_inverse=True)
@@ -294,26 +300,25 @@ def close_shell(head: HeadModel, shaped: torch.Tensor, style: HairStyle, look: A
     shell, fields = scalp_shell(head), template_fields(head)
     normal = shell.gather(vertex_normals(shaped, head.faces).numpy())
     base, place = shell.gather(shaped.numpy()), shell.gather(head.template.numpy())
-    field = shell.gather(fields.hairline[:, None])[:, 0]
-    wobble = 0.12 * fractal_noise(place, 0.02, 2, look.seed + 7) + 0.06 * fractal_noise(place, 0.004, 2, style.seed)
-    # Between locks the shell begins behind the hairline, where they hide its edge.
-    behind = 0.0 if style.kind == "buzz" else 0.14
-    grown = np.clip((field + wobble - look.hairline - behind + 0.06) / 0.35, -0.3, 1.0)
-    risen = np.clip(grown, 0, 1)
+    field, temple = shell.gather(np.stack([fields.hairline, fields.temple], 1)).T
+    inside = grown(place, field, temple, look)
+    locks = style.kind != "buzz"
+    # Between locks the shell rises behind the hairline.
+    risen = np.clip((inside - (0.06 if locks else 0.0)) / 0.25, 0, 1)
     rounded = risen * (2 - risen)
     rough = 0.15 * fractal_noise(place, (0.012, 0.03, 0.012), 3, style.seed)
-    thickness = style.volume * (1.0 if style.kind == "buzz" else 0.5) * (1 + rough)
+    thickness = style.volume * {"buzz": 1.0, "curly": 0.65}.get(style.kind, 0.5) * (1 + rough)
     if style.kind == "crop":
         over = np.clip((place[:, 1] - fields.marks[10, 1] + 0.04) / 0.05, 0, 1)
         thickness = 0.003 + (thickness - 0.003) * over
-    sunk = np.clip(-grown / 0.15, 0, 1)
-    vertices = base + normal * (thickness * rounded + 0.0006 - 0.004 * sunk)[:, None]
-    shade = 0.75 if style.kind not in ("buzz", "crop") else 0.95
+    sunk = np.clip(-(inside + 0.04) / 0.1, 0, 1)
+    vertices = base + normal * (thickness * rounded + 0.0005 - 0.004 * sunk)[:, None]
+    shade = 0.95 if style.kind in ("buzz", "crop") else 0.65
     return Layer(
         vertices=vertices.astype(np.float32),
         faces=shell.faces,
         uvs=shell.corner_uvs,
-        texture=shade * paint_hair(head, look, size),
+        texture=paint_hair(head, replace(look, hair=shade * look.hair), size, look.skin),
         occlusion=0.85,
         shine=0.04,
     )

@@ -30,7 +30,9 @@ class Layer:
     vertices: (N, 3) metres. faces: (M, 3). uvs: (M, 3, 2) places of the corners in the layer's own texture, 0..1 from
     the top left. texture: (h, w, 3) float32 sRGB in 0..1, or (h, w, 4) with the depth of wrinkles. normals: (N, 3), or
     None for those of the mesh. occlusion, shine: of the whole layer, 0..1. anchor: None for what is rigid with the
-    skull. hair: whether normals are those of hair, not of the triangles.
+    skull. hair: whether normals are those of hair, not of the triangles; of each triangle's first and last corners the
+    one with the higher number lies farther along the hair. dark: (N,) 0..0.6 how far it is darkened where the texture's
+    fourth channel is 1.
     """
 
     vertices: np.ndarray
@@ -42,13 +44,14 @@ class Layer:
     shine: float = 0.04
     anchor: Anchor | None = None
     hair: bool = False
+    dark: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Stack:
     """Layers joined into one mesh with one texture; the first is the head's own surface.
 
-    faces: (M, 3). uvs: (M, 3, 2) into `texture` (H, W, 4). static: (N, 2) occlusion and shine of each vertex.
+    faces: (M, 3). uvs: (M, 3, 2) into `texture` (H, W, 4). static: (N, 3) occlusion, shine and darkness of each vertex.
     """
 
     layers: tuple[Layer, ...]
@@ -71,8 +74,7 @@ class Stack:
         heights = [len(texture) for texture in textures]
         tops = np.cumsum([0, *heights[:-1]]) / sum(heights)
         starts = np.cumsum([0, *(len(layer.vertices) for layer in everything)])
-        static = [base_static.astype(np.float32)]
-        static += [np.tile(np.array([[x.occlusion, x.shine]], np.float32), (len(x.vertices), 1)) for x in layers]
+        static = [np.pad(base_static, ((0, 0), (0, 1))), *(_static(layer) for layer in layers)]
         scale = np.array(heights) / sum(heights)
         uvs = [
             np.stack([layer.uvs[..., 0], top + share * _inset(layer.uvs[..., 1], height)], -1)
@@ -83,7 +85,7 @@ class Stack:
             faces=np.concatenate([layer.faces + first for layer, first in zip(everything, starts, strict=False)]),
             uvs=np.concatenate(uvs).astype(np.float32),
             texture=np.concatenate(textures),
-            static=np.concatenate(static),
+            static=np.concatenate(static).astype(np.float32),
             starts=tuple(int(first) for first in starts),
         )
 
@@ -95,6 +97,13 @@ class Stack:
             points.append(moved)
             normals.append(_own_normals(replace(layer, vertices=moved)))
         return np.concatenate(points).astype(np.float32), np.concatenate(normals).astype(np.float32)
+
+
+def _static(layer: Layer) -> np.ndarray:
+    table = np.tile(np.array([[layer.occlusion, layer.shine, 0.0]]), (len(layer.vertices), 1))
+    if layer.dark is not None:
+        table[:, 2] = layer.dark
+    return table
 
 
 def _with_wrinkles(texture: np.ndarray) -> np.ndarray:

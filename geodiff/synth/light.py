@@ -284,3 +284,35 @@ def lamp_light(lamps, number, point, nx, ny, nz, vx, vy, vz, spin):  # noqa: ANN
         # None from light that grazes the surface.
         glint *= min(8 * cosine, np.float32(1)) * cosine_lit
     return cosine * cosine_lit, glint
+
+
+#: Hair's two highlights: how far they are shifted along it (tangent of the angle; the white one towards the tip, the
+#: coloured one towards the root). Their sines are raised to the 60th and the 14th power.
+WHITE_SHIFT, COLORED_SHIFT = 0.12, -0.20
+#: Brightness of the coloured highlight. How far light wraps round a lock, as light that hair passes on does.
+COLORED, WRAP = 0.9, 0.35
+
+
+@kept(fastmath=True, inline="always")
+def _square_sine(along, lean, shift):  # noqa: ANN001, ANN202
+    """Of the angle between half vector and a tangent that is shifted towards the normal. along, lean: cosines of the
+    half vector with tangent and normal."""
+    slope = (along - np.float32(shift) * lean) ** 2 / np.float32(1 + shift * shift)
+    return max(1 - slope, np.float32(0))
+
+
+@kept(fastmath=True)
+def hair_light(lamps, number, point, tx, ty, tz, nx, ny, nz, vx, vy, vz, spin):  # noqa: ANN001, ANN202
+    """`lamp_light` of hair that runs along the unit tangent t: Kajiya and Kay's highlights, the two of Marschner et al.
+    2003 as Scheuermann (2004) shifts them. The first number is of what takes the hair's colour, the second is white."""
+    lx, ly, lz = lamps.directions[number, 0], lamps.directions[number, 1], lamps.directions[number, 2]
+    wrapped = (nx * lx + ny * ly + nz * lz + np.float32(WRAP)) / np.float32(1 + WRAP)
+    if wrapped <= 0:
+        return np.float32(0), np.float32(0)
+    lit = wrapped * _reaches(lamps, number, point, spin)
+    hx, hy, hz = vx + lx, vy + ly, vz + lz
+    length = 1 / np.sqrt(hx * hx + hy * hy + hz * hz + np.float32(1e-18))
+    along, lean = (tx * hx + ty * hy + tz * hz) * length, (nx * hx + ny * hy + nz * hz) * length
+    white, colored = _square_sine(along, lean, WHITE_SHIFT), _square_sine(along, lean, COLORED_SHIFT)
+    white, colored = white**30, colored**7
+    return lit * (np.float32(0.75) + np.float32(COLORED) * colored), lit * lamps.gloss * np.float32(0.6) * white

@@ -14,7 +14,7 @@ import numpy as np
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
 from geodiff.raster.mesh_kernels import weight_planes
-from geodiff.synth.light import Lamps, lamp_light, sky_light
+from geodiff.synth.light import Lamps, hair_light, lamp_light, sky_light
 from geodiff.types import Camera
 
 #: The bit of `Surface.layer` that tells hair, whose normals are not those of its triangles.
@@ -65,21 +65,26 @@ def _add_texel(texture, u, v, out):  # noqa: ANN001, ANN202
 
 
 @kept(fastmath=True, error_model="numpy")
-def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
-    """The colour in the picture of a point (13,), a row of the table and a texel, into color (3,).
+def _color(point, hair, eye, lamps, spin, color):  # noqa: ANN001, ANN202
+    """The colour in the picture of a point (16,), a row of the table, a texel and the way hair runs, into color (3,).
 
-    eye: (3,). spin: turns the pattern of shadow tests.
+    hair: whether it is some. eye: (3,). spin: turns the pattern of shadow tests.
     """
     vx, vy, vz = eye[0] - point[0], eye[1] - point[1], eye[2] - point[2]
     length = 1 / np.sqrt(vx * vx + vy * vy + vz * vz + np.float32(1e-18))
     vx, vy, vz = vx * length, vy * length, vz * length
     length = 1 / np.sqrt(point[3] ** 2 + point[4] ** 2 + point[5] ** 2 + np.float32(1e-18))
     nx, ny, nz = point[3] * length, point[4] * length, point[5] * length
+    length = 1 / np.sqrt(point[13] ** 2 + point[14] ** 2 + point[15] ** 2 + np.float32(1e-18))
+    tx, ty, tz = point[13] * length, point[14] * length, point[15] * length
     red, green, blue = sky_light(lamps, nx, ny, nz)
     red, green, blue = red * point[6], green * point[6], blue * point[6]
     glint_red = glint_green = glint_blue = np.float32(0)
     for number in range(lamps.directions.shape[0]):
-        diffuse, glint = lamp_light(lamps, number, point, nx, ny, nz, vx, vy, vz, spin)
+        if hair:
+            diffuse, glint = hair_light(lamps, number, point, tx, ty, tz, nx, ny, nz, vx, vy, vz, spin)
+        else:
+            diffuse, glint = lamp_light(lamps, number, point, nx, ny, nz, vx, vy, vz, spin)
         red += lamps.colors[number, 0] * diffuse
         green += lamps.colors[number, 1] * diffuse
         blue += lamps.colors[number, 2] * diffuse
@@ -87,9 +92,10 @@ def _color(point, eye, lamps, spin, color):  # noqa: ANN001, ANN202
         glint_green += lamps.colors[number, 1] * glint
         glint_blue += lamps.colors[number, 2] * glint
     unfolded = 1 - min(max(point[8] * point[12], np.float32(0)), np.float32(0.6))
-    color[0] = lamps.gain[0] * (point[9] * unfolded * red + glint_red)
-    color[1] = lamps.gain[1] * (point[10] * unfolded * green + glint_green)
-    color[2] = lamps.gain[2] * (point[11] * unfolded * blue + glint_blue)
+    seen = unfolded if hair else np.float32(1)
+    color[0] = lamps.gain[0] * (point[9] * unfolded * red + seen * glint_red)
+    color[1] = lamps.gain[1] * (point[10] * unfolded * green + seen * glint_green)
+    color[2] = lamps.gain[2] * (point[11] * unfolded * blue + seen * glint_blue)
     last = lamps.curve.shape[0] - 1
     for c in range(3):
         color[c] = lamps.curve[int(min(max(color[c], np.float32(0)), np.float32(1)) * last)]
@@ -133,8 +139,9 @@ def _gather(surface, row, column, supersample, met, weights, paint, planes):  # 
 
 @kept(inline="always")
 def _mean_sample(surface, f, weights, paint, samples, eye, out):  # noqa: ANN001, ANN202
-    """What a pixel's samples of face f see on average, into out (13,): a row of the table (linear in the weights),
-    its normal brought to the camera's side (both sides of sheets and of hair are seen), and the texel."""
+    """What a pixel's samples of face f see on average, into out (16,): a row of the table (linear in the weights),
+    its normal brought to the camera's side (both sides of sheets and of hair are seen), the texel, and the way along
+    which hair runs."""
     share = np.float32(1) / samples
     a, b, c = share * weights[0], share * weights[1], share * weights[2]
     i, j, k = surface.faces[f, 0], surface.faces[f, 1], surface.faces[f, 2]
@@ -142,6 +149,9 @@ def _mean_sample(surface, f, weights, paint, samples, eye, out):  # noqa: ANN001
         out[n] = a * surface.table[i, n] + b * surface.table[j, n] + c * surface.table[k, n]
     for n in range(4):
         out[9 + n] = share * paint[n]
+    root, tip = min(i, k), max(i, k)
+    for n in range(3):
+        out[13 + n] = surface.table[tip, n] - surface.table[root, n]
     vx, vy, vz = eye[0] - out[0], eye[1] - out[1], eye[2] - out[2]
     facing = out[3] * vx + out[4] * vy + out[5] * vz
     if facing < 0:
@@ -156,7 +166,7 @@ def _mean_sample(surface, f, weights, paint, samples, eye, out):  # noqa: ANN001
 
 @kept(inline="always")
 def _piece(first, layers, count, sample, layer):  # noqa: ANN001, ANN202
-    """Number of the piece that a face's mean sample (13,) belongs to, `count` for a new one. first: (PIECES, 13) the
+    """Number of the piece that a face's mean sample (16,) belongs to, `count` for a new one. first: (PIECES, 16) the
     first sample of each piece found so far, layers: (PIECES,) what they belong to."""
     for g in range(count):
         dx, dy, dz = sample[0] - first[g, 0], sample[1] - first[g, 1], sample[2] - first[g, 2]
@@ -169,8 +179,8 @@ def _piece(first, layers, count, sample, layer):  # noqa: ANN001, ANN202
 @kept(fastmath=True, error_model="numpy")
 def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage):  # noqa: ANN001, ANN202
     """Mean colours, mean normals (world) and covered share of each pixel, in place."""
-    sample, color = np.empty(13, np.float32), np.empty(3, np.float32)
-    first, total = np.empty((PIECES, 13), np.float32), np.empty((PIECES, 13), np.float32)
+    sample, color = np.empty(16, np.float32), np.empty(3, np.float32)
+    first, total = np.empty((PIECES, 16), np.float32), np.empty((PIECES, 16), np.float32)
     layers, members = np.empty(PIECES, np.uint8), np.empty(PIECES, np.int64)
     samples = supersample * supersample
     met, weights = np.empty((samples, 2), np.int64), np.empty((samples, 3), np.float32)
@@ -187,18 +197,18 @@ def _render_kernel(surface, lamps, eye, supersample, image, normals, coverage): 
                 if g == count:
                     layers[g], members[g] = surface.layer[f], 0
                     count += 1
-                    for n in range(13):
+                    for n in range(16):
                         first[g, n], total[g, n] = sample[n], np.float32(0)
                 members[g] += met[k, 1]
-                for n in range(13):
+                for n in range(16):
                     total[g, n] += size * sample[n]
             for g in range(count):
                 coverage[row, column] += share * members[g]
                 for n in range(3):
                     normals[row, column, n] += share * total[g, 3 + n]
-                for n in range(13):
+                for n in range(16):
                     sample[n] = total[g, n] / members[g]
-                _color(sample, eye, lamps, (column * 73856093) ^ (row * 19349663) ^ g, color)
+                _color(sample, layers[g] & HAIR, eye, lamps, (column * 73856093) ^ (row * 19349663) ^ g, color)
                 for n in range(3):
                     image[row, column, n] += share * members[g] * color[n]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ class Subject:
         self.params: HeadParams = head.zeros().replace(shape=torch.as_tensor(shape, dtype=torch.float32))
         self.look: Appearance = random_appearance(rng, 0.0 if natural else wild)
         self.style: HairStyle = random_style(rng)
+        if self.style.kind == "bald":
+            self.look = replace(self.look, scalp_hair=float(rng.uniform(0.0, 0.35)))
         self.wear: Wear = random_wear(rng, eyes_free=natural)
         self.light: Lighting = random_lighting(rng)
         self._person = personal_head(head, self.params)
@@ -105,9 +107,8 @@ class Subject:
         head = self._person.vertices(without_identity(params))[0].numpy()
         points, normals = self._stack.posed(head, head - self._rest.numpy())
         shadows = [ShadowMap.make(points, self._faces, light.direction) for light in self.light.lights]
-        folded = np.zeros((len(points), 1), np.float32)
-        folded[: len(head), 0] = self._folding(head)
-        table = np.concatenate([points, normals, self._stack.static, folded], 1)
+        table = np.concatenate([points, normals, self._stack.static], 1)
+        table[: len(head), 8] = self._folding(head)
         return Posed(points, table, lamps(self.light, shadows))
 
     def _folding(self, vertices: np.ndarray) -> np.ndarray:

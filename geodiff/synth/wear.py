@@ -10,7 +10,8 @@ import torch
 from geodiff.conditioning.surface import smoother
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
-from geodiff.synth.appearance import Appearance, template_fields
+from geodiff.synth.appearance import Appearance
+from geodiff.synth.fields import template_fields
 from geodiff.synth.layers import Layer
 from geodiff.synth.noise import fractal_noise
 

@@ -17,7 +17,8 @@ from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.synth.appearance import paint, random_appearance, template_fields, wrinkles
+from geodiff.synth.appearance import grown, paint, random_appearance, wrinkles
+from geodiff.synth.fields import template_fields
 from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, random_style
 from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Light, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting, shadow_test
@@ -36,8 +37,8 @@ def head() -> HeadModel:
     return ellipsoid_head()
 
 
-def camera(head: HeadModel, yaw: float = 0.0):
-    return framed_camera(head_frame(head, head.zeros()), yaw, 0.0, 1.0, SIZE)
+def camera(head: HeadModel, yaw: float = 0.0, size: int = SIZE):
+    return framed_camera(head_frame(head, head.zeros()), yaw, 0.0, 1.0, size)
 
 
 def test_noise_is_smooth_bounded_and_repeatable() -> None:
@@ -82,7 +83,9 @@ def test_normals_of_a_bare_head_are_those_of_the_head(head: HeadModel) -> None:
     subject = Subject(head, seed, texture_size=32)
     vertices = head.vertices(subject.params)[0]
     frame = subject.render(subject.pose(subject.params), camera(head))
-    assert np.allclose(frame.normals, mesh.render_normals(vertices, head.faces, camera(head), 2), atol=0.08)
+    difference = np.abs(frame.normals - mesh.render_normals(vertices, head.faces, camera(head), 2)).max(2)
+    # At silhouettes a smooth normal may look away from the camera; frames turn it to the camera's side.
+    assert (difference > 0.08).mean() < 1e-3 and difference.mean() < 2e-3
 
 
 @pytest.mark.parametrize("kind", STYLES)
@@ -106,6 +109,45 @@ def test_hair_stands_off_the_skull_and_long_hair_hangs(head: HeadModel, kind: st
         assert np.quantile(locks[:, 1], 0.05) < lowest[kind], "long hair falls below the chin"
     none = hair_layers(head, shaped, style, look, 32, ~everywhere)
     assert len(none) == 1, "no locks grow under a hat"
+
+
+@pytest.fixture(scope="module")
+def long_hair(head: HeadModel) -> Layer:
+    style = random_style(np.random.default_rng(5), "long")
+    look, free = random_appearance(np.random.default_rng(0)), np.ones(head.num_vertices, bool)
+    return hair_layers(head, head.shaped(head.zeros())[0], style, look, 32, free)[1]
+
+
+def test_long_hair_closes_over_what_is_behind_it(head: HeadModel, long_hair: Layer) -> None:
+    seen = mesh.visible(long_hair.vertices, long_hair.faces, camera(head, np.pi)).face >= 0
+    columns = np.flatnonzero(seen.sum(0) > SIZE / 4)
+    middle = slice(columns[len(columns) // 5], columns[-len(columns) // 5])
+    assert seen[SIZE // 3 : 3 * SIZE // 4, middle].mean() > 0.97, "no gaps between locks"
+
+
+def test_normals_of_hair_are_those_of_its_locks(head: HeadModel, long_hair: Layer) -> None:
+    shaped = head.shaped(head.zeros())[0]
+    skin = outer_skin(head, shaped.numpy(), vertex_normals(shaped, head.faces).numpy())
+    hull = skin.hull(long_hair.vertices.astype(np.float64))[1]
+    turned = np.degrees(np.arccos(np.clip((hull * long_hair.normals).sum(1), -1, 1)))
+    assert 4 < np.median(turned) < 25 and np.quantile(turned, 0.98) < 45
+    # The two edges of a strand look to its sides, but hardly: they belong to one lock.
+    edges = long_hair.normals.reshape(-1, 2, 3)
+    assert np.median((edges[:, 0] * edges[:, 1]).sum(1)) > np.cos(np.radians(12))
+
+
+def test_hair_grows_above_the_brows_and_recedes_at_the_temples() -> None:
+    model = load_head("builtin")
+    fields, place = template_fields(model), model.template.numpy()
+    look = replace(random_appearance(np.random.default_rng(3)), hairline=0.47, recession=0.0)
+    inside = grown(place, fields.hairline, fields.temple, look)
+    crown = place[:, 1] > place[:, 1].max() - 0.01
+    brows = np.linalg.norm(place[:, None] - fields.marks[[105, 334]], axis=2).min(1) < 0.015
+    assert inside[crown].min() > 0.15 and inside[brows].max() < -0.15
+    receding = grown(place, fields.hairline, fields.temple, replace(look, recession=0.3))
+    assert np.allclose(receding[crown], inside[crown], atol=0.31) and (receding <= inside).all()
+    corner = fields.temple > 0.9
+    assert np.allclose(inside[corner] - receding[corner], 0.3, atol=0.04)
 
 
 def test_borders_of_hats_run_where_they_should() -> None:
@@ -160,7 +202,7 @@ def test_layers_share_one_texture_without_bleeding(head: HeadModel) -> None:
 
     stack = Stack.of(layer(0.2, 16), np.zeros((3, 2)), [layer(0.9, 8), layer(0.5, 32)])
     height, width = stack.texture.shape[:2]
-    assert width == 16 and stack.faces.max() == 8 and stack.static.shape == (9, 2)
+    assert width == 16 and stack.faces.max() == 8 and stack.static.shape == (9, 3)
     for number, value in enumerate((0.2, 0.9, 0.5)):
         for u, v in stack.uvs[number]:
             texel = stack.texture[min(int(v * height), height - 1), min(int(u * width), width - 1)]
@@ -220,7 +262,7 @@ def test_shadow_falls_behind_and_light_brightens(head: HeadModel) -> None:
     surface[0, 2], surface[1, 2] = 0.3, -0.3
     paint = np.full((2, 4), 0.5, np.float32)
     towards = np.array([0.0, 0.0, 2.0]) - surface[:, :3]
-    bright, dark = plain_shade(paint, surface, towards, lamps(light, [shadow]), np.zeros(2, int))
+    bright, dark = plain_shade(paint, surface, towards, lamps(light, [shadow]), np.zeros(2, int), np.zeros((2, 3)))
     assert bright[0] == pytest.approx((0.5 * 0.8) ** (1 / 2.2), abs=1e-3)
     assert dark[0] == pytest.approx((0.5 * 0.3) ** (1 / 2.2), abs=1e-3)
 
@@ -246,14 +288,14 @@ def test_shadows_soften_with_the_light_and_the_distance(head: HeadModel) -> None
 def test_the_picture_is_that_of_the_plain_renderer(seed: int) -> None:
     head = load_head("builtin")
     subject = Subject(head, seed, texture_size=256)
-    posed, view = subject.pose(subject.params), camera(head, 0.4)
+    posed, view = subject.pose(subject.params), camera(head, 0.4, 2 * SIZE)
     uvs, texture = subject._stack.uvs, subject._texture
     drawn = (posed.vertices, subject._faces, posed.table, subject._layer, uvs, texture, posed.lamps, view, 3)
     fast, plain = render(*drawn), plain_render(*drawn)
     assert np.abs(fast[2] - plain[2]).max() < 1e-5, "coverage"
     # Faces that a pixel sees from both sides, at silhouettes, are turned as one.
     turned = np.abs(fast[1] - plain[1]).max(2)
-    assert turned.mean() < 5e-4 and (turned > 1e-3).mean() < 0.02, "normals"
+    assert turned.mean() < 6e-4 and (turned > 1e-3).mean() < 0.02, "normals"
     difference = np.abs(fast[0] - plain[0])[plain[2] > 0]
     assert difference.mean() < 0.006 and np.quantile(difference, 0.99) < 0.06, "colours"
 

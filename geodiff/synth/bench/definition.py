@@ -19,7 +19,7 @@ from geodiff.synth.motion import random_expressions
 from geodiff.types import Motion
 
 #: Raised whenever people, shots or the rules of scoring change: figures of two versions do not compare.
-VERSION = 1
+VERSION = 2
 #: People of the set.
 IDENTITIES = 16
 #: Seed of the first person; see the module's text.
@@ -159,7 +159,7 @@ def shot(task: str, identity: int, number: int) -> Shot:
     turn = number * IDENTITIES + identity + 4 * (task == "cross")
     yaw, elevation = _view(rng, turn % (len(ANGLES) - 1))
     extreme = (turn // 3) % 3 == 2
-    motion = _extreme(rng, turn // 9) if extreme else random_expressions(rng, 1)
+    motion = extreme_motion(rng, turn // 9) if extreme else random_expressions(rng, 1)
     driver = identity if task == "self" else (identity + 1 + (4 * number) % (IDENTITIES - 1)) % IDENTITIES
     return Shot(task, identity, driver, number, yaw, elevation, motion, extreme)
 
@@ -169,7 +169,7 @@ def avatar_motions(identity: int, count: int, held: int) -> tuple[Motion, Motion
     rng = stream(identity, _AVATAR, 0)
     seen = [random_expressions(rng, 1) for _ in range(count)]
     rng = stream(identity, _AVATAR, 1)
-    new = [_extreme(rng, identity + n) if n % 2 else random_expressions(rng, 1) for n in range(held)]
+    new = [extreme_motion(rng, identity + n) if n % 2 else random_expressions(rng, 1) for n in range(held)]
     return join(seen), join(new)
 
 
@@ -216,7 +216,8 @@ def _view(rng: np.random.Generator, number: int) -> tuple[float, float]:
     return float(yaw if rng.random() < 0.5 else -yaw), float(elevation)
 
 
-def _extreme(rng: np.random.Generator, number: int) -> Motion:
+def extreme_motion(rng: np.random.Generator, number: int) -> Motion:
+    """One of EXTREMES (T = 1), gaze drawn at random."""
     weights = {name: np.array([value], np.float32) for name, value in EXTREMES[number % len(EXTREMES)].items()}
     gaze = np.clip(rng.normal(0, [0.16, 0.09]), -0.4, 0.4).astype(np.float32)
     return Motion(weights, np.zeros((1, 3), np.float32), gaze[None])
