@@ -6,11 +6,12 @@ scripts/tracking_accuracy.py and scripts/measure_detector.py. Each person is kep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from geodiff.files import read_npz, write_npz
 from geodiff.geometry import project
@@ -25,38 +26,52 @@ from geodiff.tracking.landmarks import Face, closest_look
 from geodiff.tracking.perception import Region
 
 FIRST_SEED = 2**96
-PORTRAITS = PortraitConfig(size=320, pitch=11, roll=9, texture=512)
-#: Photographs of a person, in so many scenes (expression and light).
-PHOTOS, SCENES = 14, 5
+PORTRAITS = PortraitConfig(pitch=11, roll=9, texture=384)
+#: Sides of the photographs in pixels, one by person.
+SIZES = (256, 256, 256, 384)
+#: Photographs of a person, and how many share an expression and a light.
+PHOTOS, SHARED = 8, 2
 #: The crop that is kept, with a margin for shifts: half its side in units of the face's frame, and its pixels.
-KEPT_REACH, KEPT_PIXELS = 2.7, 112
+KEPT_REACH, KEPT_PIXELS = 2.6, 136
 #: Principal components of faces.
 FACES = 20
 
 
 def photograph_person(head: HeadModel, number: int, calibration: Calibration) -> dict[str, np.ndarray]:
-    """One person at random angles: crops (N, 112, 112, 3), what the detector says (points, z, score), where the
-    landmarks are in the picture (true) and in the camera (places), the head's rotation and the focal length."""
+    """One person at random angles: crops (N, 136, 136, 4) with the mask, what the detector says (points, z, score),
+    where the landmarks are in the picture (true) and in the camera (places), the head's rotation, the focal length and
+    the picture's side."""
     rng = np.random.default_rng([FIRST_SEED + number, 13])
-    sitter = Sitter(head, FIRST_SEED + number, PORTRAITS)
+    size = int(rng.choice(SIZES))
+    sitter = Sitter(head, FIRST_SEED + number, replace(PORTRAITS, size=size))
     rows = []
     for k in range(PHOTOS):
-        if k and k * SCENES // PHOTOS != (k - 1) * SCENES // PHOTOS:
+        if k and k % SHARED == 0:
             sitter.subject.light = random_lighting(rng)
             sitter.change_expression(rng)
         sitter.change_lens(rng)
-        yaw = float(rng.uniform(-92, 92) if rng.random() < 0.6 else rng.uniform(-50, 50))
+        yaw = draw_yaw(rng)
         photo = sitter.photograph(yaw)
         true, places, rotation = truth(head, photo)
         face = found(photo.image, true, rotation, rng)
-        crop = Aligned.of(face.points, face.z, calibration.mean).crop(photo.image, KEPT_REACH, KEPT_PIXELS)
+        mask = (255 * photo.mask + 0.5).astype(np.uint8)[..., None]
+        frame = Aligned.of(face.points, face.z, calibration.mean)
+        crop = frame.crop(np.concatenate([photo.image, mask], 2), KEPT_REACH, KEPT_PIXELS)
         rows.append({
             "crop": crop, "points": face.points, "z": face.z, "score": np.float32(face.score),
             "true": true.astype(np.float32), "places": places.astype(np.float32),
             "rotation": rotation.astype(np.float32), "focal": photo.camera.K[0, 0].numpy(), "yaw": np.float32(yaw),
-            "person": np.int32(number),
+            "person": np.int32(number), "size": np.int32(size),
         })  # fmt: skip
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def draw_yaw(rng: np.random.Generator) -> float:
+    """Degrees: any angle, more often those between half and full profiles, where detectors go wrong."""
+    kind = rng.random()
+    if kind < 0.4:
+        return float(rng.choice([-1, 1]) * rng.uniform(30, 72))
+    return float(rng.uniform(-92, 92) if kind < 0.75 else rng.uniform(-50, 50))
 
 
 def truth(head: HeadModel, photo: SyntheticPortrait) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,9 +99,11 @@ def found(image: np.ndarray, true: np.ndarray, rotation: np.ndarray, rng: np.ran
 class Lessons:
     """What is learned from, in the faces' own frames.
 
-    crops: (N, 112, 112, 3) uint8. base, true: (N, 478, 2) calibrated and true landmarks. said: (N, 478, 3) the
-    detector's. sureness: (N,). turns: (N, 3, 956) by how much (radians about the camera's axes) errors of landmarks
-    turn the fitted head. yaw, person: (N,). weights: (478,) of the landmarks, 0 where the head has none; sum 1.
+    crops: (N, 136, 136, 4) uint8, with the mask. base, true: (N, 478, 2) calibrated and true landmarks. said: (N, 478,
+    3) the detector's. sureness: (N,). facing, pose: (N, 3, 3) by which the mean face is turned onto the latter, and the
+    head in the builtin head's terms, seen along the ray through the face. turns: (N, 3, 956) by how much (radians about
+    the camera's axes) errors of landmarks turn the fitted head. yaw, person: (N,). weights: (478,) of the landmarks, 0
+    where the head has none; sum 1.
     """
 
     crops: torch.Tensor
@@ -94,33 +111,48 @@ class Lessons:
     true: torch.Tensor
     said: torch.Tensor
     sureness: torch.Tensor
+    facing: torch.Tensor
+    pose: torch.Tensor
     turns: torch.Tensor
     yaw: torch.Tensor
     person: torch.Tensor
     weights: torch.Tensor
 
 
-def lessons(samples: dict[str, np.ndarray], calibration: Calibration) -> Lessons:
-    """Samples in the faces' frames."""
+def lessons(samples: dict[str, np.ndarray], calibration: Calibration, rest: np.ndarray) -> Lessons:
+    """Samples in the faces' frames. rest: (3, 3) from the builtin head's rest pose to the people's."""
     known = np.isfinite(samples["true"][0]).all(1)
     weights = landmark_weights() * known
     weights /= weights.sum()
     faces = face_modes(samples, weights)
-    base, true, said, turns = [], [], [], []
-    for points, z, score, target, places, rotation, focal in zip(
-        *(samples[n] for n in ("points", "z", "score", "true", "places", "rotation", "focal")), strict=True
-    ):
+    told = ("points", "z", "score", "true", "places", "rotation", "focal", "size")
+    columns: list[list[np.ndarray]] = [[] for _ in range(6)]
+    for points, z, score, target, places, rotation, focal, size in zip(*(samples[n] for n in told), strict=True):
         frame = Aligned.of(points, z, calibration.mean)
-        base.append(frame.inside(calibration(points, z, float(score))))
-        true.append(np.where(known[:, None], frame.inside(np.nan_to_num(target)), base[-1]))
-        depth = (z - z[:SKIN].mean()) / frame.size
-        said.append(np.column_stack([frame.inside(points.astype(np.float64)), depth]))
-        turns.append(fitted_turns(np.nan_to_num(places), rotation, float(focal), frame, faces, weights))
+        base = frame.inside(calibration(points, z, float(score)))
+        true = np.where(known[:, None], frame.inside(np.nan_to_num(target)), base)
+        said = np.column_stack([frame.inside(points.astype(np.float64)), (z - z[:SKIN].mean()) / frame.size])
+        aside = (frame.outside(np.zeros((1, 2)))[0] - size / 2) / focal
+        turn = np.eye(3)
+        turn[:2, :2] = frame.turn
+        pose = turn @ ray_turn(aside).T @ rotation @ rest
+        turns = fitted_turns(np.nan_to_num(places), rotation, float(focal), frame, faces, weights)
+        for column, value in zip(columns, (base, true, said, frame.facing, pose, turns), strict=True):
+            column.append(value.astype(np.float32))
+    base, true, said, facing, pose, turns = (torch.from_numpy(np.stack(column)) for column in columns)
     inside = np.clip(samples["score"], 1e-4, 1 - 1e-4)
-    arrays = (samples["crop"], base, true, said, np.log(inside / (1 - inside)) / 5, turns)
-    crops, *rest = (torch.from_numpy(np.asarray(a, np.uint8 if i == 0 else np.float32)) for i, a in enumerate(arrays))
+    sureness = torch.from_numpy((np.log(inside / (1 - inside)) / 5).astype(np.float32))
     yaw, person = (torch.from_numpy(samples[name]) for name in ("yaw", "person"))
-    return Lessons(crops, *rest, yaw.abs(), person, torch.from_numpy(weights.astype(np.float32)))
+    crops = torch.from_numpy(samples["crop"])
+    share = torch.from_numpy(weights.astype(np.float32))
+    return Lessons(crops, base, true, said, sureness, facing, pose, turns, yaw.abs(), person, share)
+
+
+def ray_turn(aside: np.ndarray) -> np.ndarray:
+    """(3, 3) the smallest rotation that takes the optical axis to the ray through (x, y, 1); aside: (2,) x, y."""
+    length = float(np.linalg.norm(aside))
+    axis = np.array([-aside[1], aside[0], 0.0]) / max(length, 1e-12)
+    return Rotation.from_rotvec(np.arctan(length) * axis).as_matrix()
 
 
 def face_modes(samples: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Make the data of the second look at faces (`geodiff.tracking.refine`) and train its network, from nothing.
 
-    python scripts/train_refiner.py ict:PATH/ict_facekit.npz --data DIR [--people 205] [--epochs 50] [--name refiner]
+    python scripts/train_refiner.py ict:PATH/ict_facekit.npz --data DIR [--people 503] [--epochs 63] [--name refiner]
 
 Synthetic people are photographed, and the landmark detector is asked where their landmarks are (`refiner_lessons`); the
-network learns what it misses once `calibration` has been applied. The same command goes on where it was stopped. The
-last people are held out and their errors are told.
+network learns what it misses once `calibration` has been applied, and how the heads are turned. The same command goes
+on where it was stopped. The last people are held out and their errors are told.
 """
 
 from __future__ import annotations
@@ -25,17 +25,26 @@ from torch import nn
 from geodiff.assets import weights_folder, write_manifest
 from geodiff.files import save_tensors
 from geodiff.head import load_head
+from geodiff.head.builtin import load_builtin
+from geodiff.tracking.accuracy import TemplateOffset
 from geodiff.tracking.calibration import load_calibration
 from geodiff.tracking.refine import CHANNELS, FILE, JOINED, PIXELS, REACH, SEEN
 
+#: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
+UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+#: What is asked of the network in training only, so that it sees how heads are turned: radians by which the head is
+#: turned further than `Aligned.facing` about the frame's axes, and the logarithms of their mean errors.
+TURNS = 6
 #: Principal components of what the detector says and of its errors.
 SAID, ERRORS = 40, 64
-BATCH, HELD_OUT = 48, 12
+BATCH, HELD_OUT = 64, 40
+#: Steps after which training is kept, to go on from there.
+KEPT = 500
 RANGES = ((0, 10), (10, 30), (30, 50), (50, 70), (70, 95))
 
 
 class Trainee(nn.Module):
-    """`RefinerNet` with batch normalisation and dropout."""
+    """`RefinerNet` with batch normalisation, dropout, and answers about the head's rotation."""
 
     def __init__(self, inputs: int, modes: int) -> None:
         super().__init__()
@@ -48,9 +57,10 @@ class Trainee(nn.Module):
             before = width
         self.trunk, self.drop = nn.Sequential(*layers), nn.Dropout(0.15)
         self.seen = nn.Linear(before * (PIXELS >> len(CHANNELS)) ** 2, SEEN)
-        self.joined, self.answer = nn.Linear(SEEN + inputs, JOINED), nn.Linear(JOINED, modes + 1)
+        self.joined, self.answer = nn.Linear(SEEN + inputs, JOINED), nn.Linear(JOINED, modes + TURNS)
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)
+        nn.init.constant_(self.answer.bias[-3:], math.log(0.05))
 
     def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         seen = torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1))))
@@ -59,6 +69,7 @@ class Trainee(nn.Module):
     def folded(self) -> dict[str, torch.Tensor]:
         """The tensors of a `RefinerNet`, normalisation made part of the convolutions."""
         tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("trunk")}
+        tensors |= {k: v[:-TURNS] for k, v in tensors.items() if k.startswith("answer")}
         layers = list(self.trunk)
         for place, (conv, norm) in enumerate(zip(layers[::3], layers[1::3], strict=True)):
             gain = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -110,12 +121,13 @@ class Teacher:
         self.random = torch.Generator().manual_seed(seed)
 
     def __call__(self, net: Trainee, rows: torch.Tensor, learning: bool) -> tuple[torch.Tensor, ...]:
-        """Errors of the landmarks (B,) in units of the frame, of the pose (B, 3) in radians, and what the net says of
-        the former (B,). learning: with all that befalls photographs and detectors."""
+        """Errors of the landmarks (B,) in units of the frame, and of the pose (B, 3) in radians that a fit makes of
+        them; of the pose that the net tells (B, 3), and the logarithms (B, 3) of what the net says that these are.
+        learning: with all that befalls photographs and detectors."""
         a, t, n = self.all, self.tables, len(rows)
         flip = torch.rand(n, generator=self.random) < (0.5 if learning else 0.0)
         axes, shift = self._slip(n) if learning else (torch.eye(2).expand(n, 2, 2), torch.zeros(n, 2))
-        crops = self._crops(a.crops[rows], axes, shift, learning)
+        crops = self._crops(rows, axes, shift, learning)
         crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
         back = torch.tensor([-1.0, 1.0, 1.0])
         said = torch.where(flip[:, None, None], (a.said[rows] * back)[:, t.mirror], a.said[rows])
@@ -123,13 +135,19 @@ class Teacher:
         inputs = torch.cat([(said.flatten(1) - t.centre) @ t.basis.T, sure, sure**2], 1)
         if learning:
             inputs = inputs + 0.05 * torch.randn(inputs.shape, generator=self.random)
-        answer = net(crops, inputs)
-        moved = (answer[:, :-1] @ t.modes).unflatten(1, (-1, 2))
+        with torch.autocast("cpu", torch.bfloat16, enabled=learning):
+            answer = net(crops.to(memory_format=torch.channels_last), inputs).float()
+        moved = (answer[:, :-TURNS] @ t.modes).unflatten(1, (-1, 2))
         moved = torch.where(flip[:, None, None], (moved * back[:2])[:, t.mirror], moved)
         goal = a.true[rows] @ axes.transpose(1, 2) + shift[:, None] - a.base[rows]
         error = (moved - goal) * (a.weights > 0)[:, None]
         length = ((error**2).sum(2) @ a.weights + 1e-5).sqrt()
-        return length, torch.einsum("nkj,nj->nk", a.turns[rows], error.flatten(1)), answer[:, -1]
+        further = torch.where(flip[:, None], answer[:, -6:-3] * -back, answer[:, -6:-3])
+        turned = torch.eye(3).repeat(n, 1, 1)
+        turned[:, :2, :2] = axes / torch.linalg.det(axes).sqrt()[:, None, None]
+        away = rotations(further) @ a.facing[rows] @ UPRIGHT @ (turned @ a.pose[rows]).transpose(1, 2)
+        fitted = torch.einsum("nkj,nj->nk", a.turns[rows], error.flatten(1))
+        return length, fitted, vectors(away), answer[:, -3:]
 
     def _slip(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Detectors slip: the picture is turned, scaled (B, 2, 2) and shifted (B, 2) beneath the landmarks, a little
@@ -142,13 +160,16 @@ class Teacher:
         shift = much[:, None] * 0.015 * torch.randn(count, 2, generator=g)
         return torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1), shift
 
-    def _crops(self, kept: torch.Tensor, axes: torch.Tensor, shift: torch.Tensor, learning: bool) -> torch.Tensor:
-        """(B, 1, 80, 80) as `refine.normalised` makes them; learning: with a camera's and a scene's accidents."""
+    def _crops(self, rows: torch.Tensor, axes: torch.Tensor, shift: torch.Tensor, learning: bool) -> torch.Tensor:
+        """(B, 1, 96, 96) as `refine.normalised` makes them; learning: with a camera's and a scene's accidents."""
+        kept = self.all.crops[rows].float() / 255
         grey = torch.tensor([0.299, 0.587, 0.114]).expand(len(kept), 3)
         if learning:
             grey = (grey + 0.25 * torch.randn(grey.shape, generator=self.random)).clamp(0.02)
             grey = grey / grey.sum(1, keepdim=True)
-        picture = torch.einsum("nhwc,nc->nhw", kept.float() / 255, grey)[:, None]
+        picture = torch.einsum("nhwc,nc->nhw", kept[..., :3], grey)[:, None]
+        if learning:
+            picture = self._before_others(picture, kept[..., 3][:, None])
         inverse = torch.linalg.inv(axes)
         place = torch.cat([inverse * (REACH / KEPT_REACH), -(inverse @ shift[..., None]) / KEPT_REACH], 2)
         grid = F.affine_grid(place, [len(kept), 1, PIXELS, PIXELS], align_corners=False)
@@ -157,24 +178,33 @@ class Teacher:
         mean, spread = picture.mean((2, 3), keepdim=True), picture.std((2, 3), keepdim=True)
         return (picture - mean) / (spread + 0.02)
 
+    def _before_others(self, picture: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Some people before something else than their walls: parts of other pictures, larger and upside down."""
+        rows = torch.nonzero(torch.rand(len(picture), generator=self.random) < 0.3).flatten()
+        other = picture[rows - 1].flip(2)[:, :, :68, :68]
+        other = F.interpolate(other, size=picture.shape[2:], mode="bilinear")
+        picture[rows] = picture[rows] * mask[rows] + other * (1 - mask[rows])
+        return picture
+
     def _spoiled(self, picture: torch.Tensor) -> torch.Tensor:
         """Gamma, uneven light, blur, coarse pixels, noise, and things before the face."""
         g, n = self.random, len(picture)
 
         def some(share: float) -> torch.Tensor:
-            return (torch.rand(n, generator=g) < share)[:, None, None, None]
+            return torch.nonzero(torch.rand(n, generator=g) < share).flatten()
 
         picture = picture.clamp(1e-3, 1) ** torch.exp(0.35 * torch.randn(n, 1, 1, 1, generator=g))
         along, slope = torch.linspace(-1, 1, PIXELS), 0.35 * torch.randn(2, n, 1, 1, 1, generator=g)
         picture = picture * torch.exp(slope[0] * along + slope[1] * along[:, None])
         for size, share in ((3, 0.3), (5, 0.12)):
-            padded = F.pad(picture, (size // 2,) * 4, mode="replicate")
-            picture = torch.where(some(share), F.avg_pool2d(padded, size, 1), picture)
-        coarse = F.interpolate(F.avg_pool2d(picture, 2), size=(PIXELS, PIXELS), mode="bilinear")
-        picture = torch.where(some(0.1), coarse, picture)
+            rows = some(share)
+            padded = F.pad(picture[rows], (size // 2,) * 4, mode="replicate")
+            picture[rows] = F.avg_pool2d(padded, size, 1)
+        rows = some(0.1)
+        picture[rows] = F.interpolate(F.avg_pool2d(picture[rows], 2), size=(PIXELS, PIXELS), mode="bilinear")
         strength = 0.15 * torch.rand(n, 1, 1, 1, generator=g) ** 3
         picture = picture + strength * torch.randn(picture.shape, generator=g)
-        for row in torch.nonzero(some(0.35).flatten()).flatten().tolist():
+        for row in some(0.35).tolist():
             height, width = torch.randint(5, 28, (2,), generator=g).tolist()
             top, left = torch.randint(0, PIXELS - 5, (2,), generator=g).tolist()
             patch = picture[row, 0, top : top + height, left : left + width]
@@ -183,62 +213,97 @@ class Teacher:
         return picture
 
     def tell(self, net: Trainee, rows: torch.Tensor) -> str:
-        """Mean errors by head angle: landmarks in percent of the frame's unit; mean and median turn in degrees."""
+        """Mean errors by head angle: landmarks in percent of the frame's unit; mean turns in degrees by the landmarks,
+        and of the pose itself with its median."""
         with torch.no_grad():
             parts = [self(net, part, learning=False) for part in rows.split(128)]
-        length, turn, said = (torch.cat(values) for values in zip(*parts, strict=True))
-        degrees, yaw, cells = torch.rad2deg(turn.norm(dim=1)), self.all.yaw[rows], []
+        length, fitted, turn, said = (torch.cat(values) for values in zip(*parts, strict=True))
+        fits, degrees, yaw, cells = *(torch.rad2deg(v.norm(dim=1)) for v in (fitted, turn)), self.all.yaw[rows], []
         for low, high in RANGES:
             here = (yaw >= low) & (yaw < high)
-            figures = (100 * length[here].mean(), degrees[here].mean(), degrees[here].median())
-            cells.append(f"{low}-{high}: " + "{:.1f}%, {:.2f} ({:.2f})".format(*figures))
-        match = float(torch.corrcoef(torch.stack([said, length.log()]))[0, 1])
-        return "; ".join(cells) + f"; the error's forecast correlates by {match:.2f}"
+            figures = (100 * length[here].mean(), fits[here].mean(), degrees[here].mean(), degrees[here].median())
+            cells.append(f"{low}-{high}: " + "{:.1f}%, {:.2f}, {:.2f} ({:.2f})".format(*figures))
+        axes = ", ".join(f"{value:.2f}" for value in torch.rad2deg(turn.abs().median(0).values))
+        match = float(torch.corrcoef(torch.stack([said.mean(1), (turn.norm(dim=1) + 1e-3).log()]))[0, 1])
+        return "; ".join(cells) + f"; about x, y, z {axes}; the error's forecast correlates by {match:.2f}"
+
+
+def rotations(vectors: torch.Tensor) -> torch.Tensor:
+    """(B, 3, 3) of rotation vectors (B, 3) (Rodrigues)."""
+    angle = (vectors**2).sum(1).add(1e-12).sqrt()[:, None, None]
+    cross = torch.linalg.cross(torch.eye(3)[None], vectors[:, None], dim=2)
+    return torch.eye(3) + torch.sinc(angle / math.pi) * cross + (1 - angle.cos()) / angle**2 * (cross @ cross)
+
+
+def vectors(rotations: torch.Tensor) -> torch.Tensor:
+    """(B, 3) of the rotations' axes, as long as the chords of their angles, in radians."""
+    twice = torch.stack(
+        [rotations[:, (i + 2) % 3, (i + 1) % 3] - rotations[:, (i + 1) % 3, (i + 2) % 3] for i in range(3)], 1
+    )
+    # 2 sin(angle / 2) instead of sin(angle), which shrinks again beyond a right angle.
+    cosine = (rotations.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
+    return twice / (2 * (1 + cosine).clamp(0.02)).sqrt()[:, None]
 
 
 def train(
-    all_: Lessons, tables: Tables, rows: torch.Tensor, held: torch.Tensor, epochs: float, minutes: float
+    all_: Lessons, tables: Tables, rows: torch.Tensor, held: torch.Tensor, epochs: float, minutes: float, kept: Path
 ) -> Trainee:
-    """The network, its weights averaged over the last steps."""
+    """The network, its weights averaged over the last steps. kept: file of a training that was stopped."""
     teacher = Teacher(all_, tables)
-    net = Trainee(len(tables.basis) + 2, len(tables.modes))
+    net = Trainee(len(tables.basis) + 2, len(tables.modes)).to(memory_format=torch.channels_last)
     mean = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.997), use_buffers=True
     )
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
-    steps, began, step, done, reported = int(epochs * len(rows) / BATCH), time.time(), 0, 0.0, 0.0
+    parts = {"net": net, "mean": mean, "optimizer": optimizer}
+    steps, began, step, spent, done, reported = int(epochs * len(rows) / BATCH), time.time(), 0, 0.0, 0.0, 0.0
+    if kept.is_file():
+        earlier = torch.load(kept, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(earlier[name])
+        step, spent = earlier["step"], earlier["spent"]
     while done < 1:
-        for batch in rows[torch.randperm(len(rows), generator=teacher.random)].split(BATCH):
-            done = max(step / steps, (time.time() - began) / (60 * minutes))
+        for batch in rows[torch.randperm(len(rows), generator=teacher.random)].split(BATCH)[: len(rows) // BATCH or 1]:
+            done = max(step / steps, (spent + time.time() - began) / (60 * minutes))
             rate = 2e-3 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            length, turn, said = teacher(net, batch, learning=True)
-            forecast = (length.detach() / said.clamp(-6, 2).exp() + said).mean()
-            loss = length.mean() / 0.03 + ((turn**2).sum(1) + 1e-5).sqrt().mean() / 0.04 + 0.1 * forecast
+            loss = objective(*teacher(net, batch, learning=True))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimizer.step()
             mean.update_parameters(net)
             step += 1
+            if step % KEPT == 0:
+                state = {name: part.state_dict() for name, part in parts.items()}
+                torch.save(state | {"step": step, "spent": spent + time.time() - began}, kept)
             if done >= 1:
                 break
-        if done - reported > 0.125 or done >= 1:
+        if done - reported > 0.1 or done >= 1:
             reported = done
             mean.eval()
-            print(f"step {step}, {time.time() - began:.0f} s: {teacher.tell(mean.module, held)}", flush=True)
+            print(f"step {step}, {spent + time.time() - began:.0f} s: {teacher.tell(mean.module, held)}", flush=True)
     trained = mean.module
     assert isinstance(trained, Trainee)
     return trained.eval()
+
+
+def objective(length: torch.Tensor, fitted: torch.Tensor, turn: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """What is made small, of what `Teacher` tells: the lengths of errors rather than their squares, for faces whose
+    landmarks are meaningless; and the forecasts' misfit (Laplace)."""
+    poses = sum(((value**2).sum(1) + 1e-5).sqrt().mean() / 0.04 for value in (fitted, turn))
+    said = said.clamp(-6, 1)
+    forecast = (turn.detach().abs() / said.exp() + said).mean()
+    return length.mean() / 0.03 + poses + 0.1 * forecast
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", help="head model of the people: ict:PATH, builtin, flame:PATH")
     parser.add_argument("--data", type=Path, required=True, help="folder for the people's photographs")
-    parser.add_argument("--people", type=int, default=205)
-    parser.add_argument("--epochs", type=float, default=50)
+    parser.add_argument("--people", type=int, default=503)
+    parser.add_argument("--epochs", type=float, default=63)
     parser.add_argument("--minutes", type=float, default=60, help="training ends after these at the latest")
     parser.add_argument("--name", default="refiner", help="of the bundled weights, or a folder to write to")
     options = parser.parse_args()
@@ -247,18 +312,21 @@ def main() -> None:
     torch.manual_seed(0)
     calibration = load_calibration()
     assert calibration is not None
-    all_ = lessons(collect(load_head(options.truth), options.people, options.data, calibration), calibration)
+    truth = load_head(options.truth)
+    rest = TemplateOffset.between(load_builtin(), truth).rotation
+    all_ = lessons(collect(truth, options.people, options.data, calibration), calibration, rest)
     known = all_.person < options.people - HELD_OUT
     rows, held = (torch.nonzero(which).flatten() for which in (known, ~known))
     tables = Tables.of(all_, rows, calibration.mirror)
     print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
-    net = train(all_, tables, rows, held, options.epochs, options.minutes)
+    net = train(all_, tables, rows, held, options.epochs, options.minutes, options.data / "training.pt")
     folder = Path(options.name) if "/" in options.name else weights_folder() / options.name
     folder.mkdir(parents=True, exist_ok=True)
     tensors = net.folded() | {"centre": tables.centre, "basis": tables.basis, "modes": tables.modes}
     save_tensors(folder / FILE, {name: value.half() for name, value in tensors.items()})
     if "/" not in options.name:
         write_manifest()
+    (options.data / "training.pt").unlink(missing_ok=True)
     print(f"{(folder / FILE).stat().st_size / 1e6:.2f} MB")
 
 

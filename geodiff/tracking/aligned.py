@@ -6,7 +6,7 @@ depths: the mean face is turned onto them (Kabsch), and its vertical axis in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -17,11 +17,13 @@ from geodiff.tracking.calibration import SKIN
 @dataclass(frozen=True)
 class Aligned:
     """turn: (2, 2) from the picture's axes to the frame's. middle: (2,) of the face, in turned axes. size: root mean
-    square distance of the landmarks from their middle in space, pixels; the frame's unit."""
+    square distance of the landmarks from their middle in space, pixels; the frame's unit. facing: (3, 3) by which the
+    mean face is turned in the frame (x right, y down, z away)."""
 
     turn: np.ndarray
     middle: np.ndarray
     size: float
+    facing: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     @staticmethod
     def of(points: np.ndarray, z: np.ndarray, mean: np.ndarray) -> Aligned:
@@ -33,7 +35,8 @@ class Aligned:
         x, y = rotation[:2, 1] / max(float(np.linalg.norm(rotation[:2, 1])), 1e-9)
         turn = np.array([[y, -x], [x, y]])
         size = max(float(np.sqrt((shape**2).sum(1).mean())), 1e-6)
-        return Aligned(turn, turn @ np.asarray(points, np.float64)[:SKIN].mean(0), size)
+        facing = np.concatenate([turn @ rotation[:2], rotation[2:]])
+        return Aligned(turn, turn @ np.asarray(points, np.float64)[:SKIN].mean(0), size, facing)
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) points of the picture in the frame."""

@@ -3,8 +3,8 @@
 The detector sees little of how far a face nods, and loses profiles. The network sees the face's crop in its own frame
 (`Aligned`) and what the detector says, and answers with coefficients of the landmarks' most common errors that
 `calibration` leaves. It was trained on synthetic people alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake
-it till you make it") do for whole landmark networks. A face and its mirror image are corrected alike: the network looks
-at both, and the mean of its answers is taken.
+it till you make it") do for whole landmark networks. A face and its mirror image are corrected alike: detector and
+network look at both, and the mean of their answers is taken.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,20 +23,20 @@ from geodiff.assets import find_weights
 from geodiff.errors import AssetError
 from geodiff.tracking.aligned import Aligned
 from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
-
-if TYPE_CHECKING:
-    from geodiff.tracking.landmarks import Face
+from geodiff.tracking.landmarks import Face, measure_face
 
 WEIGHTS, FILE = "bundled:refiner", "refiner.safetensors"
 #: The crop that the network sees: its side in pixels, and how far it reaches from the middle in units of the frame.
-PIXELS, REACH = 80, 2.2
+PIXELS, REACH = 96, 2.0
 #: Channels after each halving of the crop, width of what is concluded from it, of the last layer.
 CHANNELS, SEEN, JOINED = (16, 32, 48, 64), 128, 192
+#: How sure the detector must be of the face in the mirrored picture, as a share of how sure it is of the face.
+ALIKE = 0.7
 
 
 class RefinerNet(nn.Module):
-    """Crops (B, 1, 80, 80) of mean 0 and deviation 1 and inputs (B, K) -> (B, R + 1): coefficients of the landmarks'
-    errors in standard deviations, and the logarithm of the error that remains, in units of the frame."""
+    """Crops (B, 1, 96, 96) of mean 0 and deviation 1 and inputs (B, K) -> (B, R) coefficients of the landmarks'
+    errors in standard deviations."""
 
     def __init__(self, inputs: int, modes: int) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class RefinerNet(nn.Module):
         side = PIXELS >> len(CHANNELS)
         self.seen = nn.Linear(before * side * side, SEEN)
         self.joined = nn.Linear(SEEN + inputs, JOINED)
-        self.answer = nn.Linear(JOINED, modes + 1)
+        self.answer = nn.Linear(JOINED, modes)
 
     def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         seen = torch.relu(self.seen(self.trunk(crops).flatten(1)))
@@ -73,22 +72,41 @@ class Refiner:
 
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray:
         """(478, 2) float64 where the landmarks of a face most likely are; image: (H, W, 3) uint8 RGB."""
-        c = self.calibration
-        frame = Aligned.of(face.points, face.z, c.mean)
-        base = c(face.points, face.z, face.score)
-        crop = normalised(frame.crop(image, REACH, PIXELS))
+        width, mirrored = image.shape[1], np.ascontiguousarray(image[:, ::-1])
+        other = self.mirror_image(face, width)
+        again = measure_face(mirrored, other.region)
+        # Where the detector fails in the mirror, the network is told what it says of the picture.
+        other = again if again.score > ALIKE * face.score else other
+        views = ((image, face), (mirrored, other))
+        frames = [Aligned.of(one.points, one.z, self.calibration.mean) for _, one in views]
+        crops = [normalised(f.crop(seen, REACH, PIXELS)) for f, (seen, _) in zip(frames, views, strict=True)]
+        inputs = [self.inputs(f, one) for f, (_, one) in zip(frames, views, strict=True)]
+        with torch.inference_mode():
+            told = torch.from_numpy(np.stack(crops)[:, None]), torch.from_numpy(np.stack(inputs)).float()
+            answers = self.net(*told).double().numpy()
+        moved = (answers @ self.modes).reshape(2, -1, 2)
+        bases = [
+            f.inside(self.calibration(one.points, one.z, one.score)) for f, (_, one) in zip(frames, views, strict=True)
+        ]
+        own, reflected = (f.outside(base + move) for f, base, move in zip(frames, bases, moved, strict=True))
+        return (own + self.mirror_points(reflected, width)) / 2
+
+    def mirror_points(self, points: np.ndarray, width: int) -> np.ndarray:
+        """(478, 2) landmarks of the mirrored picture, `width` pixels wide."""
+        return (points * [-1, 1] + [width, 0])[self.calibration.mirror]
+
+    def mirror_image(self, face: Face, width: int) -> Face:
+        """The face in the mirrored picture, `width` pixels wide."""
+        x0, y0, x1, y1 = face.box
+        points = self.mirror_points(face.points, width).astype(np.float32)
+        box = np.array([width - x1, y0, width - x0, y1], np.float32)
+        return Face(points, face.z[self.calibration.mirror], box, face.score)
+
+    def inputs(self, frame: Aligned, face: Face) -> np.ndarray:
+        """(K + 2,) what the network is told of a face beside the crop."""
         depth = face.z[:, None] - face.z[:SKIN].mean()
         shape = np.column_stack([frame.inside(face.points.astype(np.float64)), depth / frame.size])
-        inputs = np.stack([self.inputs(one, face.score) for one in (shape, (shape * [-1, 1, 1])[c.mirror])])
-        crops = torch.from_numpy(np.stack([crop, crop[:, ::-1]])[:, None])
-        with torch.inference_mode():
-            answers = self.net(crops, torch.from_numpy(inputs).float())[:, :-1].double().numpy()
-        own, mirrored = (answers @ self.modes).reshape(2, -1, 2)
-        return frame.outside(frame.inside(base) + (own + (mirrored * [-1, 1])[c.mirror]) / 2)
-
-    def inputs(self, shape: np.ndarray, score: float) -> np.ndarray:
-        """(K + 2,) what the network is told beside the crop; shape: (478, 3) landmarks in the frame."""
-        inside = float(np.clip(score, 1e-4, 1 - 1e-4))
+        inside = float(np.clip(face.score, 1e-4, 1 - 1e-4))
         sureness = np.log(inside / (1 - inside)) / 5
         return np.concatenate([self.basis @ (shape.ravel() - self.centre), [sureness, sureness**2]])
 

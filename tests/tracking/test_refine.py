@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 from script_modules import load_script
 
 from geodiff import assets
@@ -22,9 +22,8 @@ from geodiff.tracking import refine
 from geodiff.tracking.accuracy import PosedHead, TemplateOffset, measure
 from geodiff.tracking.aligned import Aligned
 from geodiff.tracking.calibration import load_calibration
-from geodiff.tracking.follow import box_of
 from geodiff.tracking.footage import watch
-from geodiff.tracking.landmarks import Face, detect_faces
+from geodiff.tracking.landmarks import Face, detect_faces, measure_face
 from geodiff.tracking.track import TrackConfig, track_image
 
 
@@ -62,6 +61,8 @@ def test_the_frame_follows_the_face(angle: float, scale: float, shift: float, se
     other = Aligned.of(moved, scale * z, calibration.mean)
     np.testing.assert_allclose(other.inside(moved), one.inside(points), atol=1e-6)
     np.testing.assert_allclose(one.outside(one.inside(points)), points, atol=1e-6)
+    np.testing.assert_allclose(other.facing, one.facing, atol=1e-6)
+    assert Rotation.from_matrix(one.facing).magnitude() < 0.2, "the mean face looks out of its frame"
 
 
 @pytest.mark.parametrize("size", [0.02, 0.4])
@@ -81,11 +82,10 @@ def test_landmarks_are_moved_a_little_and_mirrored_faces_alike(photo: np.ndarray
     once = refiner(photo, face)
     moved = np.linalg.norm(once - face.corrected, axis=1) / face.eye_distance
     assert once.shape == (478, 2) and 0.002 < moved.mean() < 0.06
-    mirror = refiner.calibration.mirror
-    points = ((face.points * [-1, 1]) + [photo.shape[1], 0])[mirror].astype(np.float32)
-    turned = replace(face, points=points, z=face.z[mirror], box=box_of(points))
-    again = refiner(np.ascontiguousarray(photo[:, ::-1]), turned)
-    back = (again * [-1, 1] + [photo.shape[1], 0])[mirror]
+    width = photo.shape[1]
+    flipped = np.ascontiguousarray(photo[:, ::-1])
+    mirrored = refiner(flipped, measure_face(flipped, refiner.mirror_image(face, width).region))
+    back = refiner.mirror_points(mirrored, width)
     assert np.linalg.norm(back - once, axis=1).max() < 0.01 * face.eye_distance
 
 
@@ -160,4 +160,14 @@ def test_the_trained_network_is_the_one_that_is_stored() -> None:
     trainee(crops, inputs)  # running means
     net = refine.RefinerNet(5, 4)
     net.load_state_dict(trainee.eval().folded())
-    torch.testing.assert_close(net(crops, inputs), trainee(crops, inputs), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net(crops, inputs), trainee(crops, inputs)[:, : -script.TURNS], rtol=1e-4, atol=1e-4)
+
+
+@given(st.tuples(*[st.floats(-1.4, 1.4)] * 3))
+def test_the_trainer_turns_heads_as_the_tracker_does(vector: tuple[float, ...]) -> None:
+    script = load_script("train_refiner")
+    turn = script.rotations(torch.tensor([vector]))
+    np.testing.assert_allclose(turn[0], Rotation.from_rotvec(vector).as_matrix(), atol=1e-5)
+    angle = np.linalg.norm(vector)
+    told = script.vectors(turn)[0].numpy()
+    np.testing.assert_allclose(told * angle, np.array(vector) * 2 * np.sin(angle / 2), atol=2e-4)
