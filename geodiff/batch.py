@@ -47,11 +47,12 @@ class Options:
     devices: tuple[str, ...] = ()
 
 
-def generate_config(options: Options, overrides: list[str]) -> Any:
-    """The resolved configuration of a generation."""
+def generate_config(options: Options, overrides: list[str], fast: bool = False) -> Any:
+    """The resolved configuration of a generation. fast: with the preset's quicker settings."""
     from pipelines.generate import GenerateConfig
 
-    return load_config(GenerateConfig, "generate", options.preset, overrides)
+    also = ("generate_fast",) if fast else ()
+    return load_config(GenerateConfig, "generate", options.preset, overrides, also)
 
 
 def run_generate(ref: Path, out: Path, config: Any, options: Options, note: Note) -> Path:

@@ -23,6 +23,20 @@ from geodiff.errors import ConfigError
 
 T = TypeVar("T")
 
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values, as in version 1.2, so that `precision=no` is a word.
+
+    Fields that are truth values still take yes, no, on and off: the schema reads those.
+    """
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _BOOL or first in "tTfF"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
 #: What the command line takes when no --preset is given.
 DEFAULT_PRESET = "preview"
 
@@ -48,15 +62,23 @@ def load_preset(name: str) -> dict[str, Any]:
     return _read_yaml(config_folder() / f"{name}.yaml")
 
 
-def load_config(schema: type[T], section: str, preset: str = DEFAULT_PRESET, overrides: list[str] | None = None) -> T:
+def load_config(
+    schema: type[T],
+    section: str,
+    preset: str = DEFAULT_PRESET,
+    overrides: list[str] | None = None,
+    also: tuple[str, ...] = (),
+) -> T:
     """The configuration of one stage.
 
     schema: dataclass with defaults for every field (nested dataclasses allowed). section: the part of the preset that
     belongs to it. overrides: "key=value" with dots for nested keys; "config=FILE" names a YAML file of such keys,
-    either bare or under the section's name. Raises ConfigError.
+    either bare or under the section's name. also: sections of the preset that are laid over the first. Raises
+    ConfigError.
     """
     files, assignments = split_overrides(schema, overrides or [])
-    layers = [(f"preset {preset!r}", load_preset(preset).get(section) or {})]
+    sections = load_preset(preset)
+    layers = [(f"preset {preset!r}", sections.get(name) or {}) for name in (section, *also)]
     for file in files:
         content = _read_yaml(Path(file))
         layers.append((file, content.get(section, content) or {}))
@@ -104,7 +126,7 @@ def parse_assignments(items: list[str]) -> dict[str, Any]:
                 f"an override must read key=value, and {item!r} does not: write it as, for instance, seed=3"
             )
         try:
-            value = yaml.safe_load(text) if text.strip() else ("" if text else None)
+            value = yaml.load(text, _Loader) if text.strip() else ("" if text else None)
         except yaml.YAMLError as error:
             raise ConfigError(f"the value of {key!r} must be YAML, and {text!r} is not: put it in quotes") from error
         if isinstance(value, str):
@@ -210,7 +232,7 @@ def _wrong_value(error: OmegaConfBaseException, source: str) -> ConfigError:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(
             f"the configuration file {path} must exist and be readable ({error.strerror}): check the path"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
+from geodiff.conditioning import Condition, Reference
 from geodiff.metrics.picture import Picture
 from geodiff.models.networks import Networks
 from geodiff.models.sampling import SamplingConfig
+from geodiff.synth.bench.expression import Ask
 from geodiff.synth.bench.tasks import Request
 from pipelines.foreground import composite, with_portrait
-from pipelines.portrait_normal import PortraitNormalPipeline
+from pipelines.portrait_normal import PortraitNormalOutput, PortraitNormalPipeline
 
 
 class NetworkMethod:
@@ -28,21 +33,58 @@ class NetworkMethod:
         self.sampling, self.keep_visible, self.seed, self.compute_dtype = sampling, keep_visible, seed, compute_dtype
 
     def __call__(self, request: Request) -> list[Picture]:
-        identity = self.pipeline.encode_reference(request.reference)
-        crops = torch.from_numpy(request.crops).permute(0, 3, 1, 2) * 2.0 - 1.0
-        expression = self.pipeline.encode_expression(crops)
-        pictures = []
-        for number, (shot, condition) in enumerate(zip(request.shots, request.conditions, strict=True)):
-            noise = torch.Generator().manual_seed(self.seed * 1_000_003 + 1000 * shot.identity + shot.number)
-            output = self.pipeline(
+        seeds = [1000 * shot.identity + shot.number for shot in request.shots]
+        outputs = self.outputs(request.reference, request.conditions, self.tokens(request.crops), seeds)
+        return [
+            finished(output, condition, self.keep_visible)
+            for output, condition in zip(outputs, request.conditions, strict=True)
+        ]
+
+    def tokens(self, crops: np.ndarray) -> Tensor:
+        """(T, 64, 64, 3) face crops 0..1 -> (T, tokens, width)."""
+        return self.pipeline.encode_expression(torch.from_numpy(crops).permute(0, 3, 1, 2) * 2.0 - 1.0)
+
+    @property
+    def null_tokens(self) -> Tensor:
+        """(1, tokens, width) that stand for no expression."""
+        return self.pipeline.expression_encoder.null.detach().float().cpu()[None]
+
+    def outputs(
+        self, reference: Reference, conditions: Sequence[Condition], tokens: Tensor, seeds: Sequence[int]
+    ) -> list[PortraitNormalOutput]:
+        """Decoded frames, each from noise of its own; tokens: (T, tokens, width)."""
+        identity = self.pipeline.encode_reference(reference)
+        return [
+            self.pipeline(
                 identity,
                 [condition],
-                expression[number : number + 1],
+                tokens[number : number + 1],
                 sampling=self.sampling,
-                generator=noise,
+                generator=torch.Generator().manual_seed(self.seed * 1_000_003 + seed),
                 compute_dtype=self.compute_dtype,
             )
-            shown = with_portrait(output.images[0], condition.proposal, condition.visibility, self.keep_visible)
-            image, normals, mask = composite(shown, output.normals[0], condition.silhouette)
-            pictures.append(Picture(image.astype(np.float32), mask, normals))
-        return pictures
+            for number, (condition, seed) in enumerate(zip(conditions, seeds, strict=True))
+        ]
+
+
+class ExpressionMaker:
+    """A method as `geodiff.synth.bench.expression` asks it. ways: name -> share of the portrait's own pixels that are
+    kept where it sees what a frame shows."""
+
+    def __init__(self, method: NetworkMethod, ways: Mapping[str, float]) -> None:
+        self.method, self.ways, self.size = method, ways, method.size
+
+    def __call__(self, reference: Reference, asks: Sequence[Ask], seed: int) -> dict[str, list[Picture]]:
+        method = self.method
+        tokens = [method.null_tokens if ask.crop is None else method.tokens(ask.crop[None]) for ask in asks]
+        conditions = [ask.condition for ask in asks]
+        outputs = method.outputs(reference, conditions, torch.cat(tokens), [seed] * len(asks))
+        pairs = list(zip(outputs, conditions, strict=True))
+        return {name: [finished(*pair, share) for pair in pairs] for name, share in self.ways.items()}
+
+
+def finished(output: PortraitNormalOutput, condition: Condition, keep_visible: float) -> Picture:
+    """What is stored of a decoded frame; output: of one frame."""
+    shown = with_portrait(output.images[0], condition.proposal, condition.visibility, keep_visible)
+    image, normals, mask = composite(shown, output.normals[0], condition.silhouette)
+    return Picture(image.astype(np.float32), mask, normals)

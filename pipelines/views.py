@@ -86,30 +86,46 @@ class ViewMaker:
         pipeline = PortraitNormalPipeline.from_networks(networks or load_networks(job.networks))
         return ViewMaker(job, pipeline.prepare(job.runtime, device, PRECISIONS[job.precision]))
 
-    def make(self, writer: ClipSetWriter, view: int, step: Callable[[int, int], None]) -> np.ndarray:
-        """Write a view's frames; returns its images (T, H, W, 3) uint8. step: told (steps done, steps in all)."""
+    def make(self, writer: ClipSetWriter, view: int, step: Callable[[int, int], None]) -> None:
+        """Write a view's frames. step: told (steps done, steps in all)."""
         job, plan = self.job, self.job.plan
-        conditions = render_conditions(self._conditioner, plan.drive.params, plan.cameras[view])
-        output = self.pipeline(
-            self._identity,
-            conditions,
-            self.latents,
-            sampling=job.sampling,
-            generator=torch.Generator("cpu").manual_seed(job.seed * 1000 + view),
-            progress=step,
-            compute_dtype=PRECISIONS[job.precision],
-        )
-        images = []
-        for i, t in enumerate(int(t) for t in job.spec.timesteps(view)):
-            condition = conditions[i]
-            kept = with_portrait(output.images[i], condition.proposal, condition.visibility, job.keep_visible)
-            image, normal, mask = composite(kept, output.normals[i], condition.silhouette)
-            images.append(_as_bytes(image))
-            normals = _as_bytes(normals_as_image(normal))
-            writer.write_frame(t, view, images[-1], _as_bytes(mask), plan.drive.params.frame(i), normals)
-            if job.save_proposals:
-                write_image(writer.folder / "proposals" / f"{t:05d}_{view:02d}.png", condition.proposal)
-        return np.stack(images)
+        parts = clip_parts(plan.drive.params.num_frames, job.sampling, self.pipeline.model_config.motion)
+        noise = torch.Generator("cpu")
+        for number, part in enumerate(parts):
+            if number == 0 or job.sampling.share_frame_noise:
+                noise.manual_seed(job.seed * 1000 + view)
+            params = plan.drive.params.frames(torch.arange(part.start, part.stop))
+            conditions = render_conditions(self._conditioner, params, plan.cameras[view])
+            output = self.pipeline(
+                self._identity,
+                conditions,
+                self.latents[part],
+                sampling=job.sampling,
+                generator=noise,
+                progress=lambda done, total, n=number: step(n * total + done, len(parts) * total),  # type: ignore[misc]
+                compute_dtype=PRECISIONS[job.precision],
+            )
+            for i, t in enumerate(job.spec.timesteps(view)[part]):
+                self._write(writer, int(t), view, conditions[i], output.images[i], output.normals[i], params.frame(i))
+
+    def _write(
+        self, writer: ClipSetWriter, t: int, view: int, condition: Condition, image: np.ndarray, normals: np.ndarray,
+        params: HeadParams,
+    ) -> None:  # fmt: skip
+        """Finish and store one decoded frame; t: its timestep."""
+        kept = with_portrait(image, condition.proposal, condition.visibility, self.job.keep_visible)
+        shown, normal, mask = composite(kept, normals, condition.silhouette)
+        writer.write_frame(t, view, _as_bytes(shown), _as_bytes(mask), params, _as_bytes(normals_as_image(normal)))
+        if self.job.save_proposals:
+            write_image(writer.folder / "proposals" / f"{t:05d}_{view:02d}.png", condition.proposal)
+
+
+def clip_parts(length: int, sampling: SamplingConfig, motion: bool) -> list[slice]:
+    """Frames of a clip that are generated together. Temporal modules tie a clip together; networks without them make
+    every frame by itself, and parts keep memory from growing with the clip."""
+    if motion:
+        return [slice(0, length)]
+    return [slice(first, min(first + sampling.window, length)) for first in range(0, length, sampling.window)]
 
 
 def _as_bytes(values: np.ndarray) -> np.ndarray:
@@ -126,8 +142,8 @@ def make_views(writer: ClipSetWriter, maker: ViewMaker, report: Callable[[float]
     plan, views = maker.job.plan, writer.spec.num_cameras
     for view in writer.missing_views():
         finished = len(writer.finished_views)
-        images = maker.make(writer, view, lambda done, total, n=finished: report((n + done / total) / views))  # type: ignore[misc]
-        writer.finish_view(view, plan.cameras[view], plan.drive.params, images)
+        maker.make(writer, view, lambda done, total, n=finished: report((n + done / total) / views))  # type: ignore[misc]
+        writer.finish_view(view, plan.cameras[view], plan.drive.params)
         report(len(writer.finished_views) / views)
 
 

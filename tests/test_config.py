@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import yaml
 
 from geodiff import config
 from geodiff.errors import ConfigError
+from geodiff.training.config import TrainConfig
 
 
 class Start(enum.Enum):
@@ -58,6 +59,29 @@ def test_later_layers_win(presets: Path) -> None:
     assert load("small", "sampling.guidance=1e-3").sampling.guidance == 1e-3
     assert load("small", "weights=null").weights is None
     assert load("small", "start=noise").start is Start.noise
+
+
+@dataclass
+class Words:
+    precision: str = "bf16"
+    log: bool = True
+
+
+@pytest.mark.parametrize("word", ["no", "off", "yes", "on"])
+def test_words_stay_words_where_words_are_asked_for(presets: Path, word: str) -> None:
+    """YAML's truth values: `precision=no` names a precision, `log=no` turns logging off."""
+    (presets / "mine.txt").write_text(f"precision: {word}\nlog: {word}\n")
+    truth = word in ("yes", "on")
+    for overrides in ([f"precision={word}", f"log={word}"], [f"config={presets / 'mine.txt'}"]):
+        found = config.load_config(Words, "generate", "empty", overrides)
+        assert found == Words(word, truth)
+        (presets / "again.txt").write_text(config.to_yaml(found))
+        assert config.load_config(Words, "generate", "empty", [f"config={presets / 'again.txt'}"]) == found
+    assert not config.load_config(Words, "generate", "empty", ["log=False"]).log
+
+
+def test_training_without_mixed_precision_can_be_asked_for() -> None:
+    assert config.load_config(TrainConfig, "train_images", "preview", ["precision=no"]).precision == "no"
 
 
 def test_user_file_may_hold_sections(presets: Path) -> None:
@@ -125,11 +149,14 @@ def test_presets_fit_their_rooms(preset: str) -> None:
 def test_presets_fit_the_generation(preset: str) -> None:
     from geodiff.batch import Options, generate_config
 
-    generate_config(Options(preset), [])
+    usual, fast = (generate_config(Options(preset), [], fast) for fast in (False, True))
+    assert fast.sampling.steps < usual.sampling.steps
+    assert fast == replace(usual, sampling=replace(usual.sampling, steps=fast.sampling.steps))
+    assert generate_config(Options(preset), ["sampling.steps=7"], fast=True).sampling.steps == 7
 
 
 def test_the_three_presets_are_there() -> None:
     assert config.preset_names() == ["full", "preview", "test"]
     for name in config.preset_names():
-        sections = {"generate", "reconstruct", "animate", "track", "train_images", "train_clips"}
+        sections = {"generate", "generate_fast", "reconstruct", "animate", "track", "train_images", "train_clips"}
         assert sections <= set(config.load_preset(name))

@@ -41,6 +41,9 @@ def generate(
     head_pose: Annotated[Text, typer.Option(help="fixed, or drive to move the head as the driver does.")] = None,
     views: Annotated[Number, typer.Option(help="How many viewpoints, 1 to 12.")] = None,
     frames: Annotated[Number, typer.Option(help="Frames of each view.")] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Fewer denoising steps; docs/benchmarks.md: what is lost.")
+    ] = False,
     out: Out = None,
     face: Face = None,
     head: Head = BUILTIN,
@@ -58,7 +61,7 @@ def generate(
 
     options = resolve(preset, seed, device, head, face)
     named = {"drive": drive, "head_pose": head_pose, "views": views, "frames": frames}
-    config = batch.generate_config(options, with_named(overrides, named))
+    config = batch.generate_config(options, with_named(overrides, named), fast)
     if dry(dry_run, config):
         return
     if devices is not None:

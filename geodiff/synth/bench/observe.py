@@ -21,8 +21,8 @@ from geodiff.head.model import HeadModel
 from geodiff.synth.bench.people import Person, Photo
 from geodiff.tracking.accuracy import similarity
 from geodiff.tracking.fit import Fit, FitConfig, LandmarkFitter
-from geodiff.tracking.hair import fit_hair
 from geodiff.tracking.matte import on_white, portrait_matte
+from geodiff.tracking.offsets import fit_offsets
 from geodiff.tracking.track import choose_face, track_image
 from geodiff.types import Camera, HeadParams
 
@@ -54,9 +54,7 @@ class Observer:
         else:
             params, camera = _exact(person, head, [photo])
             matte = photo.mask
-            if head.regions["scalp"].any():
-                offset = fit_hair(matte, params, camera, head, image=photo.image)
-                params = params.replace(static_offset=offset)
+            params = fit_offsets(matte, params, camera, head, photo.image)
         self.reference: Reference = crop_reference(photo.image, matte, params, camera, head, size)
         self._conditioner = Conditioner(head, self.reference)
         self._turn, self._shift, self._scale = self._alignment(photo)
@@ -100,7 +98,7 @@ def understand(driver: Person, photo: Photo, head: HeadModel, kind: Kind) -> Exp
     else:
         side = len(photo.image)
         faces = [choose_face(one.faces, None) for one in (driver.rest, photo)]
-        fit = _fitted(np.stack([face.points for face in faces]), side, head)
+        fit = fitted(np.stack([face.points for face in faces]), side, head)
         params, camera = fit.params, fit.camera
         alone = on_white(photo.image, portrait_matte(photo.image, faces[-1]))
     params = params.frame(params.num_frames - 1)
@@ -121,11 +119,11 @@ def _exact(person: Person, head: HeadModel, photos: list[Photo]) -> tuple[HeadPa
                 "use builtin or ict:PATH"
             )
         points.append(project(torch.from_numpy(marks).float(), photo.camera)[0].numpy())
-    fit = _fitted(np.stack(points), photos[-1].camera.width, head)
+    fit = fitted(np.stack(points), photos[-1].camera.width, head)
     return fit.params, fit.camera
 
 
-def _fitted(points: np.ndarray, side: int, head: HeadModel) -> Fit:
+def fitted(points: np.ndarray, side: int, head: HeadModel) -> Fit:
     """points: (T, 478, 2) pixels of one person before one camera."""
     fitter = LandmarkFitter(head, (side, side), FitConfig())
     frames = points.astype(np.float64)
@@ -133,9 +131,13 @@ def _fitted(points: np.ndarray, side: int, head: HeadModel) -> Fit:
 
 
 def _landmarks(head: HeadModel, params: HeadParams) -> np.ndarray:
-    """(478, 3) landmarks in the world, NaN where the head has none."""
+    """(478, 3) landmarks of the bare face in the world, NaN where the head has none.
+
+    Offsets for hair and collar lift the landmarks at temples and jaw by millimetres off the face that they are places of.
+    """
     if head.landmarks is None:
         raise HeadModelError(f"heads of the bench must have landmarks of the face, and {head.name} has none")
     rows = np.full((478, 3), np.nan)
-    rows[head.landmarks.indices.numpy()] = head.landmark_points(params.frame(0))[0].numpy()
+    bare = params.frame(0).replace(static_offset=None)
+    rows[head.landmarks.indices.numpy()] = head.landmark_points(bare)[0].numpy()
     return rows

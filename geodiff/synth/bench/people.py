@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -82,6 +82,12 @@ class Person:
             self._films.pop(next(iter(self._films)))
         self._films[number] = motion, photo
         return photo
+
+    def filmed_from(self, motion: Motion, yaw: float, elevation: float, number: int) -> Photo:
+        """A driving frame (T = 1) by the driving camera put elsewhere, in degrees. number: decides its grain."""
+        lens = replace(driving(self.identity), yaw=yaw, elevation=elevation)
+        side = round(DRIVING_SHARE * self.config.photo)
+        return self._photographed(motion, lens, side, stream(self.identity, _FILM, number))
 
     def camera(self, yaw: float, elevation: float) -> Camera:
         """The camera of a generated view in degrees: as far away as the photograph's, under the crop rule."""
