@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from geodiff.errors import ConfigError
 from geodiff.models.sampling import SamplingConfig
 from geodiff.training.objective import LossConfig
+from geodiff.training.reading import ReadingConfig
 from geodiff.training.reconstruction import ReconstructionConfig
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -22,7 +23,8 @@ class TrainConfig:
     stage: see `stages.STAGES`. model: a name in `networks.MODELS`. start: weights to begin with, named as
     `assets.find_weights` takes them: this program's, or Stable Diffusion 1.5's in diffusers' layout. motion:
     AnimateDiff's motion modules to begin clips with. xnemo: folder of X-NeMo's tensors to begin with. autoencoder:
-    folder of one trained before, for networks that begin fresh. steps: in all, also after a resume. first_step: number
+    folder of one trained before, for networks that begin fresh. encoder: folder of an expression encoder that was
+    trained by itself, put over that of the networks. steps: in all, also after a resume. first_step: number
     of the step that a run without a checkpoint begins with: where an earlier run ended whose weights alone, `start`,
     could travel. moment_warmup: steps from there on that only gather the optimizer's moments, so that the loss does not
     jump.
@@ -45,6 +47,7 @@ class TrainConfig:
     motion: str = ""
     xnemo: str = ""
     autoencoder: str | None = None
+    encoder: str | None = None
     steps: int = 80_000
     first_step: int = 0
     batch: int = 8
@@ -72,6 +75,7 @@ class TrainConfig:
     sheet_clips: int = 4
     loss: LossConfig = field(default_factory=LossConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(steps=8, guidance_scale=1.0, init="reference", share_frame_noise=True)
     )

@@ -30,8 +30,8 @@ from geodiff.training.objective import Batch
 from geodiff.training.tasks import GeneratorTask, Task
 
 LOG_FIELDS = (
-    "step", "loss", "image", "normal", "pixel", "gradient", "kl", "grad_norm", "lr", "seconds", "samples_per_second",
-    "waiting",
+    "step", "loss", "image", "normal", "pixel", "gradient", "kl", "expression", "grad_norm", "lr", "seconds",
+    "samples_per_second", "waiting",
 )  # fmt: skip
 
 #: Told how much is done, 0..1, and a few words.

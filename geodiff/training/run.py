@@ -17,13 +17,23 @@ from geodiff.training.batches import Samples
 from geodiff.training.config import TrainConfig
 from geodiff.training.dataset import Split
 from geodiff.training.loop import Report, train_task
+from geodiff.training.reading import ExpressionCrops
 from geodiff.training.sources import CACHE, open_sources, window_length
-from geodiff.training.stages import AUTOENCODER, STAGES, autoencoder_task, networks_for, starting_weights
+from geodiff.training.stages import (
+    AUTOENCODER,
+    EXPRESSION,
+    STAGES,
+    autoencoder_task,
+    networks_for,
+    reading_task,
+    starting_weights,
+    with_encoder,
+)
 from geodiff.training.tasks import GeneratorTask, Task
 
 #: Both stages of the generator, one after the other.
 GENERATOR = "generator"
-NAMES = (AUTOENCODER, GENERATOR, *STAGES)
+NAMES = (AUTOENCODER, EXPRESSION, GENERATOR, *STAGES)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class DataConfig:
 
 def stage_config(stage: str, preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration of a stage: the section `train_STAGE` of the preset. Raises ConfigError."""
-    choose("stage", stage, (AUTOENCODER, *STAGES))
+    choose("stage", stage, (AUTOENCODER, EXPRESSION, *STAGES))
     config = load_config(TrainConfig, f"train_{stage}", preset, [*overrides, f"stage={stage}"])
     choose("model", config.model, MODELS)
     return config
@@ -64,16 +74,28 @@ def run_stage(
 ) -> Path:
     """Train until the configuration's end, from the last checkpoint in `out` on; returns the folder of weights."""
     task: Task
+    if config.stage == EXPRESSION:
+        crops = ExpressionCrops(data.folders)
+        train_task(reading_task(config, crops), crops, config, out, _held_out_crops(data), report)
+        return out / "weights"
     if config.stage == AUTOENCODER:
         task, size = autoencoder_task(config), MODELS[config.model].image_size
     else:
         with PartialState().main_process_first():
             start = starting_weights(config, out)
         networks = networks_for(config.stage, MODELS[config.model], start, config.autoencoder)
+        networks = with_encoder(networks, config.encoder)
         task, size = GeneratorTask(networks, config.loss), networks.config.image_size
     training, held_out = open_splits(config, data, size, out / CACHE, say)
     train_task(task, training, config, out, held_out, report)
     return out / "weights"
+
+
+def _held_out_crops(data: DataConfig) -> ExpressionCrops | None:
+    try:
+        return ExpressionCrops(data.folders, "held_out")
+    except InputError:
+        return None
 
 
 def open_splits(

@@ -101,6 +101,11 @@ def write_reconstructions(path: Path, decoded: Tensor, batch: Batch, columns: in
     )
 
 
+def write_crops(path: Path, batch: Batch, columns: int = 8) -> None:
+    """A PNG of driving crops."""
+    _write_rows(path, {"driving crops": batch["driving"]}, columns)
+
+
 def _write_rows(path: Path, rows: dict[str, Tensor], columns: int) -> None:
     """rows: label -> (B, T, 3, S, S) in -1..1."""
 

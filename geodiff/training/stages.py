@@ -1,19 +1,21 @@
 """The stages of training (paper 4.1): images first, without temporal modules; then clips, with them. Before both, where
-one is wanted, a learned autoencoder."""
+one is wanted, a learned autoencoder, and the expression encoder by itself."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from geodiff.assets import find_weights
 from geodiff.errors import ConfigError
 from geodiff.models.convert import REPORT_FILE, ConvertConfig, convert
+from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.networks import MODEL_FILE, MODELS, ModelConfig, Networks, build_networks, load_weights
 from geodiff.training.config import TrainConfig
+from geodiff.training.reading import ExpressionCrops
 from geodiff.training.reconstruction import ReconstructionConfig
-from geodiff.training.tasks import AutoencoderTask, autoencoder_of
+from geodiff.training.tasks import ENCODER_FILE, AutoencoderTask, ReadingTask, autoencoder_of
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Stage:
 
 #: In `images` a clip's frames are independent views that share one run of the reference net.
 STAGES = {"images": Stage(motion=False, frames=1), "clips": Stage(motion=True, frames=2)}
-#: The stage before them.
-AUTOENCODER = "autoencoder"
+#: Stages before them.
+AUTOENCODER, EXPRESSION = "autoencoder", "expression"
 
 
 def networks_for(
@@ -63,6 +65,17 @@ def networks_for(
         reference_net=loaded.reference_net,
         expression_encoder=loaded.expression_encoder,
     )
+
+
+def with_encoder(networks: Networks, folder: Path | str | None) -> Networks:
+    """The networks with the expression encoder that was trained by itself; its null tokens stay the networks' own.
+    Raises AssetError where it is of another size."""
+    if folder is None:
+        return networks
+    null = networks.expression_encoder.null.detach().clone()
+    load_weights(networks.expression_encoder, Path(folder) / ENCODER_FILE)
+    networks.expression_encoder.null.data.copy_(null)
+    return networks
 
 
 def starting_weights(config: TrainConfig, out: Path) -> Path | None:
@@ -107,6 +120,16 @@ def autoencoder_task(config: TrainConfig) -> AutoencoderTask:
     elif settings.kind and settings.kind != kind:
         kind, arguments = settings.kind, {}
     task = AutoencoderTask(kind, arguments, settings)
+    if config.start is not None:
+        task.restore(Path(config.start))
+    return task
+
+
+def reading_task(config: TrainConfig, crops: ExpressionCrops) -> ReadingTask:
+    """The encoder that a run trains by itself: fresh, or that of the folder `config.start`."""
+    task = ReadingTask(
+        ExpressionEncoder(**asdict(MODELS[config.model].encoder)), crops.expressions.std(dim=0), config.reading
+    )
     if config.start is not None:
         task.restore(Path(config.start))
     return task

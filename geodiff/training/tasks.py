@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geodiff.errors import AssetError
 from geodiff.files import make_folder, read_json, save_tensors, write_json
 from geodiff.models.autoencoder import AUTOENCODERS, Autoencoder
+from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.networks import Networks, channels_last, load_weights
 from geodiff.models.runtime import compile_blocks
+from geodiff.models.weight_files import read_state
 from geodiff.training.config import TrainConfig
 from geodiff.training.objective import Batch, LossConfig, Objective
+from geodiff.training.reading import ReadingConfig, ReadingObjective, reading_figures
 from geodiff.training.reconstruction import ReconstructionConfig, ReconstructionObjective, reconstruction_figures
-from geodiff.training.sheet import figures, sample_batch, write_reconstructions, write_sheet
+from geodiff.training.sheet import figures, sample_batch, write_crops, write_reconstructions, write_sheet
 
+#: The encoder's weights, and those of the map that read expressions from its tokens, in their folder.
+ENCODER_FILE, READOUT_FILE = "expression_encoder.safetensors", "readout.safetensors"
 #: Names the kind of a trained autoencoder and its arguments, in its folder.
 AUTOENCODER_FILE = "autoencoder.json"
 
@@ -142,6 +147,33 @@ class AutoencoderTask(Task):
         with autocast:
             measured, decoded = reconstruction_figures(self.autoencoder, batch)
         write_reconstructions(sheet, decoded, batch)
+        return measured
+
+
+class ReadingTask(Task):
+    """The expression encoder by itself. spread: (E,) of the expressions that are read from it."""
+
+    def __init__(self, encoder: ExpressionEncoder, spread: Tensor, config: ReadingConfig) -> None:
+        self.objective: ReadingObjective = ReadingObjective(encoder, spread, config)
+
+    def save(self, folder: Path) -> None:
+        make_folder(folder)
+        save_tensors(folder / ENCODER_FILE, self.objective.encoder.state_dict())
+        save_tensors(folder / READOUT_FILE, self.objective.readout.state_dict())
+
+    def restore(self, folder: Path) -> None:
+        try:
+            for module, name in ((self.objective.encoder, ENCODER_FILE), (self.objective.readout, READOUT_FILE)):
+                module.load_state_dict(read_state(folder / name))
+        except RuntimeError as error:
+            raise other_networks(folder) from error
+
+    def validate(
+        self, batch: Batch, config: TrainConfig, sheet: Path, autocast: AbstractContextManager[Any]
+    ) -> dict[str, float]:
+        with autocast:
+            measured = reading_figures(self.objective, batch)
+        write_crops(sheet, batch)
         return measured
 
 

@@ -68,7 +68,7 @@ def test_the_papers_configuration_is_the_full_preset() -> None:
     told = generator_configs("full", ["images.steps=3", "clips.batch=4", "lr=1.0", "loss.augment.roll=0.5"])
     assert (told["images"].steps, told["clips"].steps, told["clips"].batch) == (3, 20_000, 4)
     assert told["clips"].lr == told["images"].lr == 1.0 and told["images"].loss.augment.roll == 0.5
-    with pytest.raises(ConfigError, match="one of autoencoder, images, clips"):
+    with pytest.raises(ConfigError, match="one of autoencoder, expression, images, clips"):
         stage_config("video", "full")
 
 
