@@ -2,8 +2,9 @@
 
     python scripts/ablation_reconstruct.py --out DIR [--people 1] [--views 6] [--steps 8] [iterations=600 ...]
 
-Clips of true people with the parameters that the tracker finds; the held-out frames are new views of expressions that
-were seen, and new expressions. Arguments with "=" change all variants. A run that was stopped goes on.
+Clips of true people with the parameters that the tracker finds, or true ones (--kind true); the held-out frames are new
+views of expressions that were seen, and new expressions. Arguments with "=" change all variants. A run that was stopped
+goes on.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ from geodiff.metrics.image import evaluation_mask, psnr, ssim
 from geodiff.metrics.picture import Picture
 from geodiff.synth.bench.clips import AvatarClips, HeldOut
 from geodiff.synth.bench.definition import BenchConfig
+from geodiff.synth.bench.observe import KINDS
 from geodiff.synth.bench.tasks import Bench
 from geodiff.types import Drive
 from recon.avatar import Avatar, render
 from recon.reconstruct import Job, method_config, reconstruct
 
-PARTS = ("refinement", "deform", "attributes")
-#: Name -> parts that are on: first each refinement on top of the one before, then the whole without a part.
+PARTS = ("refinement", "deform", "attributes", "response")
+#: Name -> parts that are on: none, all, and all without one part.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "GaussianAvatars + normal loss": (),
-    "+ residuals of head parameters": ("refinement",),
-    "+ deformations (U-Net)": ("refinement", "deform"),
-    "+ residuals of Gaussians (MLP) = all": ("refinement", "deform", "attributes"),
-    "all, without the normal loss": ("refinement", "deform", "attributes", "no normals"),
-    "residuals of head parameters and MLP": ("refinement", "attributes"),
-    "MLP alone": ("attributes",),
-    "U-Net alone": ("deform",),
+    "all": PARTS,
+    "without residuals of head parameters": ("deform", "attributes", "response"),
+    "without the normal loss": (*PARTS, "no normals"),
+    "without deformations (U-Net)": ("refinement", "attributes", "response"),
+    "without residuals of Gaussians (MLP)": ("refinement", "deform", "response"),
+    "without the response": ("refinement", "deform", "attributes"),
+    "residuals of head parameters and response": ("refinement", "response"),
 }
 COLUMNS = ("psnr", "ssim", "normals")
 
@@ -123,6 +125,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="parameters as tracked, or the true ones")
     parser.add_argument("--truth", default="builtin", help="head model of the true people")
     parser.add_argument("--preset", default="preview")
     parser.add_argument("--variants", help="numbers of the variants, comma-separated; all by default")
@@ -135,7 +138,7 @@ def main() -> None:
     rows: list[Row] = []
     for identity in range(args.people):
         folder = args.out / f"person-{identity:02d}"
-        rows += ablate(AvatarClips(bench, identity, "tracked"), chosen, args.overrides, args.preset, folder)
+        rows += ablate(AvatarClips(bench, identity, args.kind), chosen, args.overrides, args.preset, folder)
     text = table(rows)
     write_json(args.out / "ablation.json", [asdict(row) for row in rows])
     write_text(args.out / "ablation.md", text)

@@ -24,6 +24,7 @@ from recon.layers.levels import influence
 from recon.layers.normals import camera_normals
 from recon.layers.perceptual import PerceptualConfig, PerceptualLoss
 from recon.layers.refinement import RefinementConfig
+from recon.layers.response import FIELD, Response, ResponseConfig, Surface, first_matrices, respond
 from recon.layers.rig import Posed, Rig
 from recon.layers.rigged import Fields, pose_fields
 
@@ -33,6 +34,10 @@ SEEN_PIXELS, SEEN_FRAMES = 0.02, 24
 FAINT_PIXELS = 0.03
 #: Held-out frames that a run is measured by while it lasts.
 MEASURED = 8
+#: Time steps whose changes of the surface are kept; those of longer sets are found anew at each step.
+KEPT_CHANGES = 512
+#: Share of the run after which they are found anew where refinement goes on changing the expression.
+STALE = 0.05
 #: Fields that carry colour.
 COLOR_FIELDS = ("sh_dc", "sh_rest")
 
@@ -58,11 +63,14 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Adam's rates. means falls to means * means_final over the run; all in the units of the stored fields.
+    """Adam's rates, in the units of the stored fields. means falls to means * means_final over the run.
 
-    latent: of the attribute network's latents, where there is one. The defaults are for runs of a few thousand steps,
-    in which Gaussians have to get from the tracked head to the true one, a few millimetres; GaussianAvatars' own, for
-    600,000 steps, are a quarter of them, and leave short runs 2 to 5 dB short (docs/reconstruction.md).
+    latent: of the attribute network's latents, where there is one. response: of what Gaussians do beside their
+    triangles. From the share `hold` of the run on all but the means' fall, to `final` times themselves at its end.
+
+    The defaults are for runs of a few thousand steps, in which Gaussians have to get from the tracked head to the true
+    one, a few millimetres; GaussianAvatars' own, for 600,000 steps, are a quarter of them, and leave short runs 2 to
+    5 dB short (docs/reconstruction.md).
     """
 
     means: float = 2e-2
@@ -73,6 +81,9 @@ class LearningRates:
     sh_dc: float = 1e-2
     sh_rest: float = 2e-3
     latent: float = 1e-2
+    response: float = 1e-2
+    hold: float = 0.5
+    final: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class FitConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     deform: DeformConfig = field(default_factory=DeformConfig)
     attributes: AttributeConfig = field(default_factory=AttributeConfig)
+    response: ResponseConfig = field(default_factory=ResponseConfig)
 
 
 class RiggedProblem:
@@ -101,6 +113,11 @@ class RiggedProblem:
         if config.attributes.enabled:
             latents = first_latents(len(self.binding), config.attributes, config.seed)
             first["latent"] = latents.to(self.binding.device)
+        self._surface: Surface | None = None
+        self._changes: dict[int, tuple[int, Tensor]] = {}
+        if config.response.enabled:
+            self._surface = Surface(head, frames.params, config.response.reach)
+            first[FIELD] = first_matrices(len(self.binding)).to(self.binding.device)
         self._adopt(first)
         self.stats = DensityStats.zeros(len(self.binding), self.binding.device)
         self.rig = Rig(head, frames.params, config.refinement, self._dynamics(), frames.latents, config.iterations)
@@ -110,8 +127,8 @@ class RiggedProblem:
         self._has_masks = frames.has_masks and config.losses.mask > 0
         self._has_normals = frames.has_masks and frames.normals is not None and config.losses.normal > 0
         self.seen = torch.ones(len(self.binding), dtype=torch.bool, device=self.binding.device)
-        self.seen = self.influence() > SEEN_PIXELS
         self.frontal = placement.facing > SEEN
+        self.seen = self.influence() > SEEN_PIXELS
 
     def _dynamics(self) -> Dynamics | None:
         config, params = self.config, self.frames.params
@@ -135,10 +152,30 @@ class RiggedProblem:
         latents = self.fields["latent"].detach() if "latent" in self.fields else None
         return Learnt(self.rig.dynamics.requires_grad_(False), latents, None if latents is None else self.seen)
 
+    @property
+    def response(self) -> Response | None:
+        """What the Gaussians do beside their triangles, where that is learnt."""
+        return None if self._surface is None else Response(self.fields[FIELD].detach(), self._surface)
+
     def posed(self, step: int, camera: Camera, share: float = 1.0, fitting: bool = False) -> tuple[Gaussians, Posed]:
         """The Gaussians at a time step in the world, after a share of the run."""
         posed = self.rig.pose(step, self.fields, self.seen, share, fitting)
+        if self._surface is not None:
+            iteration = round(share * self.config.iterations) if fitting else None
+            posed = self._responded(posed, step, self._surface, iteration)
         return pose_fields(posed.fields, posed.vertices, self.head.faces, self.binding, camera), posed
+
+    def _responded(self, posed: Posed, step: int, surface: Surface, iteration: int | None) -> Posed:
+        """With what the Gaussians do beside their triangles. iteration: while fitting, in which refinement moves the
+        surface too little for its changes to be found anew at each step; None for those of now."""
+        found, changes = self._changes.get(step, (-1, None))
+        old = iteration is None or iteration - found > self.config.iterations * STALE
+        if changes is None or (old and self.rig.residual is not None):
+            changes = surface.changes(self.params.frame(step))
+            if iteration is not None and len(self._changes) < KEPT_CHANGES:
+                self._changes[step] = iteration, changes
+        moving = torch.stack([self.seen, self.seen & self.frontal], 1)
+        return replace(posed, fields=respond(posed.fields, self.fields[FIELD], changes, self.binding, moving))
 
     def step(self, sample: int, iteration: int) -> dict[str, float]:
         """One Adam step on one frame."""
@@ -228,9 +265,12 @@ class RiggedProblem:
     def _set_rates(self, iteration: int) -> None:
         rates = self.config.rates
         share = iteration / max(1, self.config.iterations - 1)
+        settling = rates.final ** max(0.0, (share - rates.hold) / max(1e-6, 1 - rates.hold))
         for group in self._optimiser.param_groups:
             if group["name"] == "means":
                 group["lr"] = rates.means * math.exp(math.log(rates.means_final) * share)
+            else:
+                group["lr"] = getattr(rates, str(group["name"])) * settling
 
     def influence(self) -> Tensor:
         """(N,) the most pixels that each Gaussian covers in one view, weighted by what reaches the camera."""
@@ -248,7 +288,7 @@ class RiggedProblem:
         Those that are only seen at the outline, where pixels mix with the background, keep their colours.
         """
         for name, value in self.fields.items():
-            if value.grad is not None:
+            if value.grad is not None and name != FIELD:
                 moving = self.seen & self.frontal if name in COLOR_FIELDS else self.seen
                 value.grad.mul_(moving.view(-1, *[1] * (value.ndim - 1)))
 

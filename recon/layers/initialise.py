@@ -36,6 +36,12 @@ LENDS = 0.65
 _SPARE = 2
 #: Neighbours that an unseen Gaussian takes its colour from.
 _NEIGHBOURS = 24
+#: Well seen points around a place that it is compared with, and how many are looked at in all.
+_NEARBY, _NEARBY_POINTS = 60, 2500
+#: How far the tone of the texture's hair may be moved to that of the frames, and what keeps ratios of dark finite.
+_TONE_RANGE, _DARK = (0.5, 2.0), 0.03
+#: Distance in RGB between what texture and frames show nearby at which the texture counts for little.
+_DISTRUST = 0.2
 #: Standard deviation in the triangle's plane as a share of the spacing, and across it as a share of that.
 SPREAD, FLATNESS = 0.55, 0.15
 
@@ -197,14 +203,41 @@ def paint_unseen(
     """Gives the skin and hair that no frame sees the portrait's completed texture, which has hair where hair belongs.
 
     texture: (U, U, 3) in 0..1. barycentrics: (N, 3). colors: (N, 3); facing: (N,), as of `observe_colors`. What the
-    frames see less and less well fades into it. Eyes, teeth and the mouth stay as they are. Returns (N, 3).
+    frames see less and less well fades into it. Hair takes the tone that the frames give it nearby; where texture and
+    frames disagree nearby, the frames' colours are carried on. Eyes, teeth and the mouth stay as they are.
+    Returns (N, 3).
     """
     size = texture.shape[0]
     uv = (head.uvs[head.faces_uv[binding]] * barycentrics[:, :, None]).sum(1)
     column, row = (uv[:, 0] * size).long().clamp(0, size - 1), ((1 - uv[:, 1]) * size).long().clamp(0, size - 1)
     inner = torch.stack([head.face_region(region)[binding] for region in SEPARATE]).any(0)
     share = ((SEEN - facing) / (SEEN - LENDS / 2)).clamp(0, 1) * ~inner
-    return colors + share[:, None] * (texture[row, column].to(colors) - colors)
+    painted = texture[row, column].to(colors)
+    near, near_painted = _seen_nearby(head, painted, binding, barycentrics, colors, (facing > SEEN) & ~inner)
+    # Of means, not a mean of ratios: strands are dark and bright at random.
+    hair = (head.regions["scalp"][head.faces[binding]] * barycentrics).sum(1, keepdim=True)
+    gain = 1 + hair * (((near + _DARK) / (near_painted + _DARK)).clamp(*_TONE_RANGE) - 1)
+    wrong = (near - near_painted * gain).norm(dim=1, keepdim=True) / _DISTRUST
+    guess = near + (-wrong.square()).exp() * ((painted * gain).clamp(0, 1) - near)
+    return colors + share[:, None] * (guess - colors)
+
+
+def _seen_nearby(
+    head: HeadModel, painted: Tensor, binding: Tensor, barycentrics: Tensor, colors: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the frames (`colors`) and the texture (`painted`) show, (N, 3) each, around the nearest `known` points.
+
+    known: (N,) bool. Where hardly any are, the texture's colours stand for both.
+    """
+    chosen = known.nonzero()[:, 0]
+    if len(chosen) < _NEARBY:
+        return painted, painted
+    chosen = chosen[:: max(1, len(chosen) // _NEARBY_POINTS)]
+    points = (head.template[head.faces[binding[chosen]]] * barycentrics[chosen, :, None]).sum(1)
+    _, nearest = cKDTree(points.numpy()).query(head.template.numpy(), k=_NEARBY)
+    both = torch.cat([colors[chosen], painted[chosen]], 1)[torch.from_numpy(nearest)].mean(1)
+    mean = (both[head.faces[binding]] * barycentrics[:, :, None]).sum(1)
+    return mean[:, :3], mean[:, 3:]
 
 
 def to_harmonic(colors: Tensor) -> Tensor:

@@ -27,13 +27,14 @@ from geodiff.types import Camera, Drive, Gaussians, HeadParams, Motion
 from recon.avatar import Avatar, AvatarInfo, read_manifest, render
 from recon.frames import FrameSet, collect
 from recon.layers.attributes import AttributeConfig
+from recon.layers.behind import BehindConfig, with_unseen_views
 from recon.layers.codes import LATENT
 from recon.layers.corrections import Corrections
 from recon.layers.deform import DeformConfig
 from recon.layers.density import DensityConfig
 from recon.layers.dynamics import Learnt, read_learnt, read_tensors
 from recon.layers.fitting import FitConfig, LearningRates, LossWeights, RiggedProblem
-from recon.layers.hull import HullConfig, grow_scalp
+from recon.layers.hull import HullConfig, carve, grow_scalp
 from recon.layers.initialise import (
     SEPARATE,
     Placement,
@@ -47,6 +48,7 @@ from recon.layers.initialise import (
 from recon.layers.levels import measured, reduce
 from recon.layers.posing import FastHead
 from recon.layers.refinement import RefinementConfig
+from recon.layers.response import Response, ResponseConfig
 from recon.layers.retrack import retracked
 from recon.layers.rigged import bound_frames, fields_of, pose_fields, splats_of
 from recon.methods.base import FitContext
@@ -93,9 +95,11 @@ class GeoDiff4DConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     deform: DeformConfig = field(default_factory=DeformConfig)
     attributes: AttributeConfig = field(default_factory=AttributeConfig)
+    response: ResponseConfig = field(default_factory=ResponseConfig)
     log: LogConfig = field(default_factory=LogConfig)
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
     hull: HullConfig = field(default_factory=HullConfig)
+    behind: BehindConfig = field(default_factory=BehindConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.sh_degree <= 3:
@@ -114,18 +118,19 @@ class GeoDiff4DAvatar(Avatar):
     """Gaussians that travel with their triangles.
 
     learnt: its networks, None without any. corrections: what refinement learnt about head parameters, None without.
+    response: what they do beside their triangles, None where they do nothing.
     """
 
     method = "geodiff4d"
 
     def __init__(
         self, head: HeadModel, params: HeadParams, info: AvatarInfo, splats: Splats, learnt: Learnt | None = None,
-        corrections: Corrections | None = None,
+        corrections: Corrections | None = None, response: Response | None = None,
     ) -> None:  # fmt: skip
         super().__init__(head, params, info)
         if splats.binding is None:
             raise ValueError("the Gaussians of this method must be bound to triangles, these are not")
-        self.splats, self.learnt, self.corrections = splats, learnt, corrections
+        self.splats, self.learnt, self.corrections, self.response = splats, learnt, corrections, response
         self._fields = fields_of(splats)
         self._fast = FastHead(head, params.static_offset)
         if learnt is not None and learnt.dynamics.codes.takes_latents:
@@ -142,6 +147,8 @@ class GeoDiff4DAvatar(Avatar):
             else:
                 latent = drive.codes[LATENT][0] if LATENT in drive.codes else None
                 vertices, fields = self.learnt.pose(self._fast, self._fields, tracked, params, latent)
+            if self.response is not None:
+                fields = self.response.applied(fields, params, self.splats.binding)
             return pose_fields(fields, vertices, self.head.faces, self.splats.binding, camera)
 
     def level(self, count: int) -> GeoDiff4DAvatar:
@@ -170,11 +177,12 @@ class GeoDiff4DAvatar(Avatar):
         learnt = self.learnt
         if learnt is not None and learnt.latents is not None and learnt.known is not None:
             learnt = replace(learnt, latents=learnt.latents[kept], known=learnt.known[kept])
-        return GeoDiff4DAvatar(self.head, self.params, self.info, splats, learnt, self.corrections)
+        response = None if self.response is None else self.response.of(kept)
+        return GeoDiff4DAvatar(self.head, self.params, self.info, splats, learnt, self.corrections, response)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """point_cloud.ply holds triangle-local values (GaussianAvatars), without what the expression changes;
-        splats.ply the neutral head in the world; networks.safetensors the networks and the corrections."""
+        splats.ply the neutral head in the world; networks.safetensors the networks, the corrections, the response."""
         write_ply(folder / "point_cloud.ply", self.splats)
         posed = self.pose(self.neutral())
         write_ply(
@@ -183,19 +191,22 @@ class GeoDiff4DAvatar(Avatar):
         tensors = {} if self.learnt is None else self.learnt.tensors()
         if self.corrections is not None:
             tensors |= self.corrections.tensors()
+        if self.response is not None:
+            tensors |= self.response.tensors()
         if tensors:
             save_tensors(folder / NETWORKS, {k: v.detach().cpu().contiguous() for k, v in tensors.items()})
         return {
             "gaussians": len(self.splats), "sh_degree": round(self.splats.sh.shape[1] ** 0.5) - 1,
             "networks": self.learnt is not None, "corrections": self.corrections is not None,
+            "response": self.response is not None,
         }  # fmt: skip
 
     @classmethod
     def read(cls, folder: Path, head: HeadModel, params: HeadParams, info: AvatarInfo) -> GeoDiff4DAvatar:
         splats = read_ply(folder / "point_cloud.ply")
         record = read_manifest(folder)
-        learnt = corrections = None
-        if record.get("networks") or record.get("corrections"):
+        learnt = corrections = response = None
+        if record.get("networks") or record.get("corrections") or record.get("response"):
             path = folder / NETWORKS
             tensors = read_tensors(path)
             if record.get("networks"):
@@ -206,7 +217,10 @@ class GeoDiff4DAvatar(Avatar):
                 learnt = read_learnt(tensors, head, params, *parts, path)
             if record.get("corrections"):
                 corrections = Corrections.of(tensors)
-        return cls(head, params, info, splats, learnt, corrections)
+            if record.get("response"):
+                config = _recorded(ResponseConfig, info.config, "response")
+                response = Response.read(tensors, head, params, config, len(splats), path)
+        return cls(head, params, info, splats, learnt, corrections, response)
 
 
 def fit(source: ClipSet, config: GeoDiff4DConfig, context: FitContext | None = None) -> GeoDiff4DAvatar:
@@ -245,6 +259,12 @@ def fit_frames(
     if config.hull.enabled and frames.has_masks and not _has_offset(frames.params):
         offset = grow_scalp(head, frames.params, frames, config.hull)
         frames = replace(frames, params=frames.params.replace(static_offset=offset))
+    if config.hull.enabled and frames.has_masks and config.hull.carve > 0:
+        frames = replace(
+            frames, params=frames.params.replace(static_offset=carve(head, frames.params, frames, config.hull))
+        )
+    if config.behind.enabled:
+        frames = with_unseen_views(head, frames, config.behind, texture)
     placement = initial_gaussians(head, frames, config, texture)
     on_device = head.to(context.device), frames.to(context.device)
     placement = Placement(
@@ -260,7 +280,8 @@ def fit_frames(
     refined = problem.params.to("cpu")
     learnt = None if problem.learnt is None else problem.learnt.to("cpu")
     corrections = Corrections.between(frames.params, refined) if config.refinement.enabled else None
-    avatar = GeoDiff4DAvatar(head, refined, info, splats, learnt, corrections)
+    response = None if problem.response is None else problem.response.to("cpu")
+    avatar = GeoDiff4DAvatar(head, refined, info, splats, learnt, corrections, response)
     avatar.info = replace(info, metrics=held_out_metrics(avatar, frames))
     return avatar
 

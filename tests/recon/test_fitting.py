@@ -206,7 +206,21 @@ def test_fitted_hair_is_not_grown_again(small_head: HeadModel, frames: FrameSet,
     """Where no view looks along the surface nothing carves the hull: it would swell a head that was fitted."""
     offset = 0.001 * torch.ones_like(small_head.template)
     fitted = replace(frames, params=frames.params.replace(static_offset=offset))
-    kept = fit_frames(small_head, fitted, replace(quick, iterations=1)).params.static_offset
+    config = replace(quick, iterations=1, hull=replace(quick.hull, carve=0.0))
+    kept = fit_frames(small_head, fitted, config).params.static_offset
     assert kept is not None and torch.equal(kept, offset)
     grown = fit_frames(small_head, frames, replace(quick, iterations=1)).params.static_offset
     assert grown is not None
+
+
+def test_rates_rest_at_the_end(small_head: HeadModel, frames: FrameSet, quick: GeoDiff4DConfig) -> None:
+    """Full rates up to `hold`, a share `final` of them at the end, so that the last frames seen do not rule."""
+    rates = LearningRates(hold=0.5, final=0.1)
+    problem = RiggedProblem(small_head, frames, initial_gaussians(small_head, frames, quick), FitConfig(9, rates=rates))
+    found = {}
+    for iteration in (0, 4, 8):
+        problem._set_rates(iteration)
+        found[iteration] = {group["name"]: group["lr"] for group in problem._optimiser.param_groups}
+    assert found[0]["sh_dc"] == found[4]["sh_dc"] == rates.sh_dc
+    assert found[8]["sh_dc"] == pytest.approx(0.1 * rates.sh_dc)
+    assert found[8]["means"] == pytest.approx(rates.means * rates.means_final)

@@ -10,7 +10,7 @@ from geodiff.head.builtin import load_builtin
 from geodiff.head.model import HeadModel
 from geodiff.head.rigging import triangle_frames
 from recon.frames import FrameSet
-from recon.layers.hull import HullConfig, grow_scalp
+from recon.layers.hull import HullConfig, carve, grow_scalp
 from recon.layers.initialise import SEEN, fill_unseen, observe_colors, paint_unseen, place_on_triangles
 from recon.layers.rigged import PosedHeads, bound_frames, pose_fields
 
@@ -74,18 +74,39 @@ def test_what_no_frame_sees_has_the_portraits_texture(small_head: HeadModel) -> 
     texture = torch.zeros(32, 32, 3)
     texture[:16] = torch.tensor([0.1, 0.6, 0.2])  # the upper half of the layout: v above 0.5
     texture[16:] = torch.tensor([0.7, 0.1, 0.3])
-    colors = torch.full((len(placement.binding), 3), 0.4)
-    facing = (torch.arange(len(colors)) % 2).float()
-    arguments = placement.binding, placement.barycentrics, colors, facing
-    painted = paint_unseen(small_head, texture, *arguments)
-    assert torch.equal(painted[facing == 1], colors[facing == 1])
-    inner = torch.stack([small_head.face_region(r) for r in ("eyeballs", "teeth")]).any(0)[placement.binding]
-    assert torch.equal(painted[inner], colors[inner])
-    v = small_head.uvs[small_head.faces_uv[placement.binding]][..., 1]
-    outer = (facing == 0) & ~inner & ~small_head.face_region("mouth_interior")[placement.binding]
-    for rows, colour in (((v > 0.54).all(1), texture[0, 0]), ((v < 0.46).all(1), texture[-1, 0])):
-        assert (outer & rows).any()
-        torch.testing.assert_close(painted[outer & rows], colour.expand(int((outer & rows).sum()), 3))
+    facing = (torch.arange(len(placement.binding)) % 2).float()
+    v = (small_head.uvs[small_head.faces_uv[placement.binding]] * placement.barycentrics[:, :, None]).sum(1)[:, 1]
+    shown = torch.where((v > 0.5)[:, None], texture[0, 0], texture[-1, 0])
+    painted = paint_unseen(small_head, texture, placement.binding, placement.barycentrics, shown, facing)
+    assert torch.equal(painted[facing == 1], shown[facing == 1])
+    inner = torch.stack([small_head.face_region(r) for r in ("eyeballs", "teeth", "mouth_interior")]).any(0)
+    inner = inner[placement.binding]
+    wrong = torch.where((facing == 1)[:, None], shown, torch.rand(shown.shape))
+    painted = paint_unseen(small_head, texture, placement.binding, placement.barycentrics, wrong, facing)
+    assert torch.equal(painted[inner], wrong[inner])
+    for rows in (v > 0.58, v < 0.42):
+        assert (rows & ~inner & (facing == 0)).sum() > 20
+        torch.testing.assert_close(painted[rows & ~inner], shown[rows & ~inner], atol=0.02, rtol=0)
+
+
+def test_the_texture_takes_the_tone_of_seen_hair_and_gives_way_to_seen_skin(small_head: HeadModel) -> None:
+    vertices = small_head.vertices(small_head.zeros())[0]
+    placement = place_on_triangles(small_head, vertices, 4000, 0.8, seed=0)
+    binding, weights = placement.binding, placement.barycentrics
+    texture = torch.full((16, 16, 3), 0.6)
+    texture[:, ::2] = 0.4  # strands
+    facing = (placement.points[:, 0] > 0).float()
+    hair = small_head.regions["scalp"][small_head.faces[binding]].all(1)
+    skin = ~small_head.regions["scalp"][small_head.faces[binding]].any(1)
+    shown = torch.where(hair[:, None], torch.tensor([0.36, 0.35, 0.34]), torch.tensor([0.9, 0.2, 0.1]))
+    painted = paint_unseen(small_head, texture, binding, weights, shown, facing)
+    near_middle = (facing == 0) & (placement.points[:, 0].abs() < 0.05)
+    assert near_middle[hair].any() and near_middle[skin].any()
+    tone = painted[near_middle & hair]
+    assert abs(float(tone.mean()) - 0.35) < 0.03 and float(tone.std()) > 0.03
+    inner = torch.stack([small_head.face_region(r) for r in ("eyeballs", "teeth", "mouth_interior")]).any(0)[binding]
+    carried = painted[near_middle & skin & ~inner]
+    assert float((carried - torch.tensor([0.9, 0.2, 0.1])).abs().max(1).values.quantile(0.8)) < 0.1
 
 
 def test_hair_shoulders_and_teeth_keep_their_share() -> None:
@@ -124,3 +145,17 @@ def test_scalp_grows_into_the_silhouette(small_head: HeadModel, frames: FrameSet
     left = grown[top, 1].abs().mean()
     assert float(left) < 0.5 * float(missing)
     assert not grown[~scalp].any()
+
+
+def test_what_leaves_the_silhouettes_is_carved(small_head: HeadModel, frames: FrameSet) -> None:
+    """Frames of the true head, parameters of one whose scalp was puffed up; a head that fits stays as it is."""
+    puffed = torch.zeros(small_head.num_vertices, 3)
+    scalp = small_head.regions["scalp"]
+    puffed[scalp] = 0.15 * small_head.template[scalp]
+    config = HullConfig(step=0.001, smoothing=6)
+    top = scalp & (small_head.template[:, 1] > 0.09)
+    found = carve(small_head, frames.params.replace(static_offset=puffed), frames, config)
+    assert float(found[top, 1].abs().mean()) < 0.35 * float(puffed[top, 1].abs().mean())
+    kept = carve(small_head, frames.params, frames, config)
+    assert float(kept.norm(dim=1).mean()) < 0.001
+    assert not kept[small_head.regions["face"]].any()

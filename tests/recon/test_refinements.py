@@ -197,6 +197,7 @@ def test_a_posed_avatar_is_what_was_fitted(small_head: HeadModel, frames: FrameS
     """With everything on: networks see tracked parameters in fitting, so they must when the avatar is posed."""
     config = replace(
         quick, iterations=12, deform=DEFORM, attributes=ATTRIBUTES, hull=replace(quick.hull, enabled=False),
+        behind=replace(quick.behind, enabled=False),
         refinement=RefinementConfig(True, scaled=False, pose_rate=3e-3, expression_rate=3e-2, warmup=0.0),
     )  # fmt: skip
     parts = {name: getattr(config, name) for name in ("iterations", "deform", "attributes", "refinement", "density")}
