@@ -18,6 +18,8 @@ SILHOUETTE_MARGIN = 0.06
 EDGE_SOFTNESS = 0.6
 #: Width of the rim, as a share of the side, in which decoded colours are freed from the white background.
 RIM = 0.03
+#: Distance from white, in RGB, below which a subject's colour cannot be told from the background.
+PALE = 0.25
 
 
 def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
@@ -53,9 +55,11 @@ def composite(
     Returns image on white (H, W, 3) 0..1, normals (H, W, 3) of unit length times the mask, mask (H, W) 0..1.
     """
     length = np.linalg.norm(normals, axis=-1)
-    mask = foreground_mask(length, silhouette)
+    cover = coverage(image, foreground_mask(length, silhouette))
+    # Doubt about their direction shortens normals, of hair to less than half, where the colours are in no doubt.
+    mask = foreground_mask(np.maximum(length, cover * (silhouette > 0.5)), silhouette)
     unit = normals / np.maximum(length, 1e-3)[..., None]
-    own = without_white(image, length, mask)
+    own = without_white(image, length, cover, mask)
     on_white = own * mask[..., None] + (1.0 - mask[..., None])
     return np.clip(on_white, 0.0, 1.0), unit * mask[..., None], mask
 
@@ -69,17 +73,42 @@ def with_portrait(image: np.ndarray, proposal: np.ndarray, visibility: np.ndarra
     return image + share * visibility[..., None] * (proposal - image)
 
 
-def without_white(image: np.ndarray, length: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def coverage(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W) 0..1: how much of the subject's colour a pixel holds, the rest being white.
+
+    image: (H, W, 3) 0..1. mask: (H, W) 0..1. The subject's colour is that of the nearest pixel well inside the mask;
+    where that is white itself, colours tell nothing and the coverage is 0.
+    """
+    solid = (mask > 0.5).astype(np.uint8)
+    inner = cv2.distanceTransform(solid, cv2.DIST_L2, 5) > RIM * image.shape[0]
+    if not inner.any():
+        return np.zeros(mask.shape, np.float32)
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~inner).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), OUTLINE_SOFTNESS * image.shape[0])
+    # Labels count the zero pixels, one each.
+    colors = np.zeros((int(nearest.max()) + 1, 3), np.float32)
+    colors[nearest[inner]] = 1.0 - smooth[inner]
+    own, here = colors[nearest], 1.0 - image
+    power = (own * own).sum(-1)
+    share = (own * here).sum(-1) / np.maximum(power, 1e-6)
+    return np.clip(share, 0.0, 1.0).astype(np.float32) * (power > PALE**2)
+
+
+def without_white(image: np.ndarray, length: np.ndarray, cover: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The subject's own colours along the rim.
 
     Where the networks are not sure how far the subject reaches, they show a mixture of it and the white background, and
-    the normals shrink by the same share. So the share of white is known and is taken out again, in the rim only:
-    inside, normals may be short for other reasons.
+    the normals shrink by the same share: a pixel counts as a mixture where `length` (H, W) of the normals and the
+    `cover` (H, W) of its colours both say so. Normals alone would turn hair, where they are short, black. White is
+    taken out in the rim only.
     """
     reach = max(1.0, RIM * image.shape[0])
     inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    rim = np.clip(2.0 - 2.0 * inside / reach, 0.0, 1.0)
+    # A mask without an outside is infinitely far from it.
+    rim = np.clip(2.0 - 2.0 * np.minimum(inside, reach) / reach, 0.0, 1.0)
     smooth = cv2.GaussianBlur(length, (0, 0), OUTLINE_SOFTNESS * image.shape[0])
     # Doubt about their direction shortens normals as well, by about a quarter where the head turns away.
-    share = 1.0 + rim * (np.clip(1.25 * smooth, 0.7, 1.0) - 1.0)
+    share = 1.0 + rim * (np.clip(np.maximum(1.25 * smooth, cover), 0.7, 1.0) - 1.0)
     return np.clip(1.0 - (1.0 - image) / share[..., None], 0.0, 1.0)

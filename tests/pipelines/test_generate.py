@@ -83,6 +83,18 @@ def test_outside_the_mask_frames_are_white_and_normals_zero() -> None:
     np.testing.assert_allclose(image[32, 32], 0.2, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_face_that_fills_the_frame_keeps_its_colours() -> None:
+    """Without an outside there is no rim, and nothing is white."""
+    image = np.random.default_rng(0).uniform(0.1, 0.9, (64, 64, 3)).astype(np.float32)
+    normals = np.zeros((64, 64, 3), np.float32)
+    normals[..., 2] = 0.8
+    found, unit, mask = composite(image, normals, np.ones((64, 64), np.float32))
+    assert mask.min() == 1.0
+    np.testing.assert_allclose(found, image, atol=1e-6)
+    np.testing.assert_allclose(unit[..., 2], 1.0, atol=1e-6)
+
+
 def test_the_portrait_stays_where_it_sees() -> None:
     image, proposal = np.zeros((2, 1, 3), np.float32), np.ones((2, 1, 3), np.float32)
     visibility = np.array([[1.0], [0.0]], np.float32)
@@ -100,6 +112,26 @@ def test_a_rim_that_is_partly_white_comes_closer_to_its_own_colour() -> None:
     assert rim.sum() > 20
     assert found[rim].mean() < image[rim].mean() - 0.04
     assert found[rim].min() > 0.15
+
+
+def test_hair_whose_normals_are_in_doubt_neither_darkens_nor_recedes() -> None:
+    """Short normals alone are no sign of white: the colours are those of the inside up to the outline."""
+    silhouette = disk(256, 0.3)
+    normals = np.zeros((256, 256, 3), np.float32)
+    normals[..., 2] = np.where(disk(256, 0.24) > 0, 0.95, 0.42) * silhouette
+    hair = np.array([0.45, 0.35, 0.2], np.float32)
+    image = 1.0 + (hair - 1.0) * silhouette[..., None]
+    found, _, mask = composite(image, normals, silhouette)
+    assert abs(mask.sum() / silhouette.sum() - 1.0) < 0.03
+    np.testing.assert_allclose(found[mask > 0.99], np.broadcast_to(hair, found[mask > 0.99].shape), atol=0.02)
+
+
+def test_white_hair_is_told_by_its_normals() -> None:
+    silhouette = disk(128, 0.3)
+    normals = np.zeros((128, 128, 3), np.float32)
+    normals[..., 2] = silhouette
+    _, _, mask = composite(np.full((128, 128, 3), 0.97, np.float32), normals, silhouette)
+    assert abs(mask.sum() / silhouette.sum() - 1.0) < 0.03
 
 
 def test_the_driver_shows_expressions_where_they_happen(head: HeadModel) -> None:

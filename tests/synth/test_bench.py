@@ -23,7 +23,7 @@ from geodiff.synth.bench.scores import Score, chosen, frame_metrics, groups, mea
 from geodiff.synth.bench.tasks import Bench, Proposal, Request
 from geodiff.synth.subject import Subject
 
-SMALL = BenchConfig.quick(identities=2, size=64, supersample=1, texture=256, views=2, steps=2, held_views=1)
+SMALL = BenchConfig.quick(identities=2, size=64, photo=256, supersample=1, texture=128, views=2, steps=2, held_views=1)
 
 
 @pytest.fixture(scope="module")

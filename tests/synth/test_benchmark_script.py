@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 from script_modules import load_script
 
+from geodiff.synth.bench.definition import BenchConfig
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
@@ -16,6 +18,9 @@ def script() -> ModuleType:
 
 
 def test_a_run_ends_in_tables_and_pictures(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"photo": 256, "texture": 128, "supersample": 1, "views": 2, "steps": 2, "held_views": 1, "held_steps": 1}
+    quick = BenchConfig.quick
+    monkeypatch.setattr(BenchConfig, "quick", staticmethod(lambda **changes: quick(**changes, **small)))
     arguments = [
         "--generator", "random:test", "--preset", "test", "--quick", "--people", "1", "--size", "64", "--out",
         str(tmp_path), "--metrics", "psnr,normal_degrees,mask_iou", "--kinds", "tracked", "--avatar", "iterations=5",

@@ -133,7 +133,7 @@ def fitted(points: np.ndarray, side: int, head: HeadModel) -> Fit:
 def _landmarks(head: HeadModel, params: HeadParams) -> np.ndarray:
     """(478, 3) landmarks of the bare face in the world, NaN where the head has none.
 
-    Offsets for hair and collar lift the landmarks at temples and jaw by millimetres off the face that they are places of.
+    Offsets for hair and collar lift the landmarks at temples and jaw by millimetres off the face.
     """
     if head.landmarks is None:
         raise HeadModelError(f"heads of the bench must have landmarks of the face, and {head.name} has none")
