@@ -126,7 +126,7 @@ def parse_assignments(items: list[str]) -> dict[str, Any]:
                 f"an override must read key=value, and {item!r} does not: write it as, for instance, seed=3"
             )
         try:
-            value = yaml.load(text, _Loader) if text.strip() else ("" if text else None)
+            value = _Loader(text).get_single_data() if text.strip() else ("" if text else None)
         except yaml.YAMLError as error:
             raise ConfigError(f"the value of {key!r} must be YAML, and {text!r} is not: put it in quotes") from error
         if isinstance(value, str):
@@ -232,7 +232,7 @@ def _wrong_value(error: OmegaConfBaseException, source: str) -> ConfigError:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise ConfigError(
             f"the configuration file {path} must exist and be readable ({error.strerror}): check the path"

@@ -93,7 +93,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("batch nowhere --out o", "nowhere does not exist"),
         ("batch . --out o", "holds none"),
         ("batch . --out o views=3", "must begin with the stage"),
-        ("train imags --data x --out y", "stage must be one of autoencoder, generator, images, clips, not 'imags'"),
+        (
+            "train imags --data x --out y",
+            "stage must be one of autoencoder, expression, generator, images, clips, not 'imags'",
+        ),
         ("train images --data nowhere --out y --preset test model=test", "nowhere"),
         ("generate", "--ref"),
         ("nonsense", "nonsense"),
