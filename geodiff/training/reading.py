@@ -30,8 +30,8 @@ LEAST_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """augment: of the driving crops, as in the generator's training. apart: weight of what the tokens' standard deviation
-    over a batch lacks of `least_apart`, the variance term of VICReg (Bardes et al. 2022)."""
+    """augment: of the driving crops, as in the generator's training. apart: weight of what the tokens' standard
+    deviation over a batch lacks of `least_apart`, the variance term of VICReg (Bardes et al. 2022)."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     apart: float = 1.0
