@@ -7,46 +7,49 @@ scripts/tracking_accuracy.py and scripts/measure_detector.py. Each person is kep
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from multiprocessing import Pool
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
 from geodiff.files import read_npz, write_npz
 from geodiff.geometry import project
+from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.synth.light import random_lighting
 from geodiff.synth.portraits import PortraitConfig, Sitter, SyntheticPortrait
 from geodiff.tracking.accuracy import PosedHead
 from geodiff.tracking.aligned import Aligned
-from geodiff.tracking.calibration import SKIN, Calibration
+from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
 from geodiff.tracking.groups import landmark_weights
 from geodiff.tracking.landmarks import Face, closest_look
 from geodiff.tracking.perception import Region
+from geodiff.training.faces import KEPT_PIXELS, KEPT_REACH, face_file, write_shown
 
 FIRST_SEED = 2**96
 PORTRAITS = PortraitConfig(pitch=11, roll=9, texture=384)
 #: Sides of the photographs in pixels, one by person.
 SIZES = (256, 256, 256, 384)
-#: Photographs of a person, and how many share an expression and a light.
-PHOTOS, SHARED = 8, 2
-#: The crop that is kept, with a margin for shifts: half its side in units of the face's frame, and its pixels.
-KEPT_REACH, KEPT_PIXELS = 2.6, 136
+#: Photographs of a person, each in its own expression and light.
+PHOTOS = 5
 #: Principal components of faces.
 FACES = 20
 
 
 def photograph_person(head: HeadModel, number: int, calibration: Calibration) -> dict[str, np.ndarray]:
     """One person at random angles: crops (N, 136, 136, 4) with the mask, what the detector says (points, z, score),
-    where the landmarks are in the picture (true) and in the camera (places), the head's rotation, the focal length and
-    the picture's side."""
+    where the landmarks are in the picture (true) and in the camera (places), the head's rotation, the focal length, the
+    picture's side and the expression (N, E)."""
     rng = np.random.default_rng([FIRST_SEED + number, 13])
     size = int(rng.choice(SIZES))
     sitter = Sitter(head, FIRST_SEED + number, replace(PORTRAITS, size=size))
     rows = []
     for k in range(PHOTOS):
-        if k and k % SHARED == 0:
+        if k:
             sitter.subject.light = random_lighting(rng)
             sitter.change_expression(rng)
         sitter.change_lens(rng)
@@ -61,7 +64,7 @@ def photograph_person(head: HeadModel, number: int, calibration: Calibration) ->
             "crop": crop, "points": face.points, "z": face.z, "score": np.float32(face.score),
             "true": true.astype(np.float32), "places": places.astype(np.float32),
             "rotation": rotation.astype(np.float32), "focal": photo.camera.K[0, 0].numpy(), "yaw": np.float32(yaw),
-            "person": np.int32(number), "size": np.int32(size),
+            "person": np.int32(number), "size": np.int32(size), "expression": photo.params.expr[0].numpy(),
         })  # fmt: skip
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -181,13 +184,31 @@ def fitted_turns(
     return np.linalg.solve(weighed @ rows.T + np.diag(prior), weighed)[:3]
 
 
-def collect(head: HeadModel, people: int, folder: Path, calibration: Calibration) -> dict[str, np.ndarray]:
-    """Samples of all people, of those that are missing made first."""
-    parts = []
-    for number in range(people):
-        path = folder / f"{number:04d}.npz"
-        if not path.is_file():
-            write_npz(path, **photograph_person(head, number, calibration))
-            print(f"\r{number + 1} of {people} people", end="", flush=True)
-        parts.append(read_npz(path))
+def collect(head: str, people: int, folder: Path, jobs: int) -> dict[str, np.ndarray]:
+    """Samples of all people, of those that are missing made first, in `jobs` processes. head: as `load_head` takes
+    it."""
+    files = [face_file(folder, number) for number in range(people)]
+    missing = [number for number in range(people) if not files[number].is_file()]
+    with Pool(jobs, _one_thread) as pool:
+        for done, _ in enumerate(pool.imap(partial(_keep, head, folder), missing), 1):
+            print(f"\r{done} of {len(missing)} people", end="", flush=True)
+    write_shown(folder, _head(head))
+    parts = [read_npz(path) for path in files]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@lru_cache(maxsize=1)
+def _head(spec: str) -> HeadModel:
+    """One head a process: what is prepared for it once belongs to the object."""
+    return load_head(spec)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _keep(head: str, folder: Path, number: int) -> None:
+    calibration = load_calibration()
+    assert calibration is not None
+    write_npz(face_file(folder, number), **photograph_person(_head(head), number, calibration))

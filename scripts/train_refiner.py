@@ -1,6 +1,6 @@
 """Make the data of the second look at faces (`geodiff.tracking.refine`) and train its network, from nothing.
 
-    python scripts/train_refiner.py ict:PATH/ict_facekit.npz --data DIR [--people 503] [--epochs 63] [--name refiner]
+    python scripts/train_refiner.py ict:PATH/ict_facekit.npz --data DIR [--people 4000] [--epochs 20] [--name refiner]
 
 Synthetic people are photographed, and the landmark detector is asked where their landmarks are (`refiner_lessons`); the
 network learns what it misses once `calibration` has been applied, and how the heads are turned. The same command goes
@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from refiner_lessons import KEPT_REACH, Lessons, collect, lessons
+from refiner_lessons import Lessons, collect, lessons
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geodiff.assets import weights_folder, write_manifest
 from geodiff.files import save_tensors
@@ -28,7 +29,8 @@ from geodiff.head import load_head
 from geodiff.head.builtin import load_builtin
 from geodiff.tracking.accuracy import TemplateOffset
 from geodiff.tracking.calibration import load_calibration
-from geodiff.tracking.refine import CHANNELS, FILE, JOINED, PIXELS, REACH, SEEN
+from geodiff.tracking.refine import FILE, PIXELS, REACH, RefinerNet
+from geodiff.training.faces import KEPT_REACH
 
 #: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
 UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
@@ -37,44 +39,40 @@ UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 TURNS = 6
 #: Principal components of what the detector says and of its errors.
 SAID, ERRORS = 40, 64
-BATCH, HELD_OUT = 64, 40
+BATCH, HELD_OUT, DROP = 64, 100, 0.15
 #: Steps after which training is kept, to go on from there.
 KEPT = 500
 RANGES = ((0, 10), (10, 30), (30, 50), (50, 70), (70, 95))
 
 
-class Trainee(nn.Module):
+class Normalised(nn.Module):
+    """A convolution with batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+class Trainee(RefinerNet):
     """`RefinerNet` with batch normalisation, dropout, and answers about the head's rotation."""
 
     def __init__(self, inputs: int, modes: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for width in CHANNELS:
-            layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            if before > 1:
-                layers += [nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            before = width
-        self.trunk, self.drop = nn.Sequential(*layers), nn.Dropout(0.15)
-        self.seen = nn.Linear(before * (PIXELS >> len(CHANNELS)) ** 2, SEEN)
-        self.joined, self.answer = nn.Linear(SEEN + inputs, JOINED), nn.Linear(JOINED, modes + TURNS)
+        super().__init__(inputs, modes + TURNS, Normalised, DROP)
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)
         nn.init.constant_(self.answer.bias[-3:], math.log(0.05))
-
-    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        seen = torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1))))
-        return self.answer(self.drop(torch.relu(self.joined(torch.cat([seen, inputs], 1)))))
 
     def folded(self) -> dict[str, torch.Tensor]:
         """The tensors of a `RefinerNet`, normalisation made part of the convolutions."""
         tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("trunk")}
         tensors |= {k: v[:-TURNS] for k, v in tensors.items() if k.startswith("answer")}
-        layers = list(self.trunk)
-        for place, (conv, norm) in enumerate(zip(layers[::3], layers[1::3], strict=True)):
-            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-            tensors[f"trunk.{2 * place}.weight"] = conv.weight * gain[:, None, None, None]
-            tensors[f"trunk.{2 * place}.bias"] = norm.bias - norm.running_mean * gain
+        for name, layer in self.named_modules():
+            if isinstance(layer, Normalised):
+                folded = fuse_conv_bn_eval(layer.conv, layer.norm)
+                tensors |= {f"{name}.{key}": value for key, value in folded.state_dict().items()}
         return {name: value.detach() for name, value in tensors.items()}
 
 
@@ -302,19 +300,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", help="head model of the people: ict:PATH, builtin, flame:PATH")
     parser.add_argument("--data", type=Path, required=True, help="folder for the people's photographs")
-    parser.add_argument("--people", type=int, default=503)
-    parser.add_argument("--epochs", type=float, default=63)
+    parser.add_argument("--people", type=int, default=4000)
+    parser.add_argument("--jobs", type=int, default=2, help="processes that make photographs")
+    parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--minutes", type=float, default=60, help="training ends after these at the latest")
     parser.add_argument("--name", default="refiner", help="of the bundled weights, or a folder to write to")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(0)
     calibration = load_calibration()
     assert calibration is not None
     truth = load_head(options.truth)
     rest = TemplateOffset.between(load_builtin(), truth).rotation
-    all_ = lessons(collect(truth, options.people, options.data, calibration), calibration, rest)
+    all_ = lessons(collect(options.truth, options.people, options.data, options.jobs), calibration, rest)
     known = all_.person < options.people - HELD_OUT
     rows, held = (torch.nonzero(which).flatten() for which in (known, ~known))
     tables = Tables.of(all_, rows, calibration.mirror)

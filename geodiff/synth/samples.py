@@ -40,7 +40,7 @@ from geodiff.types import Camera, HeadParams, Motion
 
 #: What the proposal shows: the target's tracked expression, the reference's, or none; so that the expression has to
 #: come from the latent as well.
-PROPOSALS = {"tracked": 0.60, "reference": 0.25, "neutral": 0.15}
+PROPOSALS = {"tracked": 0.50, "reference": 0.25, "neutral": 0.25}
 
 #: Portraits' augmentations: standard deviation of red's magnification over green's, and the strongest chroma noise.
 FRINGE, CHROMA = 0.0012, 0.012

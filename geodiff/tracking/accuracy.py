@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from geodiff.geometry import project, vertex_normals
 from geodiff.head.model import JOINTS, HeadModel
@@ -105,7 +106,8 @@ def similarity(source: np.ndarray, target: np.ndarray, scaled: bool = True) -> t
 def measure(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[str, float]:
     """Errors of a tracked head.
 
-    pose: degrees between the rotations, the templates' offset taken off (raw_pose: left in). position: mm between the
+    pose: degrees between the rotations, the templates' offset taken off (raw_pose: left in; pitch, yaw, roll: by how
+    much the tracked head is turned too far about the camera's axes, right, down and ahead). position: mm between the
     eyes' midpoints; direction: degrees between the rays to them; distance, focal: their errors in percent. landmarks:
     distance of the two heads' inner-face landmarks in the image, percent of the outer eye corners' distance on the
     true face seen from the front. mesh: mean mm from the true face's surface to the fitted one after similarity
@@ -121,6 +123,7 @@ def measure(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[
     return {
         "pose": _angle(truth.rotation, turn),
         "raw_pose": _angle(truth.rotation, found.rotation),
+        **dict(zip(("pitch", "yaw", "roll"), _turned(truth.rotation, turn), strict=True)),
         "position": 1000 * float(np.linalg.norm(here - there)),
         "direction": float(np.degrees(np.arccos(np.clip(here @ there / far / near, -1, 1)))),
         "distance": 100 * abs(float(near / far) - 1),
@@ -140,7 +143,7 @@ def measure(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[
 def face_distance(truth: PosedHead, found: PosedHead, rounds: int = 6) -> float:
     """Mean metres from the true face region's vertices to the fitted head's surface, aligned by a similarity that
     starts at the landmarks and follows the nearest points."""
-    face = _face_skin(truth.head)
+    face = face_skin(truth.head)
     target = truth.head.vertices(truth.params, offsets=False)[0].double().numpy()[face]
     own = found.head
     inner = own.regions["eyeballs"] | own.regions["teeth"] | own.regions["mouth_interior"]
@@ -183,7 +186,7 @@ def nearest_on_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray,
 
 
 @lru_cache(maxsize=4)
-def _face_skin(head: HeadModel) -> np.ndarray:
+def face_skin(head: HeadModel) -> np.ndarray:
     """Numbers of the face region's vertices that nothing covers in the template seen along its normal: no sockets, no
     inside of the nose or the mouth."""
     regions = head.regions
@@ -207,6 +210,12 @@ def _gaze_error(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> f
 
 def _gap(marks: np.ndarray, pair: tuple[int, int]) -> float:
     return 1000 * float(np.linalg.norm(marks[pair[0]] - marks[pair[1]]))
+
+
+def _turned(truth: np.ndarray, found: np.ndarray) -> list[float]:
+    """Degrees about x, y and z that turn (3, 3) truth into found."""
+    vector: list[float] = np.degrees(Rotation.from_matrix(found @ truth.T).as_rotvec()).tolist()
+    return vector
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> float:

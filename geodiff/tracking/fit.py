@@ -49,10 +49,10 @@ class FitConfig:
 
     noise: float = 0.02
     outlier: float = 4.0
-    field_of_view: float = 31.0
-    focal_spread: float = 0.25
-    distance: float = 1.1
-    distance_spread: float = 0.25
+    field_of_view: float = 28.0
+    focal_spread: float = 0.35
+    distance: float = 1.2
+    distance_spread: float = 0.3
     shape_prior: float = 1.5
     expr_prior: float = 1.5
     arkit_spread: float = 0.35

@@ -9,6 +9,7 @@ network look at both, and the mean of their answers is taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,32 +29,54 @@ from geodiff.tracking.landmarks import Face, measure_face
 WEIGHTS, FILE = "bundled:refiner", "refiner.safetensors"
 #: The crop that the network sees: its side in pixels, and how far it reaches from the middle in units of the frame.
 PIXELS, REACH = 96, 2.0
-#: Channels after each halving of the crop, width of what is concluded from it, of the last layer.
-CHANNELS, SEEN, JOINED = (16, 32, 48, 64), 128, 192
+#: Channels and residual blocks after each halving of the crop, width of what is concluded from it, of the last layer.
+CHANNELS, BLOCKS, SEEN, JOINED = (24, 64, 128, 192, 192), (0, 1, 2, 1, 0), 256, 256
 #: How sure the detector must be of the face in the mirrored picture, as a share of how sure it is of the face.
 ALIKE = 0.7
 
 
+#: Makes a 3x3 convolution: inputs, outputs, stride.
+Layer = Callable[[int, int, int], nn.Module]
+
+
+def convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside the identity."""
+
+    def __init__(self, width: int, layer: Layer) -> None:
+        super().__init__()
+        self.first, self.second = layer(width, width, 1), layer(width, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
+
+
 class RefinerNet(nn.Module):
     """Crops (B, 1, 96, 96) of mean 0 and deviation 1 and inputs (B, K) -> (B, R) coefficients of the landmarks'
-    errors in standard deviations."""
+    errors in standard deviations.
 
-    def __init__(self, inputs: int, modes: int) -> None:
+    layer: how its convolutions are made; drop: dropout in training (`scripts/train_refiner.py`).
+    """
+
+    def __init__(self, inputs: int, modes: int, layer: Layer = convolution, drop: float = 0.0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
-        for width in CHANNELS:
-            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()]
+        for width, blocks in zip(CHANNELS, BLOCKS, strict=True):
+            layers += [layer(before, width, 2), nn.ReLU(), *(Residual(width, layer) for _ in range(blocks))]
             before = width
-        self.trunk = nn.Sequential(*layers[:2], *layers[4:])  # the largest grid is seen by one layer only
+        self.trunk, self.drop = nn.Sequential(*layers), nn.Dropout(drop)
         side = PIXELS >> len(CHANNELS)
         self.seen = nn.Linear(before * side * side, SEEN)
         self.joined = nn.Linear(SEEN + inputs, JOINED)
         self.answer = nn.Linear(JOINED, modes)
 
     def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        seen = torch.relu(self.seen(self.trunk(crops).flatten(1)))
-        return self.answer(torch.relu(self.joined(torch.cat([seen, inputs], 1))))
+        seen = torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1))))
+        return self.answer(self.drop(torch.relu(self.joined(torch.cat([seen, inputs], 1)))))
 
 
 @dataclass(frozen=True)

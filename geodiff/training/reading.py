@@ -8,8 +8,9 @@ weights of synthetic people give a start at which the tokens differ; the stages 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,15 @@ from torch.utils.data import Dataset
 from geodiff.errors import ConfigError, InputError
 from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.training.augment import AugmentConfig, augment_crops
-from geodiff.training.dataset import Split, SynthShards, expression_odds
+from geodiff.training.dataset import HELD_OUT_EVERY, Split, SynthShards, expression_odds
 from geodiff.training.draws import Draws
+from geodiff.training.faces import is_faces, read_faces
 from geodiff.training.sources import is_synthetic
 
 #: Expressions that vary less than this (of a weight that is 1 at its strongest) do not count for more than that.
 LEAST_SPREAD = 0.05
+#: Side of the crops that are taken from photographed faces.
+FACE_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -38,31 +42,45 @@ class ReadingConfig:
     least_apart: float = 0.5
 
 
-class ExpressionCrops(Dataset[dict[str, Tensor]]):
-    """Driving crops of synthetic sets with their expressions.
+#: Reads one crop (S, S, 3) uint8.
+Crop = Callable[[], np.ndarray]
 
-    A sample: driving (1, 3, crop, crop) in -1..1, expression (1, E), weights of the true head's expressions.
-    Raises ConfigError for other data than synthetic sets, InputError where sets have different expressions.
+
+def _same(crop: np.ndarray) -> np.ndarray:
+    return crop
+
+
+class ExpressionCrops(Dataset[dict[str, Tensor]]):
+    """Driving crops of synthetic sets, or of folders of photographed faces (`faces`), with their expressions.
+
+    A sample: driving (1, 3, crop, crop) in -1..1, expression (1, E), weights of the true head's expressions, of
+    photographed faces the movements that these make. spread: (E,) what counts as one of each.
+    Raises ConfigError for other data, InputError where sets have different expressions.
     """
 
     def __init__(self, folders: Sequence[Path], split: Split = "train") -> None:
-        filmed = [folder for folder in folders if not is_synthetic(folder)]
+        filmed = [folder for folder in folders if not is_synthetic(folder) and not is_faces(folder)]
         if filmed:
             raise ConfigError(
                 f"the encoder by itself learns from true expressions, which synthetic sets alone have; found "
                 f"{filmed[0]}: leave it out"
             )
-        self.places = []
+        self.places: list[Crop] = []
         weights: list[Sequence[float]] = []
         missing: InputError | None = None
         for folder in folders:
             try:
+                if is_faces(folder):
+                    crops, told = read_faces(folder, HELD_OUT_EVERY, split == "held_out", FACE_PIXELS)
+                    self.places += [partial(_same, crop) for crop in crops]
+                    weights += list(told)
+                    continue
                 entries = SynthShards(folder, split=split).entries
             except InputError as error:
                 missing = error
                 continue
             for file, _, steps, about in entries:
-                self.places.append((file, steps[0]["driving"]))
+                self.places.append(partial(file.read, steps[0]["driving"]))
                 weights.append(about["weights"][0])
         if not self.places and missing is not None:
             raise missing
@@ -72,13 +90,15 @@ class ExpressionCrops(Dataset[dict[str, Tensor]]):
                 "in number: train with one of them"
             )
         self.expressions = torch.tensor(np.asarray(weights, np.float32))
+        deviation = self.expressions.std(dim=0)
+        whole = deviation.square().mean().sqrt().expand_as(deviation)
+        self.spread = whole if any(is_faces(folder) for folder in folders) else deviation.clamp(min=LEAST_SPREAD)
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        file, place = self.places[index]
-        crop = torch.from_numpy(file.read(place)).permute(2, 0, 1).float().mul_(1 / 127.5).sub_(1.0)
+        crop = torch.from_numpy(self.places[index]()).permute(2, 0, 1).float().mul_(1 / 127.5).sub_(1.0)
         return {"driving": crop[None], "expression": self.expressions[index][None]}
 
     def rarity(self) -> np.ndarray:
@@ -89,7 +109,7 @@ class ExpressionCrops(Dataset[dict[str, Tensor]]):
 class ReadingObjective(nn.Module):
     """Crops to the share of the expressions' variance that the tokens do not tell.
 
-    spread: (E,) standard deviation of each expression's weight among the samples.
+    spread: (E,) of `ExpressionCrops`.
     """
 
     def __init__(self, encoder: ExpressionEncoder, spread: Tensor, config: ReadingConfig) -> None:
@@ -104,7 +124,7 @@ class ReadingObjective(nn.Module):
         encoder.null.requires_grad_(False)
         self.trained = nn.ModuleDict({"expression_encoder": encoder, "readout": self.readout})
         self.spread: Tensor
-        self.register_buffer("spread", spread.clamp(min=LEAST_SPREAD), persistent=False)
+        self.register_buffer("spread", spread, persistent=False)
 
     def forward(self, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         crops = augment_crops(batch["driving"], draws, self.config.augment)
@@ -114,7 +134,7 @@ class ReadingObjective(nn.Module):
         return loss + self.config.apart * near, {"expression": loss.detach()}
 
     def unexplained(self, tokens: Tensor, expression: Tensor) -> Tensor:
-        """Mean over expressions of the squared error as a share of their variance. tokens: (N, tokens * width)."""
+        """Mean over expressions of the squared error in units of their spread. tokens: (N, tokens * width)."""
         return ((self.readout(tokens) - expression.flatten(0, 1)) / self.spread).square().mean()
 
 

@@ -127,9 +127,7 @@ def autoencoder_task(config: TrainConfig) -> AutoencoderTask:
 
 def reading_task(config: TrainConfig, crops: ExpressionCrops) -> ReadingTask:
     """The encoder that a run trains by itself: fresh, or that of the folder `config.start`."""
-    task = ReadingTask(
-        ExpressionEncoder(**asdict(MODELS[config.model].encoder)), crops.expressions.std(dim=0), config.reading
-    )
+    task = ReadingTask(ExpressionEncoder(**asdict(MODELS[config.model].encoder)), crops.spread, config.reading)
     if config.start is not None:
         task.restore(Path(config.start))
     return task

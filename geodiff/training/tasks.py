@@ -151,7 +151,7 @@ class AutoencoderTask(Task):
 
 
 class ReadingTask(Task):
-    """The expression encoder by itself. spread: (E,) of the expressions that are read from it."""
+    """The expression encoder by itself. spread: (E,) of `reading.ExpressionCrops`, what is read."""
 
     def __init__(self, encoder: ExpressionEncoder, spread: Tensor, config: ReadingConfig) -> None:
         self.objective: ReadingObjective = ReadingObjective(encoder, spread, config)

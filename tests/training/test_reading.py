@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from model_helpers import tiny
@@ -10,10 +11,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from training_helpers import quick, write_set
 
+from geodiff.conditioning import face_camera, head_frame
 from geodiff.errors import AssetError, ConfigError, InputError
+from geodiff.files import read_npz, write_npz
+from geodiff.geometry import orbit_camera, project
+from geodiff.head.builtin import load_builtin
 from geodiff.models.expression_encoder import ExpressionEncoder
 from geodiff.models.networks import build_networks
+from geodiff.tracking.aligned import Aligned
+from geodiff.tracking.calibration import load_calibration
 from geodiff.training.augment import AugmentConfig
+from geodiff.training.dataset import HELD_OUT_EVERY
+from geodiff.training.faces import DRIVING_REACH, KEPT_PIXELS, SHOWN_FILE, face_file, movements, write_shown
 from geodiff.training.loop import train_task
 from geodiff.training.reading import ExpressionCrops, ReadingConfig, reading_figures
 from geodiff.training.run import DataConfig, run_stage, stage_config
@@ -68,6 +77,66 @@ def test_a_run_goes_on_where_it_was_and_its_encoder_is_taken_over(tmp_path: Path
     assert all(parameter.requires_grad for parameter in networks.expression_encoder.parameters())
     with pytest.raises(AssetError, match="do not fit"):
         with_encoder(build_networks(tiny(encoder=dataclasses.replace(tiny().encoder, tokens=3))), weights)
+
+
+def write_faces(folder: Path, people: int) -> Path:
+    write_npz(folder / SHOWN_FILE, shown=np.array([[0.0, 0.003], [0.001, 0.0]], np.float32))
+    for person in range(people):
+        crops = np.full((3, KEPT_PIXELS, KEPT_PIXELS, 4), person, np.uint8)
+        write_npz(face_file(folder, person), crop=crops, expression=np.array([[person, -person]] * 3, np.float32))
+    return folder
+
+
+def test_photographed_faces_are_read_by_person(tmp_path: Path) -> None:
+    folder = write_faces(tmp_path, HELD_OUT_EVERY + 1)
+    seen, held = ExpressionCrops([folder]), ExpressionCrops([folder], "held_out")
+    assert (len(seen), len(held)) == (3 * HELD_OUT_EVERY, 3)
+    for crops, index, person in ((seen, 4, 1), (held, 0, HELD_OUT_EVERY - 1), (seen, len(seen) - 1, HELD_OUT_EVERY)):
+        sample = crops[index]
+        torch.testing.assert_close(sample["driving"], torch.full((1, 3, 64, 64), person / 127.5 - 1))
+        # One movement, of which the expressions of all people are multiples.
+        away = (person - HELD_OUT_EVERY / 2) / np.arange(HELD_OUT_EVERY + 1).std()
+        np.testing.assert_allclose(sample["expression"].abs(), [[abs(away), 0.0]], atol=1e-4)
+    assert seen.spread.tolist() == [seen.spread[0].item()] * 2
+    write_npz(face_file(folder, 0), crop=np.zeros((3, 8, 8, 4), np.uint8))
+    with pytest.raises(InputError, match="make the photographs anew"):
+        ExpressionCrops([folder])
+    (write_faces(folder, 1) / SHOWN_FILE).unlink()
+    with pytest.raises(InputError, match="what expressions show"):
+        ExpressionCrops([folder])
+
+
+def test_movements_count_as_much_as_they_move() -> None:
+    """Of two expressions that vary alike, the one that moves three times as much is the first movement."""
+    expressions = np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32)
+    told = movements(expressions, np.array([[0.001, 0.0, 0.0], [0.0, 0.0, 0.003]], np.float32))
+    assert np.abs(np.corrcoef(told[:, 0], expressions[:, 1])[0, 1]) > 0.999
+    np.testing.assert_allclose(told.std(0), [1, 1 / 3], rtol=0.05)
+
+
+def test_what_expressions_show_comes_from_the_people_s_head(tmp_path: Path) -> None:
+    head = load_builtin()
+    write_shown(tmp_path, head)
+    shown = read_npz(tmp_path / SHOWN_FILE)["shown"].reshape(head.num_expr, -1, 3)
+    assert head.landmarks is not None
+    opened = shown[head.expression_names.index("jawOpen")]
+    assert np.linalg.norm(opened, axis=1).argmax() in np.flatnonzero(opened[:, 1] < -0.005)
+
+
+def test_crops_of_photographed_faces_are_those_that_the_encoder_is_driven_with() -> None:
+    """The face as large and in the same place as in `face_camera`'s crop, from the front."""
+    head, calibration = load_builtin(), load_calibration()
+    assert calibration is not None
+    params = head.zeros()
+    frame = head_frame(head, params)
+    camera = orbit_camera(0.0, 0.0, 1.2, frame.center, 1200.0, 512, 512)
+    crop = face_camera(head, params, camera, 64)
+    marks = head.landmark_points(params)[0]
+    points, depth = project(marks, crop)
+    z = ((depth - depth.mean()) * crop.K[0, 0] / depth.mean()).numpy()
+    aligned = Aligned.of(points.numpy(), z, calibration.mean)
+    assert 32 / aligned.size == pytest.approx(DRIVING_REACH, rel=0.03)
+    assert np.abs(aligned.inside(np.array([[32.0, 32.0]]))).max() < 0.1
 
 
 def test_only_synthetic_sets_tell_expressions(tmp_path: Path) -> None:
