@@ -47,12 +47,12 @@ class FitConfig:
     landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it.
     """
 
-    noise: float = 0.02
+    noise: float = 0.015
     outlier: float = 4.0
     field_of_view: float = 28.0
-    focal_spread: float = 0.35
+    focal_spread: float = 0.3
     distance: float = 1.2
-    distance_spread: float = 0.3
+    distance_spread: float = 0.2
     shape_prior: float = 1.5
     expr_prior: float = 1.5
     arkit_spread: float = 0.35
