@@ -53,6 +53,8 @@ TURNED = 0.82
 UPRIGHT_ROLL, UPRIGHT_MARGINS, OTHER_MARGINS, UPRIGHT_SURE = 0.7, (0.15, 0.9), (0.05, 0.5), 0.5
 #: Below this the mesh network is unsure of a face; how far, in sizes of a face, a head reaches around its own.
 UNSURE, HEAD_REACH = 0.6, 0.9
+#: An ear taken for a face: its size and its distance, in sizes of the head's own face, are at most these.
+EAR_SIZE, EAR_REACH = 0.45, 0.8
 #: What it must say of a face that is followed through a video.
 FOLLOWED = 0.3
 
@@ -120,14 +122,16 @@ def detect_faces(image: np.ndarray, limit: int = 8) -> list[Face]:
 
 
 def _one_a_head(faces: list[Face]) -> list[Face]:
-    """Without the faces of which the mesh network is unsure and that lie within a head's reach of a surer one.
+    """Without the faces of which the mesh network is unsure and that lie within a head's reach of a surer one, and
+    without those that are as small as a surer one's ear and as near to it.
 
     In profiles, hair and ear can look to the detector like a second, turned face.
     """
 
     def shadowed(face: Face, other: Face) -> bool:
-        near = np.linalg.norm(face.region.centre - other.region.centre) < HEAD_REACH * other.size
-        return bool(near and face.score < UNSURE < other.score)
+        away = np.linalg.norm(face.region.centre - other.region.centre) / other.size
+        unsure = away < HEAD_REACH and face.score < UNSURE < other.score
+        return bool(unsure or (away < EAR_REACH and face.size < EAR_SIZE * other.size and other.score > UNSURE))
 
     return [face for face in faces if not any(shadowed(face, other) for other in faces if other is not face)]
 
