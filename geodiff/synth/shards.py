@@ -10,7 +10,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,16 +90,10 @@ def build_set(root: Path | str, config: SetConfig, workers: int = 1) -> Iterator
     yield done, total
     if not missing:
         return
-    if workers <= 1:
-        _prepare(config)
-        for number in missing:
-            with _one_thread():
-                make_shard(folder, number, config)
-            done += 1
-            yield done, total
-        return
+    # A process of its own even for one worker: in this one, what other libraries do to threads and rounding would show
+    # in the last bit of what is fitted.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(config,)) as pool:
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=(config,)) as pool:
         for future in as_completed([pool.submit(make_shard, folder, number, config) for number in missing]):
             future.result()
             done += 1
@@ -122,21 +115,6 @@ def _prepare(config: SetConfig) -> None:
     for spec in (config.truth, config.head):
         if spec not in _heads:
             _heads[spec] = load_head(spec)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a process of its own: sums over several threads differ in the last bit on some processors."""
-    import torch
-
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
 
 
 def make_shard(folder: Path, number: int, config: SetConfig) -> None:
