@@ -22,11 +22,10 @@ from embed_landmarks import BROWS, Surface, _closest, _partners, picture
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from geodiff.geometry import vertex_normals
 from geodiff.head import load_head
 from geodiff.head.embedding import DATA, save_embedding
 from geodiff.head.model import HeadModel, LandmarkEmbedding
-from geodiff.tracking.accuracy import TemplateOffset, face_skin, nearest_on_mesh, similarity
+from geodiff.tracking.accuracy import TemplateOffset, face_skin, inner_faces, nearest_on_mesh, similarity
 from geodiff.tracking.groups import EYES, INNER_LIPS, IRISES
 
 #: How far along the surface a point may move, metres: lids and lips must not change sides, those inside a nostril come
@@ -41,7 +40,7 @@ def laid_upon(head: HeadModel, source: HeadModel, rounds: int = 15) -> np.ndarra
     offset = TemplateOffset.between(source, head)
     rotation, shift = offset.rotation, offset.shift
     skin = source.template.double().numpy()[face_skin(source)]
-    vertices, triangles = head.template.double().numpy(), head.faces[~hidden(head)].numpy()
+    vertices, triangles = head.template.double().numpy(), head.faces[~inner_faces(head)].numpy()
     for _ in range(rounds):
         moved = skin @ rotation.T + shift
         nearest = nearest_on_mesh(moved, vertices, triangles)
@@ -50,13 +49,6 @@ def laid_upon(head: HeadModel, source: HeadModel, rounds: int = 15) -> np.ndarra
         rotation, shift, _ = similarity(skin[kept], nearest[kept], scaled=False)
     assert source.landmarks is not None
     return source.landmarks.points(source.template, source.faces).double().numpy() @ rotation.T + shift
-
-
-def hidden(head: HeadModel) -> torch.Tensor:
-    """(F,) faces of eyeballs, teeth and the inside of the mouth."""
-    regions = head.regions
-    inside = regions["eyeballs"] | regions["teeth"] | regions["mouth_interior"]
-    return inside[head.faces].any(-1)
 
 
 def carried(head: HeadModel, source: HeadModel) -> LandmarkEmbedding:
@@ -69,9 +61,8 @@ def carried(head: HeadModel, source: HeadModel) -> LandmarkEmbedding:
     partner = _partners(goals)
     goals = (goals + np.array([-1.0, 1.0, 1.0]) * goals[partner]) / 2
     balls = head.face_region("eyeballs").numpy()
-    skin = np.flatnonzero(~hidden(head).numpy())
-    outward = _normals(head)[1]
-    at_source = _landmark_normals(source)
+    skin = np.flatnonzero(~inner_faces(head).numpy())
+    outward, at_source = _normals(head), _normals(source)[source.landmarks.faces.numpy()]
     reach = _along_surface(template, triangles[skin], triangles[own.faces.numpy()])
     close = {int(i) for i in (*EYES, *INNER_LIPS)}
     faces, barycentrics = np.zeros(len(goals), np.int64), np.zeros((len(goals), 3))
@@ -87,18 +78,11 @@ def carried(head: HeadModel, source: HeadModel) -> LandmarkEmbedding:
     return LandmarkEmbedding(own.indices, torch.from_numpy(faces), torch.from_numpy(barycentrics.astype(np.float32)))
 
 
-def _normals(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals of the template's vertices (V, 3) and faces (F, 3)."""
-    normals = vertex_normals(head.template, head.faces).double().numpy()
+def _normals(head: HeadModel) -> np.ndarray:
+    """(F, 3) unit normals of the template's faces."""
     corners = head.template.double().numpy()[head.faces.numpy()]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return normals, flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-
-
-def _landmark_normals(head: HeadModel) -> np.ndarray:
-    """(L, 3) of the triangles in which a head's landmarks lie."""
-    assert head.landmarks is not None
-    return _normals(head)[1][head.landmarks.faces.numpy()]
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
 
 def _along_surface(template: np.ndarray, skin: np.ndarray, starts: np.ndarray) -> np.ndarray:

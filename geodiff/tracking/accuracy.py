@@ -146,8 +146,7 @@ def face_distance(truth: PosedHead, found: PosedHead, rounds: int = 6) -> float:
     face = face_skin(truth.head)
     target = truth.head.vertices(truth.params, offsets=False)[0].double().numpy()[face]
     own = found.head
-    inner = own.regions["eyeballs"] | own.regions["teeth"] | own.regions["mouth_interior"]
-    triangles = own.faces[~inner[own.faces].any(-1)].numpy()
+    triangles = own.faces[~inner_faces(own)].numpy()
     vertices = own.vertices(found.params, offsets=False)[0].double().numpy()
     rows = list(INNER_FACE)
     a, b = found.landmarks()[rows], truth.landmarks()[rows]
@@ -161,6 +160,12 @@ def face_distance(truth: PosedHead, found: PosedHead, rounds: int = 6) -> float:
         rotation, shift, scale = similarity(nearest[kept], target[kept])
         moved = scale * moved @ rotation.T + shift
     return float(np.linalg.norm(nearest_on_mesh(target, moved, triangles) - target, axis=1).mean())
+
+
+def inner_faces(head: HeadModel) -> torch.Tensor:
+    """(F,) bool: triangles of eyeballs, teeth and the inside of the mouth."""
+    inner = head.regions["eyeballs"] | head.regions["teeth"] | head.regions["mouth_interior"]
+    return inner[head.faces].any(-1)
 
 
 def nearest_on_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, candidates: int = 10) -> np.ndarray:

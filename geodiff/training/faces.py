@@ -26,8 +26,6 @@ KEPT_REACH, KEPT_PIXELS = 2.6, 136
 DRIVING_REACH = 1.81
 #: Number of an archive's person, five digits.
 PATTERN = "[0-9][0-9][0-9][0-9][0-9].npz"
-
-
 #: Archive with `shown` (E, 3 L): by how much, in metres, an expression at full strength moves each landmark at rest.
 SHOWN_FILE = "expressions.npz"
 #: How much movements of the eyes' landmarks count; a shut lid moves by a few millimetres only.
