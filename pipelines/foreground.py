@@ -13,7 +13,7 @@ OUTLINE_SOFTNESS = 0.008
 #: The mesh's silhouette less this share of the side is foreground whatever the normals say.
 CERTAIN_MARGIN = 0.016
 #: How far beyond the mesh's silhouette generated hair may reach, as a share of the side.
-SILHOUETTE_MARGIN = 0.06
+SILHOUETTE_MARGIN = 0.025
 #: Standard deviation in pixels, at 256 pixels, of the mask's soft edge.
 EDGE_SOFTNESS = 0.6
 #: Width of the rim, as a share of the side, in which decoded colours are freed from the white background.

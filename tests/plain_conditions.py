@@ -1,12 +1,13 @@
-"""Readable twins of the kernels that make conditions: `carry` and `Visibility`, in plain numpy."""
+"""Readable twins of the kernels that make conditions, in plain numpy: `carry`, `Visibility` and `strand_noise`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from geodiff.conditioning import surface
+from geodiff.conditioning import noise, surface
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.pixels import Carried
-from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels
+from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels, unit
 from geodiff.raster import mesh
 from geodiff.types import Camera
 
@@ -54,3 +55,23 @@ def plain_visibility(seeing: Visibility, points: np.ndarray, normals: np.ndarray
     border = np.minimum(pixels, seeing.size - pixels).min(1) / seeing.size
     seen *= smoothstep(border, *surface.BORDER)
     return seen * np.clip(2.0 * sample(seeing.matte, pixels) - 1.0, 0.0, 1.0)
+
+
+def plain_strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """As `strand_noise`."""
+    total = np.zeros(len(points))
+    for sign in (1, -1):
+        place = points.astype(np.float64)
+        for tap in range(noise.TAPS + 1):
+            if tap > 0 or sign > 0:
+                total += noise.FINE * fractal_noise(place, noise.STRAND, 1, 1)
+                total += noise.BROAD * fractal_noise(place, noise.LOCK, 1, 2)
+            outward = place - centre
+            outward[:, 1] = np.maximum(outward[:, 1], 0)
+            outward = unit(outward)
+            down = place - whorl - [0, noise.FALL, 0]
+            down = down - (down * outward).sum(1, keepdims=True) * outward
+            turn = noise.ASIDE * fractal_noise(place, noise.WAVE, 1, 3)[:, None].astype(np.float64)
+            down = np.cos(turn) * down + np.sin(turn) * np.cross(outward, down)
+            place = place + sign * noise.STEP * unit(down)
+    return (total / total.std()).astype(np.float32)

@@ -1,7 +1,8 @@
 """Hair in a reference: which of its pixels and which of the surface are hair, and hair's texture for what is not seen.
 
 The texture is made from the portrait's own: patches of seen hair, freed from shading and turned along the strands, are
-laid over the hidden hair and blended so that their variance is kept (Heitz and Neyret 2018).
+laid over the hidden hair and blended so that their variance is kept (Heitz and Neyret 2018). Where seen hair is combed,
+patches would be felt: there most of the texture is strands drawn from the whorl on, in the tones of seen hair.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.special import ndtr
 
+from geodiff.conditioning.noise import strand_noise
 from geodiff.conditioning.reference import Reference, wide_blur
 from geodiff.conditioning.surface import FACING, bilinear, sample, smoothstep, to_local, to_pixels, unit, vertex_groups
 from geodiff.head.model import HeadModel
@@ -39,6 +42,11 @@ BAND_RANGE = (0.02, 0.12)
 #: Portrait pixels among which patches are drawn, the largest log contrast of a texel to its shading, and how much of
 #: the contrast is taken: hair that nobody sees shall not draw the eye.
 SAMPLES, CONTRAST, STRENGTH = 160, 0.8, 0.75
+#: Steps from the darkest to the lightest of hair's tones, and metres from the whorl to the middle of the skull.
+TONES, SKULL = 24, 0.09
+#: How much less hair has to change along its strands than across for it to count as curls and as combed, and the most
+#: that drawn strands take the place of patches.
+COMBED, DRAWN = (0.2, 0.4), 0.9
 
 _above: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
@@ -118,13 +126,23 @@ class HairTexture:
         rows, columns = np.nonzero(room >= 0.85 * min(largest, self.radius * self.scale))
         chosen = rng.choice(len(rows), min(SAMPLES, len(rows)), replace=False)
         self.centres = np.stack([columns[chosen], rows[chosen]], 1) + 0.5
-        self.strands = _strands(photo, self.centres, 0.4 * self.radius * self.scale)
+        self.strands, self.combed = _strands(photo, self.centres, 0.4 * self.radius * self.scale)
+        self.tones = _tones(self.contrast[inside > 0])
 
     def over(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of hair on surface points (N, 3) with normals (N, 3), in metres around the head."""
         bands = self._bands(points, normals)
-        patches = self._patches(points, normals)
-        return patches if bands is None else BAND_PATCHES * patches + bands
+        top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
+        whorl = np.array([top[0], top[1], points[:, 2].mean()])
+        share = DRAWN * smoothstep(np.float64(self.combed), *COMBED)
+        texture = np.sqrt(1 - share**2) * self._patches(points, normals, whorl) + share * self._drawn(points, whorl)
+        return texture if bands is None else BAND_PATCHES * texture + bands
+
+    def _drawn(self, points: np.ndarray, whorl: np.ndarray) -> np.ndarray:
+        """Log contrasts (N, 3) of strands in the portrait's tones that fall from the whorl."""
+        noise = strand_noise(points, whorl, whorl - [0.0, SKULL, 0.0])
+        share = (ndtr(noise) * (len(self.tones) - 1)).astype(np.float64)
+        return np.stack([np.interp(share, np.arange(len(self.tones)), tone) for tone in self.tones.T], 1)
 
     def _bands(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray | None:
         """Log contrasts (N, 3) of bands that go round the head, where nothing near is seen; None where what is seen has
@@ -150,10 +168,8 @@ class HairTexture:
         share = smoothstep(np.minimum(away, BAND_RANGE[1]), *BAND_RANGE)[:, None]
         return share * np.stack([np.interp(points[:, 1], levels, logs[:, c]) for c in range(3)], 1)
 
-    def _patches(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    def _patches(self, points: np.ndarray, normals: np.ndarray, whorl: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of the portrait's patches, laid over a surface."""
-        top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
-        whorl = np.array([top[0], top[1], points[:, 2].mean()])
         rng = np.random.default_rng(1)
         seeds = _scattered(points, SPACING * self.radius, rng)
         anchor, normal = points[seeds], unit(normals[seeds])
@@ -220,15 +236,23 @@ def _contrast(photo: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray
     return (contrast - np.log(np.maximum(gain, 1e-3)) * inside[..., None]).astype(np.float32)
 
 
-def _strands(photo: np.ndarray, centres: np.ndarray, sigma: float) -> np.ndarray:
-    """(N, 2) unit directions of the strands at pixels (N, 2), downwards: where the picture changes least."""
+def _tones(contrast: np.ndarray) -> np.ndarray:
+    """(TONES, 3) mean log contrasts of hair's pixels (N, 3), from the darkest part to the lightest."""
+    order = np.argsort(contrast.mean(1), kind="stable")
+    return np.array([contrast[part].mean(0) for part in np.array_split(order, TONES)])
+
+
+def _strands(photo: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
+    """(N, 2) unit directions of the strands at pixels (N, 2), downwards: where the picture changes least; and how much
+    less that is, 0..1."""
     grey = cv2.cvtColor(photo.astype(np.float32), cv2.COLOR_RGB2GRAY)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     products = [cv2.GaussianBlur(p, (0, 0), max(sigma, 1.0)) for p in (dx * dx, dx * dy, dy * dy)]
     xx, xy, yy = (sample(p, centres.astype(np.float32)) for p in products)
     angle = 0.5 * np.arctan2(2 * xy, xx - yy) + np.pi / 2
     direction = np.stack([np.cos(angle), np.sin(angle)], 1)
-    return direction * np.where(direction[:, 1:] < 0, -1.0, 1.0)
+    combed = np.sqrt((xx - yy) ** 2 + 4 * xy**2) / np.maximum(xx + yy, 1e-12)
+    return direction * np.where(direction[:, 1:] < 0, -1.0, 1.0), float(np.median(combed))
 
 
 def _scattered(points: np.ndarray, spacing: float, rng: np.random.Generator) -> np.ndarray:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.surface import uv_chart
 from geodiff.head.model import HeadModel
 from geodiff.synth.fields import Canvas, canvas, template_fields
-from geodiff.synth.noise import fractal_noise
 
 #: Share of people in colours that no person has, unless asked otherwise.
 WILD = 0.1

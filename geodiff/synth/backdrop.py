@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from geodiff.synth.noise import fractal_noise
+from geodiff.conditioning.noise import fractal_noise
 
 #: Kinds of backdrop and how often they are drawn.
 BACKDROPS = {"plain": 0.25, "gradient": 0.25, "wall": 0.25, "room": 0.25}

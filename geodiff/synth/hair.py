@@ -8,13 +8,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.surface import unit
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.synth.appearance import Appearance, grown, paint_hair
 from geodiff.synth.fields import JAW, MOUSTACHE, template_fields
 from geodiff.synth.layers import Layer
-from geodiff.synth.noise import fractal_noise
 from geodiff.synth.strands import Comb, Growth, Roots, Skin, Strands, grow, ribbons, scatter_roots
 
 #: Kinds of hair and how often they are drawn.

@@ -15,10 +15,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from geodiff.conditioning import head_frame
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.geometry import orbit_camera
 from geodiff.head.model import HeadModel
 from geodiff.synth.motion import BLINK, random_expressions
-from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Subject
 from geodiff.types import Camera, HeadParams
 

@@ -25,6 +25,7 @@ from geodiff.conditioning import (
     head_frame,
 )
 from geodiff.conditioning.frame import CHIN_TO_CROWN
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.driver import Driver
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
@@ -32,7 +33,6 @@ from geodiff.synth.appearance import WILD
 from geodiff.synth.backdrop import backdrop
 from geodiff.synth.lens import chroma_noise, lateral_color
 from geodiff.synth.motion import BLINK, NAMES, random_expressions, random_sequence
-from geodiff.synth.noise import fractal_noise
 from geodiff.synth.subject import Posed, Subject
 from geodiff.tracking.fit import FitConfig, FitState, LandmarkFitter
 from geodiff.tracking.offsets import fit_offsets

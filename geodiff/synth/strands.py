@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.surface import unit
 from geodiff.synth.layers import Anchor, Layer
-from geodiff.synth.noise import fractal_noise
 
 DOWN = np.array([0.0, -1.0, 0.0])
 #: Rows of a palette, from root to tip, and its columns, each a hair of HAIR_WIDTH metres.

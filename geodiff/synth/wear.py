@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.surface import smoother
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.synth.appearance import Appearance
 from geodiff.synth.fields import template_fields
 from geodiff.synth.layers import Layer
-from geodiff.synth.noise import fractal_noise
 
 GLASSES = {"none": 0.72, "glasses": 0.21, "sunglasses": 0.07}
 HATS = {"none": 0.90, "beanie": 0.06, "cap": 0.04}

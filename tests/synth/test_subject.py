@@ -13,6 +13,7 @@ from plain_render import shade as plain_shade
 from scipy.spatial import cKDTree
 
 from geodiff.conditioning import framed_camera, head_frame
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
@@ -23,7 +24,6 @@ from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, ran
 from geodiff.synth.layers import Layer, Stack
 from geodiff.synth.light import Light, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting, shadow_test
 from geodiff.synth.motion import NAMES, random_expressions, random_sequence
-from geodiff.synth.noise import fractal_noise
 from geodiff.synth.render import render
 from geodiff.synth.subject import Subject
 from geodiff.synth.wear import Wear, _trimmed, under_hat, wear_layers

@@ -1,0 +1,65 @@
+"""Strands of hair that nobody sees: their kernel against a plain twin, and the way they run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from heads import ellipsoid_head
+from plain_conditions import plain_strand_noise
+
+from geodiff.conditioning.hair import HairTexture
+from geodiff.conditioning.noise import strand_noise
+from geodiff.conditioning.reference import Reference
+from geodiff.types import Camera
+
+WHORL, CENTRE = np.array([0.0, 0.1, -0.02]), np.array([0.0, 0.01, -0.02])
+
+
+def back_of_a_head(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(N, 3) points on a sphere of 9 cm around the centre, behind and above the neck."""
+    turn, height = rng.uniform(-1.2, 1.2, count), rng.uniform(-0.05, 0.06, count)
+    across = np.sqrt(0.09**2 - height**2)
+    return CENTRE + np.stack([across * np.sin(turn), height, -across * np.cos(turn)], 1)
+
+
+def test_strands_are_those_of_their_plain_twin() -> None:
+    points = back_of_a_head(np.random.default_rng(0), 200)
+    assert np.abs(strand_noise(points, WHORL, CENTRE) - plain_strand_noise(points, WHORL, CENTRE)).max() < 1e-4
+
+
+def test_strands_fall_down_the_back_of_the_head() -> None:
+    points = back_of_a_head(np.random.default_rng(1), 4000)
+    outward = points - CENTRE
+    beside = np.cross([0.0, 1.0, 0.0], outward)
+    beside /= np.linalg.norm(beside, axis=1, keepdims=True)
+    down = np.cross(beside, outward)
+    down /= np.linalg.norm(down, axis=1, keepdims=True)
+    step = 0.004
+    here, along, across = np.split(
+        strand_noise(np.concatenate([points, points + step * down, points + step * beside]), WHORL, CENTRE), 3
+    )
+    changes = [float(np.mean((other - here) ** 2)) for other in (along, across)]
+    assert changes[0] < 0.5 * changes[1]
+
+
+def test_no_points_have_no_strands() -> None:
+    assert strand_noise(np.zeros((0, 3)), WHORL, CENTRE).shape == (0,)
+
+
+def pictured(pattern: np.ndarray) -> HairTexture:
+    """The texture of a picture (S, S) that is all hair, a metre away."""
+    size = len(pattern)
+    K = torch.tensor([[2.0 * size, 0, size / 2], [0, 2.0 * size, size / 2], [0, 0, 1.0]])
+    image = np.repeat(pattern[..., None], 3, 2).astype(np.float32)
+    mask, nothing = np.ones((size, size), np.float32), np.zeros_like(image)
+    params = ellipsoid_head().zeros()
+    return HairTexture(Reference(image, mask, nothing, nothing, Camera(torch.eye(4), K, size, size), params), mask, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["combed", "curls"])
+def test_combed_hair_is_told_from_curls(kind: str) -> None:
+    rows, columns = np.mgrid[:128, :128]
+    strands = 0.4 + 0.1 * np.sin(columns / 1.5)
+    curls = 0.4 + 0.1 * np.sin(columns / 1.5) * np.sin(rows / 1.5)
+    assert (pictured(strands if kind == "combed" else curls).combed > 0.4) == (kind == "combed")
