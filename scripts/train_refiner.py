@@ -29,14 +29,10 @@ from geodiff.head import load_head
 from geodiff.head.builtin import load_builtin
 from geodiff.tracking.accuracy import TemplateOffset
 from geodiff.tracking.calibration import load_calibration
-from geodiff.tracking.refine import FILE, PIXELS, REACH, RefinerNet
+from geodiff.tracking.refine import FILE, PIXELS, REACH, UPRIGHT, Refiner, RefinerNet, read_refiner
 from geodiff.training.faces import KEPT_REACH
 
-#: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
-UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-#: What is asked of the network in training only, so that it sees how heads are turned: radians by which the head is
-#: turned further than `Aligned.facing` about the frame's axes, and the logarithms of their mean errors.
-TURNS = 6
+TO_PICTURE = torch.from_numpy(UPRIGHT).float()
 #: Principal components of what the detector says and of its errors.
 SAID, ERRORS = 40, 64
 BATCH, HELD_OUT, DROP = 64, 100, 0.15
@@ -57,23 +53,31 @@ class Normalised(nn.Module):
 
 
 class Trainee(RefinerNet):
-    """`RefinerNet` with batch normalisation, dropout, and answers about the head's rotation."""
+    """`RefinerNet` with batch normalisation and dropout."""
 
     def __init__(self, inputs: int, modes: int) -> None:
-        super().__init__(inputs, modes + TURNS, Normalised, DROP)
+        super().__init__(inputs, modes, Normalised, DROP)
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)
-        nn.init.constant_(self.answer.bias[-3:], math.log(0.05))
+        begin_turns(self)
 
     def folded(self) -> dict[str, torch.Tensor]:
         """The tensors of a `RefinerNet`, normalisation made part of the convolutions."""
         tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("trunk")}
-        tensors |= {k: v[:-TURNS] for k, v in tensors.items() if k.startswith("answer")}
         for name, layer in self.named_modules():
             if isinstance(layer, Normalised):
                 folded = fuse_conv_bn_eval(layer.conv, layer.norm)
                 tensors |= {f"{name}.{key}": value for key, value in folded.state_dict().items()}
         return {name: value.detach() for name, value in tensors.items()}
+
+
+def begin_turns(net: RefinerNet) -> None:
+    """Have a network tell nothing of rotations yet, and say that it errs by 3 degrees."""
+    last = net.turned[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    nn.init.constant_(last.bias[-3:], math.log(0.05))
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Teacher:
         self.all, self.tables = all_, tables
         self.random = torch.Generator().manual_seed(seed)
 
-    def __call__(self, net: Trainee, rows: torch.Tensor, learning: bool) -> tuple[torch.Tensor, ...]:
+    def __call__(self, net: RefinerNet, rows: torch.Tensor, learning: bool) -> tuple[torch.Tensor, ...]:
         """Errors of the landmarks (B,) in units of the frame, and of the pose (B, 3) in radians that a fit makes of
         them; of the pose that the net tells (B, 3), and the logarithms (B, 3) of what the net says that these are.
         learning: with all that befalls photographs and detectors."""
@@ -134,18 +138,18 @@ class Teacher:
         if learning:
             inputs = inputs + 0.05 * torch.randn(inputs.shape, generator=self.random)
         with torch.autocast("cpu", torch.bfloat16, enabled=learning):
-            answer = net(crops.to(memory_format=torch.channels_last), inputs).float()
-        moved = (answer[:, :-TURNS] @ t.modes).unflatten(1, (-1, 2))
+            answer, turns = (v.float() for v in net(crops.to(memory_format=torch.channels_last), inputs))
+        moved = (answer @ t.modes).unflatten(1, (-1, 2))
         moved = torch.where(flip[:, None, None], (moved * back[:2])[:, t.mirror], moved)
         goal = a.true[rows] @ axes.transpose(1, 2) + shift[:, None] - a.base[rows]
         error = (moved - goal) * (a.weights > 0)[:, None]
         length = ((error**2).sum(2) @ a.weights + 1e-5).sqrt()
-        further = torch.where(flip[:, None], answer[:, -6:-3] * -back, answer[:, -6:-3])
+        further = torch.where(flip[:, None], turns[:, :3] * -back, turns[:, :3])
         turned = torch.eye(3).repeat(n, 1, 1)
         turned[:, :2, :2] = axes / torch.linalg.det(axes).sqrt()[:, None, None]
-        away = rotations(further) @ a.facing[rows] @ UPRIGHT @ (turned @ a.pose[rows]).transpose(1, 2)
+        away = rotations(further) @ a.facing[rows] @ TO_PICTURE @ (turned @ a.pose[rows]).transpose(1, 2)
         fitted = torch.einsum("nkj,nj->nk", a.turns[rows], error.flatten(1))
-        return length, fitted, vectors(away), answer[:, -3:]
+        return length, fitted, vectors(away), turns[:, 3:]
 
     def _slip(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Detectors slip: the picture is turned, scaled (B, 2, 2) and shifted (B, 2) beneath the landmarks, a little
@@ -210,7 +214,7 @@ class Teacher:
             patch.copy_(torch.rand(1, generator=g) + grain)
         return picture
 
-    def tell(self, net: Trainee, rows: torch.Tensor) -> str:
+    def tell(self, net: RefinerNet, rows: torch.Tensor) -> str:
         """Mean errors by head angle: landmarks in percent of the frame's unit; mean turns in degrees by the landmarks,
         and of the pose itself with its median."""
         with torch.no_grad():
@@ -244,15 +248,14 @@ def vectors(rotations: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    all_: Lessons, tables: Tables, rows: torch.Tensor, held: torch.Tensor, epochs: float, minutes: float, kept: Path
-) -> Trainee:
-    """The network, its weights averaged over the last steps. kept: file of a training that was stopped."""
-    teacher = Teacher(all_, tables)
-    net = Trainee(len(tables.basis) + 2, len(tables.modes)).to(memory_format=torch.channels_last)
+    net: RefinerNet, teacher: Teacher, rows: torch.Tensor, held: torch.Tensor, epochs: float, minutes: float, kept: Path
+) -> RefinerNet:
+    """A network whose weights are the means over the last steps. kept: file of a training that was stopped."""
+    net = net.to(memory_format=torch.channels_last)
     mean = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.997), use_buffers=True
     )
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=2e-3, weight_decay=0.02)
     parts = {"net": net, "mean": mean, "optimizer": optimizer}
     steps, began, step, spent, done, reported = int(epochs * len(rows) / BATCH), time.time(), 0, 0.0, 0.0, 0.0
     if kept.is_file():
@@ -283,7 +286,7 @@ def train(
             mean.eval()
             print(f"step {step}, {spent + time.time() - began:.0f} s: {teacher.tell(mean.module, held)}", flush=True)
     trained = mean.module
-    assert isinstance(trained, Trainee)
+    assert isinstance(trained, RefinerNet)
     return trained.eval()
 
 
@@ -296,6 +299,14 @@ def objective(length: torch.Tensor, fitted: torch.Tensor, turn: torch.Tensor, sa
     return length.mean() / 0.03 + poses + 0.1 * forecast
 
 
+def known_but_turns(refiner: Refiner) -> tuple[RefinerNet, Tables]:
+    """A trained network of which what tells the head's rotation alone is to be learned, and its tables."""
+    begin_turns(refiner.net)
+    refiner.net.requires_grad_(False).turned.requires_grad_(True)
+    arrays = (torch.from_numpy(a).float() for a in (refiner.centre, refiner.basis, refiner.modes))
+    return refiner.net, Tables(*arrays, torch.from_numpy(refiner.calibration.mirror))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", help="head model of the people: ict:PATH, builtin, flame:PATH")
@@ -304,6 +315,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes that make photographs")
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--minutes", type=float, default=60, help="training ends after these at the latest")
+    parser.add_argument(
+        "--only-turns",
+        action="store_true",
+        help="train what tells the head's rotation alone, and leave the rest as it is",
+    )
     parser.add_argument("--name", default="refiner", help="of the bundled weights, or a folder to write to")
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -315,12 +331,18 @@ def main() -> None:
     all_ = lessons(collect(options.truth, options.people, options.data, options.jobs), calibration, rest)
     known = all_.person < options.people - HELD_OUT
     rows, held = (torch.nonzero(which).flatten() for which in (known, ~known))
-    tables = Tables.of(all_, rows, calibration.mirror)
-    print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
-    net = train(all_, tables, rows, held, options.epochs, options.minutes, options.data / "training.pt")
     folder = Path(options.name) if "/" in options.name else weights_folder() / options.name
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = net.folded() | {"centre": tables.centre, "basis": tables.basis, "modes": tables.modes}
+    if options.only_turns:
+        net, tables = known_but_turns(read_refiner(folder / FILE))
+    else:
+        tables = Tables.of(all_, rows, calibration.mirror)
+        net = Trainee(len(tables.basis) + 2, len(tables.modes))
+    print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
+    teacher = Teacher(all_, tables)
+    net = train(net, teacher, rows, held, options.epochs, options.minutes, options.data / "training.pt")
+    tensors = net.folded() if isinstance(net, Trainee) else net.state_dict()
+    tensors |= {"centre": tables.centre, "basis": tables.basis, "modes": tables.modes}
     save_tensors(folder / FILE, {name: value.half() for name, value in tensors.items()})
     if "/" not in options.name:
         write_manifest()

@@ -134,7 +134,7 @@ class HairTexture:
         bands = self._bands(points, normals)
         top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
         whorl = np.array([top[0], top[1], points[:, 2].mean()])
-        share = DRAWN * smoothstep(np.float64(self.combed), *COMBED)
+        share = DRAWN * float(smoothstep(np.array(self.combed), *COMBED))
         texture = np.sqrt(1 - share**2) * self._patches(points, normals, whorl) + share * self._drawn(points, whorl)
         return texture if bands is None else BAND_PATCHES * texture + bands
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from geodiff.head.model import HeadModel
 from geodiff.tracking.face_model import FaceModel, FrameStates
@@ -44,7 +45,9 @@ class FitConfig:
     strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1, wide_spread: of those that
     close the lids and open the jaw (_WIDE), which use their whole range every few seconds. bound: coefficients stay
     within this many standard deviations. gaze_spread: radians. iterations: at most so many steps. hidden: how much a
-    landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it.
+    landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it. turned:
+    standard deviation of the rotation that a face was seen in (`Turned`), as a share of its usual error; less than
+    1, since the landmarks, which err together, count as if each erred by itself.
     """
 
     noise: float = 0.015
@@ -61,6 +64,7 @@ class FitConfig:
     gaze_spread: float = 0.25
     iterations: int = 30
     hidden: float = 0.02
+    turned: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,28 @@ class FitState:
     frames: FrameStates
 
 
+@dataclass(frozen=True)
+class Turned:
+    """How heads were seen to be turned by something else than landmarks.
+
+    rotations: (T, 3, 3) from the tracking head's rest pose to x right, y up, z towards the viewer, as seen along the
+    rays through middles (T, 2) of the picture. spread: (T,) radians by which such rotations usually err.
+    """
+
+    rotations: np.ndarray
+    middles: np.ndarray
+    spread: np.ndarray
+
+    def apart(self, states: FrameStates, log_focal: float, middle: np.ndarray) -> np.ndarray:
+        """(T, 3) axis-angle by which heads would have to be turned further to be turned as they were seen."""
+        aside = (self.middles - middle) * [1, -1] / np.exp(log_focal)
+        length = np.linalg.norm(aside, axis=1, keepdims=True)
+        # The smallest rotations from the optical axis to the rays.
+        axes = np.stack([aside[:, 1], -aside[:, 0], 0 * aside[:, 0]], 1) / np.maximum(length, 1e-12)
+        rays = Rotation.from_rotvec(np.arctan(length) * axes).as_matrix()
+        return Rotation.from_matrix(rays @ self.rotations @ states.rotation.transpose(0, 2, 1)).as_rotvec()
+
+
 class Coupling(Protocol):
     """What ties the frames of a video to one another; see `geodiff.tracking.smooth`."""
 
@@ -103,12 +129,14 @@ class Observed:
     """Landmarks of T frames as the fit sees them.
 
     points: (T, L, 2) pixels, of the landmarks that the head model has. eyes: (T,) distance of the outer eye corners,
-    pixels. across: (T, M, 2, 2) projections across the face's contour at its M landmarks.
+    pixels. across: (T, M, 2, 2) projections across the face's contour at its M landmarks. turned: what else is known
+    of all frames' rotations.
     """
 
     points: np.ndarray
     eyes: np.ndarray
     across: np.ndarray
+    turned: Turned | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -118,16 +146,21 @@ class Observed:
 
 
 def fit_landmarks(
-    points: np.ndarray, image_size: tuple[int, int], head: HeadModel, config: FitConfig | None = None
+    points: np.ndarray,
+    image_size: tuple[int, int],
+    head: HeadModel,
+    config: FitConfig | None = None,
+    turned: Turned | None = None,
 ) -> Fit:
     """Fit a head to landmarks (478, 2) of one image, or (T, 478, 2) of several frames of one person and one camera.
 
-    image_size: (width, height) in pixels; the principal point is the image's middle.
+    image_size: (width, height) in pixels; the principal point is the image's middle. turned: what else is known of the
+    rotations.
     """
     fitter = LandmarkFitter(head, image_size, config or FitConfig())
     points = np.asarray(points, np.float64)
     frames = points[None] if points.ndim == 2 else points
-    return fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
+    return fitter.result(fitter.solve(frames, fitter.start(frames), turned=turned), frames)
 
 
 class LandmarkFitter:
@@ -196,14 +229,15 @@ class LandmarkFitter:
         coupling: Coupling | None = None,
         held: int = 0,
         tolerance: float = 1e-4,
+        turned: Turned | None = None,
     ) -> FitState:
         """Levenberg-Marquardt from `state`. frames: (T, 478, 2).
 
         shared: also solve for focal length and shape; otherwise each frame is solved on its own, or all together where
         a coupling ties them. held: the first frames that stay as they are. tolerance: share of the energy
-        that a step has to gain for another to follow.
+        that a step has to gain for another to follow. turned: what else is known of the rotations.
         """
-        seen = self.observe(frames)
+        seen = replace(self.observe(frames), turned=turned)
         alone = not shared and coupling is None
         damping = np.full(len(frames), 1e-3)
         energies, normals = self._energies(seen, state, coupling), None
@@ -270,6 +304,8 @@ class LandmarkFitter:
         _each_part(fill, len(seen))
         frames += ((state.frames.vector / self.spread) ** 2).sum(1)
         frames += (self._squint(state.frames) ** 2).sum(1) + self._distances(state) ** 2
+        if seen.turned is not None:
+            frames += (self._apart(seen.turned, state)[0] ** 2).sum(1)
         if coupling is not None:
             frames += coupling.energies(state.frames)
         focal = (state.log_focal - self._usual_focal) / c.focal_spread
@@ -289,6 +325,10 @@ class LandmarkFitter:
             normals.shared += matrix
             normals.gradient.shared += gradient
         self._add_priors(normals, state, shared)
+        if seen.turned is not None:
+            apart, inverse = self._apart(seen.turned, state)
+            normals.frames[:, range(3), range(3)] += inverse**2
+            normals.gradient.frames[:, :3] -= apart * inverse
         if coupling is not None:
             coupling.add(state.frames, normals)
         return normals
@@ -336,6 +376,12 @@ class LandmarkFitter:
             shape = np.arange(1, len(normals.shared))
             normals.shared[shape, shape] += c.shape_prior**2
             normals.gradient.shared[1:] += state.shape * c.shape_prior**2
+
+    def _apart(self, turned: Turned, state: FitState) -> tuple[np.ndarray, np.ndarray]:
+        """Rotations (T, 3) to how heads were seen to be turned, in standard deviations, and the inverse (T, 1) of
+        these."""
+        inverse = 1 / (self.config.turned * turned.spread[:, None])
+        return turned.apart(state.frames, state.log_focal, self.middle) * inverse, inverse
 
     @property
     def _usual_focal(self) -> float:

@@ -75,7 +75,7 @@ def watch(
 
 def _landmarks(frame: np.ndarray, face: Face | None, refine: bool) -> np.ndarray | None:
     """(478, 2) float32 without the detector's known errors."""
-    return None if face is None else most_likely(frame, face, refine).astype(np.float32)
+    return None if face is None else most_likely(frame, face, refine).points.astype(np.float32)
 
 
 class _Log:

@@ -2,9 +2,10 @@
 
 The detector sees little of how far a face nods, and loses profiles. The network sees the face's crop in its own frame
 (`Aligned`) and what the detector says, and answers with coefficients of the landmarks' most common errors that
-`calibration` leaves. It was trained on synthetic people alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake
-it till you make it") do for whole landmark networks. A face and its mirror image are corrected alike: detector and
-network look at both, and the mean of their answers is taken.
+`calibration` leaves, and with how the head is turned, which it sees better than the landmarks tell. It was trained on
+synthetic people alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake it till you make it") do for whole
+landmark networks. A face and its mirror image are corrected alike: detector and network look at both, and the mean of
+their answers is taken.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from scipy.spatial.transform import Rotation
 from torch import nn
 
 from geodiff.assets import find_weights
@@ -31,6 +33,13 @@ WEIGHTS, FILE = "bundled:refiner", "refiner.safetensors"
 PIXELS, REACH = 96, 2.0
 #: Channels and residual blocks after each halving of the crop, width of what is concluded from it, of the last layer.
 CHANNELS, BLOCKS, SEEN, JOINED = (24, 64, 128, 192, 192), (0, 1, 2, 1, 0), 256, 256
+#: Width of what is concluded about the head's rotation, and answers about it: radians by which the head is turned
+#: further than `Aligned.facing` about the frame's axes, and the logarithms of their mean errors.
+TURNED, TURNS = 192, 6
+#: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
+UPRIGHT = np.diag([1.0, -1.0, -1.0])
+#: Pictures and their mirror images.
+MIRROR = np.diag([-1.0, 1.0, 1.0])
 #: How sure the detector must be of the face in the mirrored picture, as a share of how sure it is of the face.
 ALIKE = 0.7
 
@@ -56,7 +65,7 @@ class Residual(nn.Module):
 
 class RefinerNet(nn.Module):
     """Crops (B, 1, 96, 96) of mean 0 and deviation 1 and inputs (B, K) -> (B, R) coefficients of the landmarks'
-    errors in standard deviations.
+    errors in standard deviations, and (B, TURNS) of the head's rotation.
 
     layer: how its convolutions are made; drop: dropout in training (`scripts/train_refiner.py`).
     """
@@ -73,10 +82,28 @@ class RefinerNet(nn.Module):
         self.seen = nn.Linear(before * side * side, SEEN)
         self.joined = nn.Linear(SEEN + inputs, JOINED)
         self.answer = nn.Linear(JOINED, modes)
+        known = JOINED + SEEN + inputs
+        self.turned = nn.Sequential(nn.Linear(known, TURNED), nn.ReLU(), nn.Linear(TURNED, TURNS))
 
-    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        seen = torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1))))
-        return self.answer(self.drop(torch.relu(self.joined(torch.cat([seen, inputs], 1)))))
+    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        both = torch.cat([torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1)))), inputs], 1)
+        joined = self.drop(torch.relu(self.joined(both)))
+        return self.answer(joined), self.turned(torch.cat([joined, both], 1))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a face.
+
+    points: (478, 2) float64 where its landmarks most likely are. turned: (3, 3) by which the builtin head is turned (to
+    x right, y down, z away) as seen along the ray through `middle` (2,), and sure: radians by which that usually errs
+    for a face like this; None where nothing but the landmarks tells.
+    """
+
+    points: np.ndarray
+    turned: np.ndarray | None = None
+    middle: np.ndarray | None = None
+    sure: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +120,8 @@ class Refiner:
     basis: np.ndarray
     modes: np.ndarray
 
-    def __call__(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(478, 2) float64 where the landmarks of a face most likely are; image: (H, W, 3) uint8 RGB."""
+    def __call__(self, image: np.ndarray, face: Face) -> Look:
+        """What the network makes of a face; image: (H, W, 3) uint8 RGB."""
         width, mirrored = image.shape[1], np.ascontiguousarray(image[:, ::-1])
         other = self.mirror_image(face, width)
         again = measure_face(mirrored, other.region)
@@ -106,13 +133,17 @@ class Refiner:
         inputs = [self.inputs(f, one) for f, (_, one) in zip(frames, views, strict=True)]
         with torch.inference_mode():
             told = torch.from_numpy(np.stack(crops)[:, None]), torch.from_numpy(np.stack(inputs)).float()
-            answers = self.net(*told).double().numpy()
+            answers, turns = (values.double().numpy() for values in self.net(*told))
         moved = (answers @ self.modes).reshape(2, -1, 2)
         bases = [
             f.inside(self.calibration(one.points, one.z, one.score)) for f, (_, one) in zip(frames, views, strict=True)
         ]
         own, reflected = (f.outside(base + move) for f, base, move in zip(frames, bases, moved, strict=True))
-        return (own + self.mirror_points(reflected, width)) / 2
+        rotations = [turned(frame, turn[:3]) for frame, turn in zip(frames, turns, strict=True)]
+        mean = Rotation.from_matrix(np.stack([rotations[0], MIRROR @ rotations[1] @ MIRROR])).mean().as_matrix()
+        middle = frames[0].outside(np.zeros((1, 2)))[0]
+        sure = float(np.exp(turns[:, 3:]).mean())
+        return Look((own + self.mirror_points(reflected, width)) / 2, mean, middle, sure)
 
     def mirror_points(self, points: np.ndarray, width: int) -> np.ndarray:
         """(478, 2) landmarks of the mirrored picture, `width` pixels wide."""
@@ -132,6 +163,13 @@ class Refiner:
         inside = float(np.clip(face.score, 1e-4, 1 - 1e-4))
         sureness = np.log(inside / (1 - inside)) / 5
         return np.concatenate([self.basis @ (shape.ravel() - self.centre), [sureness, sureness**2]])
+
+
+def turned(frame: Aligned, further: np.ndarray) -> np.ndarray:
+    """(3, 3) from the head's rest pose to the picture's axes, of a head that is turned `further` (3,) in its frame."""
+    upright = np.eye(3)
+    upright[:2, :2] = frame.turn
+    return upright.T @ Rotation.from_rotvec(further).as_matrix() @ frame.facing @ UPRIGHT
 
 
 def normalised(crop: np.ndarray) -> np.ndarray:
@@ -172,7 +210,7 @@ def read_refiner(path: Path) -> Refiner:
     return Refiner(net.eval(), calibration, **arrays)
 
 
-def most_likely(image: np.ndarray, face: Face, refine: bool = True) -> np.ndarray:
-    """(478, 2) float64 where a face's landmarks most likely are. image: (H, W, 3) uint8 RGB. refine: with the second
-    look; else the detector's calibration alone."""
-    return load_refiner()(image, face) if refine else face.corrected
+def most_likely(image: np.ndarray, face: Face, refine: bool = True) -> Look:
+    """Where a face's landmarks most likely are, and how the head is turned. image: (H, W, 3) uint8 RGB. refine: with
+    the second look; else the detector's calibration alone."""
+    return load_refiner()(image, face) if refine else Look(face.corrected)

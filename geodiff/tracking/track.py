@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from geodiff.errors import FaceError
+from geodiff.head.builtin import load_builtin
 from geodiff.head.model import HeadModel
-from geodiff.tracking.fit import LandmarkFitter
+from geodiff.tracking.accuracy import TemplateOffset
+from geodiff.tracking.fit import LandmarkFitter, Turned
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
-from geodiff.tracking.refine import most_likely
+from geodiff.tracking.refine import UPRIGHT, Look, most_likely
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.video import VideoTrack, track_video
 from geodiff.types import Camera, HeadParams
 
 __all__ = ["Track", "TrackConfig", "VideoTrack", "choose_face", "track_image", "track_video"]
+
+_rests: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,30 @@ def track_image(
     face = choose_face(faces, face_index)
     size = (image.shape[1], image.shape[0])
     fitter = LandmarkFitter(head, size, config.fitting(config.refine))
-    frames = most_likely(image, face, config.refine)[None]
-    fit = fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
+    look = most_likely(image, face, config.refine)
+    frames = look.points[None]
+    fit = fitter.result(fitter.solve(frames, fitter.start(frames), turned=_turned(look, head)), frames)
     matte = portrait_matte(image, face)
     params = fit.params
     if config.fit_hair:
         params = fit_offsets(matte, params, fit.camera, head, image, config.hair, config.bust)
     return Track(params, fit.camera, face, matte, fit.error, len(faces))
+
+
+def _turned(look: Look, head: HeadModel) -> Turned | None:
+    """What a look tells of the head's rotation, in terms of the head that tracks."""
+    if look.turned is None or look.middle is None:
+        return None
+    own = UPRIGHT @ look.turned @ _from_builtin(head).T
+    return Turned(own[None], look.middle[None], np.array([look.sure]))
+
+
+def _from_builtin(head: HeadModel) -> np.ndarray:
+    """(3, 3) the rotation from the builtin head's rest pose to a head's."""
+    if head not in _rests:
+        builtin = load_builtin()
+        _rests[head] = np.eye(3) if head is builtin else TemplateOffset.between(builtin, head).rotation
+    return _rests[head]
 
 
 def choose_face(faces: list[Face], face_index: int | None) -> Face:

@@ -14,7 +14,7 @@ from tracking.marked_head import marked_head
 
 from geodiff.geometry import project
 from geodiff.head.model import HeadModel
-from geodiff.tracking.fit import FitConfig, LandmarkFitter, fit_landmarks
+from geodiff.tracking.fit import FitConfig, LandmarkFitter, Turned, fit_landmarks
 from geodiff.tracking.systems import Unknowns
 from geodiff.types import Camera, HeadParams
 
@@ -69,6 +69,54 @@ def test_noise_and_outliers_are_borne(yaw: float, pitch: float, seed: int) -> No
     fit = fit_landmarks(points, SIZE, head)
     away = Rotation.from_rotvec(fit.params.rotation.numpy()) * Rotation.from_rotvec(truth.rotation.numpy()).inv()
     assert np.degrees(away.magnitude()).max() < 8
+
+
+def seen_turned(truth: HeadParams, camera: Camera, points: np.ndarray, spread: float = 0.03) -> Turned:
+    """The true rotations (T, 3, 3) along the rays through the landmarks' means."""
+    middles = points.mean(1)
+    rays = np.column_stack([(middles - np.array(SIZE) / 2) * [1, -1] / float(camera.K[0, 0]), -np.ones(len(points))])
+    turns = [Rotation.align_vectors([ray], [[0, 0, -1]])[0].as_matrix() for ray in rays]
+    own = Rotation.from_rotvec(truth.rotation.numpy()).as_matrix()
+    return Turned(np.stack(turns).transpose(0, 2, 1) @ own, middles, np.full(len(points), spread))
+
+
+def test_a_rotation_that_is_known_otherwise_is_heeded() -> None:
+    head, errors = marked_head(), []
+    for seed in range(6):
+        truth, camera, points = scene(head, focal=300.0, distance=0.5, seed=seed)
+        truth = truth.replace(translation=truth.translation + torch.tensor([[0.12, 0.05, 0.0]]))
+        points = project(head.landmark_points(truth), camera)[0].numpy()
+        turned = seen_turned(truth, camera, points)
+        # Landmarks that err together, as a nod does.
+        wrong = points[0] + np.random.default_rng(seed).normal(0, 1, points[0].shape)
+        wrong[:, 1] += 0.06 * (wrong[:, 1] - wrong[:, 1].mean()) * np.sign(wrong[:, 1] - wrong[:, 1].mean())
+        # The ray through an off-centre face depends on the focal length.
+        config = FitConfig(turned=0.03, field_of_view=67.4, focal_spread=0.02, distance=0.5)
+        fits = [fit_landmarks(wrong, SIZE, head, config, known) for known in (None, turned)]
+        goal = Rotation.from_rotvec(truth.rotation.numpy()).inv()
+        errors.append([(Rotation.from_rotvec(fit.params.rotation.numpy()) * goal).magnitude()[0] for fit in fits])
+    before, after = np.degrees(np.mean(errors, 0))
+    assert after < 0.5 * before, errors
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_gradient_of_a_known_rotation_is_its_energys(axis: int) -> None:
+    head = marked_head()
+    truth, camera, points = scene(head)
+    fitter = LandmarkFitter(head, SIZE, FitConfig(turned=0.5))
+    seen = replace(fitter.observe(points), turned=seen_turned(truth, camera, points))
+    state = fitter.start(points)
+    step = np.zeros((1, state.frames.vector.shape[1]))
+    step[0, axis] = 1e-5
+    sides = [replace(state, frames=state.frames.moved(state.frames.vector + sign * step)) for sign in (1, -1)]
+    with_it = [fitter._energies(seen, side, None)[0] for side in sides]
+    without = [fitter._energies(replace(seen, turned=None), side, None)[0] for side in sides]
+    slope = (with_it[0] - with_it[1] - without[0] + without[1]) / 4e-5
+    added = [
+        fitter._normals(one, state, True, None).gradient.frames[0, axis] for one in (seen, replace(seen, turned=None))
+    ]
+    # The rotations are small: their axis-angle vectors nearly add up.
+    assert added[0] - added[1] == pytest.approx(slope, rel=0.1, abs=0.05 * abs(added[0] - added[1]) + 1.0)
 
 
 def test_coefficients_stay_within_bounds() -> None:

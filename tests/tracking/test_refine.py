@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from script_modules import load_script
 
 from geodiff import assets
+from geodiff.assets import find_weights
 from geodiff.errors import AssetError
 from geodiff.head.builtin import load_builtin
 from geodiff.synth.portraits import PortraitConfig, Sitter
@@ -79,14 +80,33 @@ def test_the_crop_shows_what_lies_in_the_frame(size: float) -> None:
 
 def test_landmarks_are_moved_a_little_and_mirrored_faces_alike(photo: np.ndarray, face: Face) -> None:
     refiner = refine.load_refiner()
-    once = refiner(photo, face)
+    look = refiner(photo, face)
+    once = look.points
     moved = np.linalg.norm(once - face.corrected, axis=1) / face.eye_distance
     assert once.shape == (478, 2) and 0.002 < moved.mean() < 0.06
     width = photo.shape[1]
     flipped = np.ascontiguousarray(photo[:, ::-1])
     mirrored = refiner(flipped, measure_face(flipped, refiner.mirror_image(face, width).region))
-    back = refiner.mirror_points(mirrored, width)
+    back = refiner.mirror_points(mirrored.points, width)
     assert np.linalg.norm(back - once, axis=1).max() < 0.01 * face.eye_distance
+    assert look.turned is not None and mirrored.turned is not None
+    apart = look.turned @ (refine.MIRROR @ mirrored.turned @ refine.MIRROR).T
+    assert np.degrees(Rotation.from_matrix(apart).magnitude()) < 0.5
+    assert 0.005 < look.sure < 0.2
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (260, 0), (130, 300)])
+def test_a_face_at_the_pictures_border_is_turned_as_it_was_in_the_middle(
+    photo: np.ndarray, face: Face, corner: tuple[int, int]
+) -> None:
+    """What the network tells is seen along the ray through the face: a wider picture around it changes nothing."""
+    x, y = corner
+    wide = np.full((photo.shape[0] + 300, photo.shape[1] + 260, 3), 128, np.uint8)
+    wide[y : y + photo.shape[0], x : x + photo.shape[1]] = photo
+    moved = Face(face.points + [x, y], face.z, face.box + [x, y, x, y], face.score)
+    here, there = (refine.load_refiner()(image, one) for image, one in ((photo, face), (wide, moved)))
+    assert here.turned is not None and there.turned is not None
+    assert np.degrees(Rotation.from_matrix(here.turned @ there.turned.T).magnitude()) < 0.7
 
 
 def test_images_and_videos_go_without_it_on_demand(
@@ -160,7 +180,22 @@ def test_the_trained_network_is_the_one_that_is_stored() -> None:
     trainee(crops, inputs)  # running means
     net = refine.RefinerNet(5, 4)
     net.load_state_dict(trainee.eval().folded())
-    torch.testing.assert_close(net(crops, inputs), trainee(crops, inputs)[:, : -script.TURNS], rtol=1e-4, atol=1e-4)
+    for stored, trained in zip(net(crops, inputs), trainee(crops, inputs), strict=True):
+        torch.testing.assert_close(stored, trained, rtol=1e-4, atol=1e-4)
+
+
+def test_rotations_alone_can_be_learned_anew() -> None:
+    script, refiner = load_script("train_refiner"), refine.read_refiner(find_weights(refine.WEIGHTS) / refine.FILE)
+    before = {name: value.clone() for name, value in refiner.net.state_dict().items()}
+    net, tables = script.known_but_turns(refiner)
+    crops, inputs = torch.randn(2, 1, refine.PIXELS, refine.PIXELS), torch.randn(2, len(tables.basis) + 2)
+    answers, turns = net(crops, inputs)
+    assert torch.count_nonzero(turns[:, :3]) == 0
+    (answers.sum() + turns.sum()).backward()
+    learned = {name.split(".")[0] for name, value in net.named_parameters() if value.grad is not None}
+    assert learned == {"turned"}
+    same = [name for name, value in net.state_dict().items() if torch.equal(value, before[name])]
+    assert {name.split(".")[0] for name in same} >= {"trunk", "seen", "joined", "answer"}
 
 
 @given(st.tuples(*[st.floats(-1.4, 1.4)] * 3))

@@ -41,7 +41,7 @@ def check_track(image: np.ndarray, head: HeadModel) -> None:
     assert torch.equal(track.camera.viewmat, torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])))
     points, depth = project(head.landmark_points(track.params)[0], track.camera)
     assert (depth > 0).all()
-    away = np.linalg.norm(points.numpy() - most_likely(image, track.face), axis=1)[list(INNER_FACE)].mean()
+    away = np.linalg.norm(points.numpy() - most_likely(image, track.face).points, axis=1)[list(INNER_FACE)].mean()
     assert away / track.face.eye_distance == pytest.approx(track.error, rel=0.05)
     seen = np.linalg.norm(points.numpy() - track.face.points, axis=1)[list(INNER_FACE)].mean()
     assert seen / track.face.eye_distance < 0.02, "the second look does not leave what the detector sees"
