@@ -24,7 +24,8 @@ class TrainConfig:
     `assets.find_weights` takes them: this program's, or Stable Diffusion 1.5's in diffusers' layout. motion:
     AnimateDiff's motion modules to begin clips with. xnemo: folder of X-NeMo's tensors to begin with. autoencoder:
     folder of one trained before, for networks that begin fresh. encoder: folder of an expression encoder that was
-    trained by itself, put over that of the networks. steps: in all, also after a resume. first_step: number
+    trained by itself, put over that of the networks. encoder_fixed: whether that encoder stays as it is: in short runs
+    end-to-end gradients silence it before the networks listen. steps: in all, also after a resume. first_step: number
     of the step that a run without a checkpoint begins with: where an earlier run ended whose weights alone, `start`,
     could travel. moment_warmup: steps from there on that only gather the optimizer's moments, so that the loss does not
     jump.
@@ -48,6 +49,7 @@ class TrainConfig:
     xnemo: str = ""
     autoencoder: str | None = None
     encoder: str | None = None
+    encoder_fixed: bool = False
     steps: int = 80_000
     first_step: int = 0
     batch: int = 8

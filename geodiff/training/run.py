@@ -84,7 +84,7 @@ def run_stage(
         with PartialState().main_process_first():
             start = starting_weights(config, out)
         networks = networks_for(config.stage, MODELS[config.model], start, config.autoencoder)
-        networks = with_encoder(networks, config.encoder)
+        networks = with_encoder(networks, config.encoder, config.encoder_fixed)
         task, size = GeneratorTask(networks, config.loss), networks.config.image_size
     training, held_out = open_splits(config, data, size, out / CACHE, say)
     train_task(task, training, config, out, held_out, report)

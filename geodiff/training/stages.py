@@ -67,14 +67,25 @@ def networks_for(
     )
 
 
-def with_encoder(networks: Networks, folder: Path | str | None) -> Networks:
+def with_encoder(networks: Networks, folder: Path | str | None, fixed: bool = False) -> Networks:
     """The networks with the expression encoder that was trained by itself; its null tokens stay the networks' own.
-    Raises AssetError where it is of another size."""
+    fixed: it shall not learn further; null tokens that are learned still do.
+
+    Raises AssetError where it is of another size, ConfigError where none is named that could be fixed.
+    """
+    encoder = networks.expression_encoder
     if folder is None:
+        if fixed:
+            raise ConfigError(
+                "`encoder_fixed` keeps an expression encoder that was trained by itself, and `encoder` names none: set "
+                "encoder=FOLDER, or leave encoder_fixed out"
+            )
         return networks
-    null = networks.expression_encoder.null.detach().clone()
-    load_weights(networks.expression_encoder, Path(folder) / ENCODER_FILE)
-    networks.expression_encoder.null.data.copy_(null)
+    null, learned = encoder.null.detach().clone(), encoder.null.requires_grad
+    load_weights(encoder, Path(folder) / ENCODER_FILE)
+    encoder.null.data.copy_(null)
+    encoder.requires_grad_(not fixed)
+    encoder.null.requires_grad_(learned)
     return networks
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from model_helpers import tiny
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from training_helpers import quick, write_set
@@ -27,7 +28,7 @@ from geodiff.training.loop import train_task
 from geodiff.training.reading import ExpressionCrops, ReadingConfig, reading_figures
 from geodiff.training.run import DataConfig, run_stage, stage_config
 from geodiff.training.stages import with_encoder
-from geodiff.training.tasks import ReadingTask
+from geodiff.training.tasks import ENCODER_FILE, ReadingTask
 
 
 class Bars(Dataset[dict[str, Tensor]]):
@@ -77,6 +78,19 @@ def test_a_run_goes_on_where_it_was_and_its_encoder_is_taken_over(tmp_path: Path
     assert all(parameter.requires_grad for parameter in networks.expression_encoder.parameters())
     with pytest.raises(AssetError, match="do not fit"):
         with_encoder(build_networks(tiny(encoder=dataclasses.replace(tiny().encoder, tokens=3))), weights)
+
+
+def test_an_encoder_may_stay_as_it_was_taught(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "set", (0, 1))
+    taught = run_stage(
+        stage_config("expression", "test", ["steps=1", "sheet_every=0"]), DataConfig([data]), tmp_path / "taught"
+    )
+    names = ["steps=2", "sheet_every=0", f"encoder={taught}", "encoder_fixed=true", "ema_decay=0.1"]
+    weights = run_stage(stage_config("images", "test", names), DataConfig([data]), tmp_path / "run")
+    before, after = (load_file(folder / ENCODER_FILE) for folder in (taught, weights))
+    assert all(torch.equal(before[name].float(), after[name].float()) for name in before if name != "null")
+    with pytest.raises(ConfigError, match="encoder_fixed"):
+        with_encoder(build_networks(tiny()), None, fixed=True)
 
 
 def write_faces(folder: Path, people: int) -> Path:
