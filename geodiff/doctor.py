@@ -49,10 +49,10 @@ EXTRAS = (
     ("gsplat", "gsplat", "fast Gaussian rasteriser for CUDA", "pip install 'geodiff[cuda]'"),
     ("xformers", "xformers", "attention with less GPU memory", "pip install 'geodiff[cuda]'"),
     ("viser", "viser", "`geodiff view`", "pip install 'geodiff[view]'"),
-    ("ray", "ray", "batches over several machines", "pip install 'geodiff[batch]'"),
-    ("lpips", "lpips", "perceptual metric", "pip install 'geodiff[eval]'"),
+    ("torchmetrics", "torchmetrics", "LPIPS, with weights of yours", "pip install 'geodiff[eval]'"),
+    ("onnxruntime", "onnxruntime", "CSIM and DAViD's normals, with files of yours", "pip install 'geodiff[eval]'"),
+    ("tensorboard", "tensorboard", "logs of training for TensorBoard", "pip install 'geodiff[train]'"),
     ("pytorch3d", "pytorch3d", "another mesh rasteriser, from Python", "build it from source, see docs/install.md"),
-    ("c2pa", "c2pa-python", "provenance marks in outputs", "pip install 'geodiff[provenance]'"),
 )
 
 

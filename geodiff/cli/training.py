@@ -17,7 +17,7 @@ from geodiff.console import StageProgress, say
 def train(
     name: Annotated[
         str,
-        typer.Argument(metavar="STAGE", help="images, or clips after it; generator for both; autoencoder before them."),
+        typer.Argument(metavar="STAGE", help="images, or clips after it; generator for both; autoencoder or expression before."),
     ],
     data: Annotated[
         list[Path],

@@ -2,7 +2,7 @@
 
 The detector sees little of how far a face nods, and loses profiles. The network sees the face's crop in its own frame
 (`Aligned`) and what the detector says, and answers with coefficients of the landmarks' most common errors that
-`calibration` leaves, and with how the head is turned, which it sees better than the landmarks tell. It was trained on
+`calibration` leaves, and with how the head is turned, where it errs otherwise than the landmarks. It was trained on
 synthetic people alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake it till you make it") do for whole
 landmark networks. A face and its mirror image are corrected alike: detector and network look at both, and the mean of
 their answers is taken.

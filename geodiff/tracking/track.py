@@ -11,12 +11,13 @@ from geodiff.errors import FaceError
 from geodiff.head.builtin import load_builtin
 from geodiff.head.model import HeadModel
 from geodiff.tracking.accuracy import TemplateOffset
-from geodiff.tracking.fit import LandmarkFitter, Turned
+from geodiff.tracking.fit import LandmarkFitter
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
 from geodiff.tracking.refine import UPRIGHT, Look, most_likely
 from geodiff.tracking.settings import TrackConfig
+from geodiff.tracking.turned import Turned
 from geodiff.tracking.video import VideoTrack, track_video
 from geodiff.types import Camera, HeadParams
 

@@ -14,8 +14,9 @@ from tracking.marked_head import marked_head
 
 from geodiff.geometry import project
 from geodiff.head.model import HeadModel
-from geodiff.tracking.fit import FitConfig, LandmarkFitter, Turned, fit_landmarks
+from geodiff.tracking.fit import FitConfig, LandmarkFitter, fit_landmarks
 from geodiff.tracking.systems import Unknowns
+from geodiff.tracking.turned import Turned
 from geodiff.types import Camera, HeadParams
 
 SIZE = (400, 300)
