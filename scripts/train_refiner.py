@@ -73,7 +73,7 @@ class Trainee(RefinerNet):
 
 def begin_turns(net: RefinerNet) -> None:
     """Have a network tell nothing of rotations yet, and say that it errs by 3 degrees."""
-    last = net.turned[-1]
+    last = net.rotation[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -302,7 +302,7 @@ def objective(length: torch.Tensor, fitted: torch.Tensor, turn: torch.Tensor, sa
 def known_but_turns(refiner: Refiner) -> tuple[RefinerNet, Tables]:
     """A trained network of which what tells the head's rotation alone is to be learned, and its tables."""
     begin_turns(refiner.net)
-    refiner.net.requires_grad_(False).turned.requires_grad_(True)
+    refiner.net.requires_grad_(False).rotation.requires_grad_(True)
     arrays = (torch.from_numpy(a).float() for a in (refiner.centre, refiner.basis, refiner.modes))
     return refiner.net, Tables(*arrays, torch.from_numpy(refiner.calibration.mirror))
 
@@ -340,13 +340,14 @@ def main() -> None:
         net = Trainee(len(tables.basis) + 2, len(tables.modes))
     print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
     teacher = Teacher(all_, tables)
-    net = train(net, teacher, rows, held, options.epochs, options.minutes, options.data / "training.pt")
+    kept = options.data / f"training-{folder.name}{'-turns' if options.only_turns else ''}.pt"
+    net = train(net, teacher, rows, held, options.epochs, options.minutes, kept)
     tensors = net.folded() if isinstance(net, Trainee) else net.state_dict()
     tensors |= {"centre": tables.centre, "basis": tables.basis, "modes": tables.modes}
     save_tensors(folder / FILE, {name: value.half() for name, value in tensors.items()})
     if "/" not in options.name:
         write_manifest()
-    (options.data / "training.pt").unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
     print(f"{(folder / FILE).stat().st_size / 1e6:.2f} MB")
 
 

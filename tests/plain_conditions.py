@@ -74,4 +74,4 @@ def plain_strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray
             turn = noise.ASIDE * fractal_noise(place, noise.WAVE, 1, 3)[:, None].astype(np.float64)
             down = np.cos(turn) * down + np.sin(turn) * np.cross(outward, down)
             place = place + sign * noise.STEP * unit(down)
-    return (total / total.std()).astype(np.float32)
+    return (total / noise.DEVIATION).astype(np.float32)

@@ -17,7 +17,10 @@ from geodiff.console import StageProgress, say
 def train(
     name: Annotated[
         str,
-        typer.Argument(metavar="STAGE", help="images, or clips after it; generator for both; autoencoder or expression before."),
+        typer.Argument(
+            metavar="STAGE",
+            help="images, or clips after it; generator for both; autoencoder or expression before them.",
+        ),
     ],
     data: Annotated[
         list[Path],

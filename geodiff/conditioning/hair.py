@@ -135,7 +135,9 @@ class HairTexture:
         top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
         whorl = np.array([top[0], top[1], points[:, 2].mean()])
         share = DRAWN * float(smoothstep(np.array(self.combed), *COMBED))
-        texture = np.sqrt(1 - share**2) * self._patches(points, normals, whorl) + share * self._drawn(points, whorl)
+        texture = np.sqrt(1 - share**2) * self._patches(points, normals, whorl)
+        if share > 0:
+            texture += share * self._drawn(points, whorl)
         return texture if bands is None else BAND_PATCHES * texture + bands
 
     def _drawn(self, points: np.ndarray, whorl: np.ndarray) -> np.ndarray:
@@ -237,9 +239,9 @@ def _contrast(photo: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray
 
 
 def _tones(contrast: np.ndarray) -> np.ndarray:
-    """(TONES, 3) mean log contrasts of hair's pixels (N, 3), from the darkest part to the lightest."""
+    """(T, 3) mean log contrasts of hair's pixels (N, 3), from the darkest part to the lightest; T at most TONES."""
     order = np.argsort(contrast.mean(1), kind="stable")
-    return np.array([contrast[part].mean(0) for part in np.array_split(order, TONES)])
+    return np.array([contrast[part].mean(0) for part in np.array_split(order, min(TONES, len(order)))])
 
 
 def _strands(photo: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:

@@ -1,5 +1,5 @@
 """Value noise in space: the same point always gives the same value, so textures have no seams. And such noise drawn out
-along the way that hair falls."""
+along the way that hair falls, which depends on the point and on where the head is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ STRAND, LOCK, WAVE, ASIDE = 0.0015, 0.006, 0.04, 0.5
 FINE, BROAD = 0.85, 0.5
 #: Places to each side along a strand whose noise is averaged, and metres between them.
 TAPS, STEP = 10, 0.0022
+#: Standard deviation of the sum of that noise.
+DEVIATION = 1.96
 #: Metres above the whorl from which hair falls: at the whorl itself it lies to all sides.
 FALL = 0.02
 
@@ -67,14 +69,14 @@ def fractal_noise(points: np.ndarray, scale: float | tuple[float, float, float],
 
 
 @kept()
-def _strands(points, whorl, centre, scales, taps, step, out):  # noqa: ANN001, ANN202
+def _strand_kernel(points, whorl, centre, scales, out):  # noqa: ANN001, ANN202
     """As `strand_noise`, which see; out: (N,), in place. scales: metres, of strands, of locks, of waves, and by how
     many radians these turn strands aside."""
     for n in range(points.shape[0]):
         total = 0.0
         for sign in (-1.0, 1.0):
             x, y, z = points[n, 0], points[n, 1], points[n, 2]
-            for tap in range(taps + 1):
+            for tap in range(TAPS + 1):
                 if tap > 0 or sign > 0:
                     total += FINE * _value(x / scales[0], y / scales[0], z / scales[0], 1)
                     total += BROAD * _value(x / scales[1], y / scales[1], z / scales[1], 2)
@@ -89,7 +91,7 @@ def _strands(points, whorl, centre, scales, taps, step, out):  # noqa: ANN001, A
                 c, s = np.cos(turn), np.sin(turn)
                 tx, ty, tz = oy * dz - oz * dy, oz * dx - ox * dz, ox * dy - oy * dx
                 dx, dy, dz = c * dx + s * tx, c * dy + s * ty, c * dz + s * tz
-                length = sign * step / max(np.sqrt(dx * dx + dy * dy + dz * dz), 1e-9)
+                length = sign * STEP / max(np.sqrt(dx * dx + dy * dy + dz * dz), 1e-9)
                 x, y, z = x + length * dx, y + length * dy, z + length * dz
         out[n] = total
 
@@ -102,5 +104,5 @@ def strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> n
     """
     out = np.empty(len(points), np.float32)
     places, scales = np.ascontiguousarray(points, np.float64), np.array([STRAND, LOCK, WAVE, ASIDE])
-    _strands(places, np.asarray(whorl, np.float64), np.asarray(centre, np.float64), scales, TAPS, STEP, out)
-    return out / max(float(out.std()), 1e-9) if len(out) else out
+    _strand_kernel(places, np.asarray(whorl, np.float64), np.asarray(centre, np.float64), scales, out)
+    return out / np.float32(DEVIATION)

@@ -47,7 +47,7 @@ class FitConfig:
     within this many standard deviations. gaze_spread: radians. iterations: at most so many steps. hidden: how much a
     landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it. turned:
     standard deviation of the rotation that a face was seen in (`Turned`), as a share of its usual error; less than
-    1, since the landmarks, which err together, count as if each erred by itself.
+    1, since the landmarks, which err together, count as if each erred by itself; 0 leaves that rotation out.
     """
 
     noise: float = 0.015
@@ -120,7 +120,8 @@ class Observed:
         return len(self.points)
 
     def __getitem__(self, part: slice) -> Observed:
-        return Observed(self.points[part], self.eyes[part], self.across[part])
+        turned = None if self.turned is None else self.turned[part]
+        return Observed(self.points[part], self.eyes[part], self.across[part], turned)
 
 
 def fit_landmarks(
@@ -215,7 +216,7 @@ class LandmarkFitter:
         a coupling ties them. held: the first frames that stay as they are. tolerance: share of the energy
         that a step has to gain for another to follow. turned: what else is known of the rotations.
         """
-        seen = replace(self.observe(frames), turned=turned)
+        seen = replace(self.observe(frames), turned=turned if self.config.turned > 0 else None)
         alone = not shared and coupling is None
         damping = np.full(len(frames), 1e-3)
         energies, normals = self._energies(seen, state, coupling), None
@@ -227,7 +228,9 @@ class LandmarkFitter:
             new = self._energies(seen, trial, coupling)
             better = new < energies
             lower = better[:-1] if alone else np.full(len(frames), new.sum() < energies.sum())
-            damping = np.where(lower, np.maximum(damping / 5, 1e-7), damping * np.where(better[:-1], 1.0, 8.0))
+            # Where all frames gain and what they share loses more, all are damped: the same step would come again.
+            kept = better[:-1] & ~better[:-1].all()
+            damping = np.where(lower, np.maximum(damping / 5, 1e-7), damping * np.where(kept, 1.0, 8.0))
             if lower.any():
                 gain = energies.sum() - np.where([*lower, True], new, energies).sum()
                 state = trial if lower.all() else replace(trial, frames=state.frames.where(lower, trial.frames))
@@ -283,7 +286,7 @@ class LandmarkFitter:
         frames += ((state.frames.vector / self.spread) ** 2).sum(1)
         frames += (self._squint(state.frames) ** 2).sum(1) + self._distances(state) ** 2
         if seen.turned is not None:
-            frames += (self._apart(seen.turned, state)[0] ** 2).sum(1)
+            frames += (seen.turned.apart(state.frames, state.log_focal, self.middle)[0] ** 2).sum(1) / self._doubt(seen)
         if coupling is not None:
             frames += coupling.energies(state.frames)
         focal = (state.log_focal - self._usual_focal) / c.focal_spread
@@ -304,9 +307,7 @@ class LandmarkFitter:
             normals.gradient.shared += gradient
         self._add_priors(normals, state, shared)
         if seen.turned is not None:
-            apart, inverse = self._apart(seen.turned, state)
-            normals.frames[:, range(3), range(3)] += inverse**2
-            normals.gradient.frames[:, :3] -= apart * inverse
+            self._add_turned(normals, seen, state, shared)
         if coupling is not None:
             coupling.add(state.frames, normals)
         return normals
@@ -355,11 +356,21 @@ class LandmarkFitter:
             normals.shared[shape, shape] += c.shape_prior**2
             normals.gradient.shared[1:] += state.shape * c.shape_prior**2
 
-    def _apart(self, turned: Turned, state: FitState) -> tuple[np.ndarray, np.ndarray]:
-        """Rotations (T, 3) to how heads were seen to be turned, in standard deviations, and the inverse (T, 1) of
-        these."""
-        inverse = 1 / (self.config.turned * turned.spread[:, None])
-        return turned.apart(state.frames, state.log_focal, self.middle) * inverse, inverse
+    def _doubt(self, seen: Observed) -> np.ndarray:
+        """(T,) variance of the rotations that heads were seen in."""
+        assert seen.turned is not None
+        return (self.config.turned * seen.turned.spread) ** 2
+
+    def _add_turned(self, normals: Normals, seen: Observed, state: FitState, shared: bool) -> None:
+        assert seen.turned is not None
+        apart, by_focal = seen.turned.apart(state.frames, state.log_focal, self.middle)
+        trust = 1 / self._doubt(seen)[:, None]
+        normals.frames[:, range(3), range(3)] += trust
+        normals.gradient.frames[:, :3] -= trust * apart
+        if shared:
+            normals.cross[:, :3, 0] -= trust * by_focal
+            normals.shared[0, 0] += (trust * by_focal**2).sum()
+            normals.gradient.shared[0] += (trust * by_focal * apart).sum()
 
     @property
     def _usual_focal(self) -> float:

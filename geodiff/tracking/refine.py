@@ -10,6 +10,7 @@ their answers is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,8 @@ CHANNELS, BLOCKS, SEEN, JOINED = (24, 64, 128, 192, 192), (0, 1, 2, 1, 0), 256, 
 #: Width of what is concluded about the head's rotation, and answers about it: radians by which the head is turned
 #: further than `Aligned.facing` about the frame's axes, and the logarithms of their mean errors.
 TURNED, TURNS = 192, 6
+#: Logarithms of the least and the largest error (half a degree, a radian) that the network may claim.
+SPREAD = (math.log(math.radians(0.5)), 0.0)
 #: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
 #: Pictures and their mirror images.
@@ -83,27 +86,27 @@ class RefinerNet(nn.Module):
         self.joined = nn.Linear(SEEN + inputs, JOINED)
         self.answer = nn.Linear(JOINED, modes)
         known = JOINED + SEEN + inputs
-        self.turned = nn.Sequential(nn.Linear(known, TURNED), nn.ReLU(), nn.Linear(TURNED, TURNS))
+        self.rotation = nn.Sequential(nn.Linear(known, TURNED), nn.ReLU(), nn.Linear(TURNED, TURNS))
 
     def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         both = torch.cat([torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1)))), inputs], 1)
         joined = self.drop(torch.relu(self.joined(both)))
-        return self.answer(joined), self.turned(torch.cat([joined, both], 1))
+        return self.answer(joined), self.rotation(torch.cat([joined, both], 1))
 
 
 @dataclass(frozen=True)
 class Look:
     """What is known of a face.
 
-    points: (478, 2) float64 where its landmarks most likely are. turned: (3, 3) by which the builtin head is turned (to
-    x right, y down, z away) as seen along the ray through `middle` (2,), and sure: radians by which that usually errs
+    points: (478, 2) float64 where its landmarks most likely are. rotation: (3, 3) from the builtin head's rest pose to
+    x right, y down, z away, as seen along the ray through `middle` (2,), and spread: radians by which that usually errs
     for a face like this; None where nothing but the landmarks tells.
     """
 
     points: np.ndarray
-    turned: np.ndarray | None = None
+    rotation: np.ndarray | None = None
     middle: np.ndarray | None = None
-    sure: float = 0.0
+    spread: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -139,11 +142,11 @@ class Refiner:
             f.inside(self.calibration(one.points, one.z, one.score)) for f, (_, one) in zip(frames, views, strict=True)
         ]
         own, reflected = (f.outside(base + move) for f, base, move in zip(frames, bases, moved, strict=True))
-        rotations = [turned(frame, turn[:3]) for frame, turn in zip(frames, turns, strict=True)]
+        rotations = [turned_head(frame, turn[:3]) for frame, turn in zip(frames, turns, strict=True)]
         mean = Rotation.from_matrix(np.stack([rotations[0], MIRROR @ rotations[1] @ MIRROR])).mean().as_matrix()
         middle = frames[0].outside(np.zeros((1, 2)))[0]
-        sure = float(np.exp(turns[:, 3:]).mean())
-        return Look((own + self.mirror_points(reflected, width)) / 2, mean, middle, sure)
+        spread = float(np.exp(np.clip(turns[:, 3:], *SPREAD)).mean())
+        return Look((own + self.mirror_points(reflected, width)) / 2, mean, middle, spread)
 
     def mirror_points(self, points: np.ndarray, width: int) -> np.ndarray:
         """(478, 2) landmarks of the mirrored picture, `width` pixels wide."""
@@ -165,7 +168,7 @@ class Refiner:
         return np.concatenate([self.basis @ (shape.ravel() - self.centre), [sureness, sureness**2]])
 
 
-def turned(frame: Aligned, further: np.ndarray) -> np.ndarray:
+def turned_head(frame: Aligned, further: np.ndarray) -> np.ndarray:
     """(3, 3) from the head's rest pose to the picture's axes, of a head that is turned `further` (3,) in its frame."""
     upright = np.eye(3)
     upright[:2, :2] = frame.turn

@@ -19,8 +19,9 @@ class TrackConfig:
     fitted at all.
 
     refine: whether a network takes a second look at the face of a picture (`geodiff.tracking.refine`); otherwise the
-    calibration of the landmark detector has the last word. refine_videos: the same for each frame of a video, where it
-    makes landmarks shake by 7% more.
+    calibration of the landmark detector has the last word. refine_videos: the landmarks of each frame of a video are
+    corrected so as well, which makes them shake by 7% more; what the network tells of rotations counts in pictures
+    only.
 
     keyframes: frames of a video from which identity and focal length are estimated. smooth: how steady a video's
     parameters are over time; steadiness: multiplies all of that, 0 fits every frame on its own.

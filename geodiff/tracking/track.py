@@ -68,10 +68,10 @@ def track_image(
 
 def _turned(look: Look, head: HeadModel) -> Turned | None:
     """What a look tells of the head's rotation, in terms of the head that tracks."""
-    if look.turned is None or look.middle is None:
+    if look.rotation is None or look.middle is None:
         return None
-    own = UPRIGHT @ look.turned @ _from_builtin(head).T
-    return Turned(own[None], look.middle[None], np.array([look.sure]))
+    own = UPRIGHT @ look.rotation @ _from_builtin(head).T
+    return Turned(own[None], look.middle[None], np.array([look.spread]))
 
 
 def _from_builtin(head: HeadModel) -> np.ndarray:

@@ -24,11 +24,11 @@ class TrainConfig:
     `assets.find_weights` takes them: this program's, or Stable Diffusion 1.5's in diffusers' layout. motion:
     AnimateDiff's motion modules to begin clips with. xnemo: folder of X-NeMo's tensors to begin with. autoencoder:
     folder of one trained before, for networks that begin fresh. encoder: folder of an expression encoder that was
-    trained by itself, put over that of the networks. encoder_fixed: whether that encoder stays as it is: in short runs
-    end-to-end gradients silence it before the networks listen. steps: in all, also after a resume. first_step: number
-    of the step that a run without a checkpoint begins with: where an earlier run ended whose weights alone, `start`,
-    could travel. moment_warmup: steps from there on that only gather the optimizer's moments, so that the loss does not
-    jump.
+    trained by itself, put over that of the networks where a run begins. encoder_fixed: whether the encoder stays as
+    it is: in short runs end-to-end gradients silence it before the networks listen. steps: in all, also after a
+    resume. first_step: number of the step that a run without a checkpoint begins with: where an earlier run ended
+    whose weights alone, `start`, could travel. moment_warmup: steps from there on that only gather the optimizer's
+    moments, so that the loss does not jump.
 
     batch: samples a step, all processes together. microbatch: how many of them a process takes through the networks at
     once, 0 for its whole share; fewer need less memory and give the same step. precision: no | bf16 | fp16.
@@ -87,6 +87,11 @@ class TrainConfig:
             raise ConfigError(
                 f"`steps` and `batch` must be at least 1 and `microbatch` 0 or more; found {self.steps}, {self.batch} "
                 f"and {self.microbatch}."
+            )
+        if self.encoder_fixed and not (self.encoder or self.start):
+            raise ConfigError(
+                "`encoder_fixed` keeps an expression encoder that was trained before, and neither `encoder` nor "
+                "`start` names one: set encoder=FOLDER, or leave encoder_fixed out."
             )
         for name, known in (("precision", PRECISIONS), ("keep_in", KEPT_IN), ("compile", COMPILED)):
             if getattr(self, name) not in known:

@@ -84,7 +84,9 @@ def run_stage(
         with PartialState().main_process_first():
             start = starting_weights(config, out)
         networks = networks_for(config.stage, MODELS[config.model], start, config.autoencoder)
-        networks = with_encoder(networks, config.encoder, config.encoder_fixed)
+        # A run that goes on from another's weights has the encoder in them.
+        encoder = config.encoder if config.first_step == 0 else None
+        networks = with_encoder(networks, encoder, config.encoder_fixed)
         task, size = GeneratorTask(networks, config.loss), networks.config.image_size
     training, held_out = open_splits(config, data, size, out / CACHE, say)
     train_task(task, training, config, out, held_out, report)
@@ -128,7 +130,7 @@ def run_generator(
     for stage, config in configs.items():
         folder = out / stage
         if weights is not None:
-            config = dataclasses.replace(config, start=str(weights), xnemo="")
+            config = dataclasses.replace(config, start=str(weights), xnemo="", encoder=None)
 
         def told(done: float, words: str, stage: str = stage) -> None:
             if report is not None:

@@ -69,23 +69,19 @@ def networks_for(
 
 def with_encoder(networks: Networks, folder: Path | str | None, fixed: bool = False) -> Networks:
     """The networks with the expression encoder that was trained by itself; its null tokens stay the networks' own.
-    fixed: it shall not learn further; null tokens that are learned still do.
+    folder: of that encoder, None to keep the networks' own. fixed: it shall not learn further; null tokens that are
+    learned still do.
 
-    Raises AssetError where it is of another size, ConfigError where none is named that could be fixed.
+    Raises AssetError where it is of another size.
     """
     encoder = networks.expression_encoder
-    if folder is None:
-        if fixed:
-            raise ConfigError(
-                "`encoder_fixed` keeps an expression encoder that was trained by itself, and `encoder` names none: set "
-                "encoder=FOLDER, or leave encoder_fixed out"
-            )
-        return networks
     null, learned = encoder.null.detach().clone(), encoder.null.requires_grad
-    load_weights(encoder, Path(folder) / ENCODER_FILE)
-    encoder.null.data.copy_(null)
-    encoder.requires_grad_(not fixed)
-    encoder.null.requires_grad_(learned)
+    if folder is not None:
+        load_weights(encoder, Path(folder) / ENCODER_FILE)
+        encoder.null.data.copy_(null)
+    if fixed:
+        encoder.requires_grad_(False)
+        encoder.null.requires_grad_(learned)
     return networks
 
 

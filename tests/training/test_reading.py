@@ -89,8 +89,16 @@ def test_an_encoder_may_stay_as_it_was_taught(tmp_path: Path) -> None:
     weights = run_stage(stage_config("images", "test", names), DataConfig([data]), tmp_path / "run")
     before, after = (load_file(folder / ENCODER_FILE) for folder in (taught, weights))
     assert all(torch.equal(before[name].float(), after[name].float()) for name in before if name != "null")
-    with pytest.raises(ConfigError, match="encoder_fixed"):
-        with_encoder(build_networks(tiny()), None, fixed=True)
+    # Null tokens, where they are learned, still are; and what is trained cannot change within a run.
+    networks = with_encoder(build_networks(tiny()), None, fixed=True)
+    learned = networks.expression_encoder.null.requires_grad
+    others = [p.requires_grad for name, p in networks.expression_encoder.named_parameters() if name != "null"]
+    assert not any(others) and learned == build_networks(tiny()).expression_encoder.null.requires_grad
+    released = ["steps=3", *names[1:3], "ema_decay=0.1"]
+    with pytest.raises(InputError, match="go on in another folder with start="):
+        run_stage(stage_config("images", "test", released), DataConfig([data]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="neither `encoder` nor `start`"):
+        stage_config("images", "test", ["encoder_fixed=true"])
 
 
 def write_faces(folder: Path, people: int) -> Path:
