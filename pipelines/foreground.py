@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from scipy.ndimage import binary_fill_holes, label
 
+from geodiff.conditioning import Condition
+
 #: A decoded normal longer than this is foreground.
 NORMAL_THRESHOLD = 0.5
 #: Standard deviation, as a share of the side, of the smoothing that keeps the outline from fraying.
@@ -18,6 +20,8 @@ SILHOUETTE_MARGIN = 0.025
 EDGE_SOFTNESS = 0.6
 #: Width of the rim, as a share of the side, in which decoded colours are freed from the white background.
 RIM = 0.03
+#: How much more of the proposal is taken inside the mouth than where the portrait sees what a frame shows.
+MOUTH = 1.8
 #: Distance from white, in RGB, below which a subject's colour cannot be told from the background.
 PALE = 0.25
 
@@ -64,13 +68,14 @@ def composite(
     return np.clip(on_white, 0.0, 1.0), unit * mask[..., None], mask
 
 
-def with_portrait(image: np.ndarray, proposal: np.ndarray, visibility: np.ndarray, share: float) -> np.ndarray:
-    """A generated frame with the portrait's own pixels where it sees what the frame shows.
+def with_portrait(image: np.ndarray, condition: Condition, share: float) -> np.ndarray:
+    """A generated frame with the proposal's pixels where the portrait sees what the frame shows, and in the mouth.
 
-    image, proposal: (H, W, 3) 0..1. visibility: (H, W) 0..1. share: 0 leaves the frame alone, 1 takes what is fully
-    visible from the proposal.
+    image: (H, W, 3) 0..1. share: 0 leaves the frame alone, 1 takes what is fully visible from the proposal. Of teeth
+    and the inside of the mouth `MOUTH` times as much is taken: short of training, networks make them grey.
     """
-    return image + share * visibility[..., None] * (proposal - image)
+    taken = np.maximum(share * condition.visibility, min(MOUTH * share, 1.0) * condition.mouth)
+    return image + taken[..., None] * (condition.proposal - image)
 
 
 def coverage(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from pipelines.portrait_normal import PortraitNormalOutput, PortraitNormalPipeli
 class NetworkMethod:
     """Frames as `geodiff generate` makes them, every one a clip of its own.
 
-    keep_visible: share of the portrait's own pixels where it sees what a frame shows. seed: of the noise.
+    keep_visible: see `with_portrait`. seed: of the noise.
     """
 
     def __init__(
@@ -85,6 +85,6 @@ class ExpressionMaker:
 
 def finished(output: PortraitNormalOutput, condition: Condition, keep_visible: float) -> Picture:
     """What is stored of a decoded frame; output: of one frame."""
-    shown = with_portrait(output.images[0], condition.proposal, condition.visibility, keep_visible)
+    shown = with_portrait(output.images[0], condition, keep_visible)
     image, normals, mask = composite(shown, output.normals[0], condition.silhouette)
     return Picture(image.astype(np.float32), mask, normals)

@@ -113,7 +113,7 @@ class ViewMaker:
         params: HeadParams,
     ) -> None:  # fmt: skip
         """Finish and store one decoded frame; t: its timestep."""
-        kept = with_portrait(image, condition.proposal, condition.visibility, self.job.keep_visible)
+        kept = with_portrait(image, condition, self.job.keep_visible)
         shown, normal, mask = composite(kept, normals, condition.silhouette)
         writer.write_frame(t, view, _as_bytes(shown), _as_bytes(mask), params, _as_bytes(normals_as_image(normal)))
         if self.job.save_proposals:

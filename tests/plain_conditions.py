@@ -13,7 +13,7 @@ from geodiff.types import Camera
 
 
 def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int):
-    """Colour, normal and visibility (H, W, 7), coverage (H, W): as `geodiff.conditioning.pixels.carry`."""
+    """Colour, normal, visibility, mouth (H, W, 8), coverage (H, W): as `geodiff.conditioning.pixels.carry`."""
     fine = camera.resized(camera.width * supersample, camera.height * supersample)
     seen = mesh.rasterize(vertices, carried.faces, fine)
     covered = seen.face >= 0
@@ -23,11 +23,12 @@ def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int):
     place = point[:, :3] @ carried.intrinsics.T
     shown = exact_sample(carried.photo, place[:, :2] / np.maximum(place[:, 2:], 1e-6))
     color = texel[:, :3] + texel[:, 3:] * (shown - texel[:, :3])
-    values = np.concatenate([color, point[:, 3:], texel[:, 3:], np.ones((len(uv), 1))], 1)
-    full = np.zeros((*covered.shape, 8))
+    inner = carried.inner[seen.face[covered]][:, None]
+    values = np.concatenate([color, point[:, 3:], texel[:, 3:], inner, np.ones((len(uv), 1))], 1)
+    full = np.zeros((*covered.shape, 9))
     full[covered] = values
-    out = full.reshape(camera.height, supersample, camera.width, supersample, 8).mean((1, 3))
-    return out[..., :7], out[..., 7]
+    out = full.reshape(camera.height, supersample, camera.width, supersample, 9).mean((1, 3))
+    return out[..., :8], out[..., 8]
 
 
 def exact_sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ def conditions(count: int, seed: int = 1) -> list[Condition]:
             normals=smooth(rng, 3) * 2 - 1,
             visibility=smooth(rng, 1)[..., 0],
             silhouette=np.ones((SIDE, SIDE), np.float32),
+            mouth=np.zeros((SIDE, SIDE), np.float32),
         )
         for _ in range(count)
     ]

@@ -354,6 +354,25 @@ def test_conditions_are_those_of_their_plain_twin(head: HeadModel, reference: Re
         np.testing.assert_allclose(found, plain, atol=2e-4)
 
 
+def test_the_mouths_inside_is_shown_where_the_mouth_opens() -> None:
+    builtin = load_head("builtin")
+    params = builtin.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]))
+    K = torch.tensor([[400.0, 0, 64], [0, 400.0, 64], [0, 0, 1]])
+    camera = Camera(torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), K, 128, 128)
+    conditioner = Conditioner(
+        builtin, crop_reference(*photograph(builtin, params, camera), params, camera, builtin, 64)
+    )
+    view = framed_camera(head_frame(builtin, conditioner.reference.params), 0.0, 0.0, 1.0, 96)
+    jaw = builtin.expression_names.index("jawOpen")
+    shut, opened = (
+        conditioner.render(params.replace(expr=torch.eye(builtin.num_expr)[jaw : jaw + 1] * strength), view)
+        for strength in (0.0, 0.8)
+    )
+    assert shut.mouth.sum() < 3 and 10 < opened.mouth.sum() < 0.05 * opened.silhouette.sum()
+    rows, columns = np.nonzero(opened.mouth > 0.5)
+    assert abs(columns.mean() - 47.5) < 4 and rows.mean() > 50
+
+
 def test_visibility_is_that_of_its_plain_twin(head: HeadModel, reference: Reference) -> None:
     vertices = head.vertices(reference.params)[0]
     normals = vertex_normals(vertices, head.faces).numpy()

@@ -20,7 +20,8 @@ class Carried(NamedTuple):
 
     faces: (F, 3) int32. table: (V, 6) the vertices' places in the portrait's camera space, metres, and their normals.
     uvs: (F, 3, 2) places in `texture` (U, U, 4): 0..1 from the top left; filled colours and how much the portrait sees
-    of them. photo: (D, D, 3) the portrait's colours. intrinsics: (3, 3) of its camera.
+    of them. photo: (D, D, 3) the portrait's colours. intrinsics: (3, 3) of its camera. inner: (F,) bool, faces of
+    teeth and of the inside of the mouth.
     """
 
     faces: np.ndarray
@@ -29,6 +30,7 @@ class Carried(NamedTuple):
     texture: np.ndarray
     photo: np.ndarray
     intrinsics: np.ndarray
+    inner: np.ndarray
 
 
 @kept(inline="always")
@@ -42,8 +44,8 @@ def _corner(place, size):  # noqa: ANN001, ANN202
 
 @kept(fastmath=True, error_model="numpy")
 def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: ANN001, ANN202
-    """Means over each pixel's samples, those that see nothing counting as 0, of colour, normal, visibility and coverage
-    (H, W, 8), in place."""
+    """Means over each pixel's samples, those that see nothing counting as 0, of colour, normal, visibility, what is the
+    mouth's inside, and coverage (H, W, 9), in place."""
     height, width, _ = out.shape
     side, photo_height, photo_width = carried.texture.shape[0], carried.photo.shape[0], carried.photo.shape[1]
     share = np.float32(1.0 / (supersample * supersample))
@@ -83,20 +85,23 @@ def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: 
                 to[n] += share * color[n]
                 to[3 + n] += share * point[3 + n]
             to[6] += share * seen
-            to[7] += share
+            if carried.inner[f]:
+                to[7] += share
+            to[8] += share
 
 
 def carry(vertices: mesh.Array, carried: Carried, camera: Camera, supersample: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour, normal and visibility (H, W, 7) of a posed head in a camera's pixels, means over each pixel's samples,
-    those that see nothing counting as 0, and the share of samples that see the head (H, W), float32.
+    """Colour, normal, visibility and what is the mouth's inside (H, W, 8) of a posed head in a camera's pixels, means
+    over each pixel's samples, those that see nothing counting as 0, and the share of samples that see the head (H, W),
+    float32.
 
     vertices: (V, 3) metres, world. supersample: samples along each side of a pixel.
     """
     fine = camera.resized(camera.width * supersample, camera.height * supersample)
     seen = mesh.visible(vertices, carried.faces, fine)
-    out = np.zeros((camera.height, camera.width, 8), np.float32)
+    out = np.zeros((camera.height, camera.width, 9), np.float32)
     _carry_kernel(seen.face, seen.screen, seen.inverse_z, carried, supersample, out)
-    return out[..., :7], np.minimum(out[..., 7], 1.0)
+    return out[..., :8], np.minimum(out[..., 8], 1.0)
 
 
 @kept()

@@ -34,7 +34,8 @@ class Condition:
     pose_map: (S, S, 3) -1..1, normals of the posed head without expression and static offsets, zero outside.
     proposal: (S, S, 3) 0..1 on white, the portrait's pixels carried by the fitted mesh, hidden parts filled.
     normals: (S, S, 3) -1..1, the mesh's normals with expression and static offsets, zero outside.
-    visibility: (S, S) 0..1, how well the portrait saw what the pixel shows. silhouette: (S, S) 0..1 coverage.
+    visibility: (S, S) 0..1, how well the portrait saw what the pixel shows. silhouette: (S, S) 0..1 coverage. mouth:
+    (S, S) 0..1, how much of it is teeth and the inside of the mouth; the networks do not see that one.
     """
 
     pose_map: np.ndarray
@@ -42,6 +43,7 @@ class Condition:
     normals: np.ndarray
     visibility: np.ndarray
     silhouette: np.ndarray
+    mouth: np.ndarray
 
 
 class Conditioner:
@@ -63,6 +65,11 @@ class Conditioner:
         self._corner_uvs = head.uvs[head.faces_uv].numpy()
         self._pose_maps: dict[bytes, np.ndarray] = {}
         self._posed: dict[bytes, Tensor] = {}
+
+    @property
+    def _inner(self) -> np.ndarray:
+        """(V,) bool: teeth and the inside of the mouth."""
+        return (self.head.regions["teeth"] | self.head.regions["mouth_interior"]).numpy()
 
     @cached_property
     def _baked(self) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +97,7 @@ class Conditioner:
             texture=np.concatenate([self.texture, self.texture_visibility[..., None]], 2, dtype=np.float32),
             photo=np.ascontiguousarray(self._photo, np.float32),
             intrinsics=self._photo_camera.K.numpy().astype(np.float32),
+            inner=self._inner[self.head.faces.numpy()].all(1),
         )
 
     def render(self, params: HeadParams, camera: Camera) -> Condition:
@@ -108,6 +116,7 @@ class Conditioner:
             normals=scaled_normals(layers[..., 3:6], silhouette),
             visibility=np.clip(layers[..., 6], 0.0, 1.0),
             silhouette=silhouette,
+            mouth=np.clip(layers[..., 7], 0.0, 1.0),
         )
 
     def _pose_map(self, params: HeadParams, camera: Camera) -> np.ndarray:

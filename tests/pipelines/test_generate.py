@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geodiff.conditioning import Condition
 from geodiff.driver import Driver
 from geodiff.errors import ConfigError, InputError
 from geodiff.head import load_head
@@ -96,9 +97,12 @@ def test_a_face_that_fills_the_frame_keeps_its_colours() -> None:
 
 
 def test_the_portrait_stays_where_it_sees() -> None:
-    image, proposal = np.zeros((2, 1, 3), np.float32), np.ones((2, 1, 3), np.float32)
-    visibility = np.array([[1.0], [0.0]], np.float32)
-    assert with_portrait(image, proposal, visibility, 0.9)[:, 0, 0].tolist() == pytest.approx([0.9, 0.0])
+    nothing, proposal = np.zeros((3, 1, 3), np.float32), np.ones((3, 1, 3), np.float32)
+    visibility, mouth = np.array([[1.0], [0.0], [0.2]], np.float32), np.array([[0.0], [0.0], [1.0]], np.float32)
+    condition = Condition(nothing, proposal, nothing, visibility, np.ones((3, 1), np.float32), mouth)
+    assert with_portrait(nothing, condition, 0.4)[:, 0, 0].tolist() == pytest.approx([0.4, 0.0, 0.72])
+    assert with_portrait(nothing, condition, 0.9)[:, 0, 0].tolist() == pytest.approx([0.9, 0.0, 1.0])
+    assert not with_portrait(nothing, condition, 0.0).any()
 
 
 def test_a_rim_that_is_partly_white_comes_closer_to_its_own_colour() -> None:
