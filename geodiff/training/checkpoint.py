@@ -99,6 +99,7 @@ def averaged_networks(path: Path) -> Networks:
 def load_checkpoint(path: Path, task: Task, ema: Ema, optimizer: torch.optim.Optimizer) -> int:
     """Restore everything in place; returns the step. Raises AssetError if the checkpoint belongs to other networks,
     InputError if other parts of them were trained."""
+    task.restore(path)
     averages = load_file(path / "ema.safetensors")
     other = sorted(averages.keys() ^ ema.averages.keys())
     if other:
@@ -106,7 +107,6 @@ def load_checkpoint(path: Path, task: Task, ema: Ema, optimizer: torch.optim.Opt
             f"a run trains the same tensors from its first step to its last, but {path.parent} was begun with others "
             f"({len(other)} differ, {other[0]} for one): go on in another folder with start={path.parent / 'weights'}"
         )
-    task.restore(path)
     for name, average in ema.averages.items():
         average.copy_(averages[name])
     restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
