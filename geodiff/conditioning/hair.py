@@ -143,8 +143,8 @@ class HairTexture:
     def _drawn(self, points: np.ndarray, whorl: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of strands in the portrait's tones that fall from the whorl."""
         noise = strand_noise(points, whorl, whorl - [0.0, SKULL, 0.0])
-        share = (ndtr(noise) * (len(self.tones) - 1)).astype(np.float64)
-        return np.stack([np.interp(share, np.arange(len(self.tones)), tone) for tone in self.tones.T], 1)
+        rank = ndtr(noise) * (len(self.tones) - 1)
+        return np.stack([np.interp(rank, np.arange(len(self.tones)), tone) for tone in self.tones.T], 1)
 
     def _bands(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray | None:
         """Log contrasts (N, 3) of bands that go round the head, where nothing near is seen; None where what is seen has

@@ -69,17 +69,16 @@ def fractal_noise(points: np.ndarray, scale: float | tuple[float, float, float],
 
 
 @kept()
-def _strand_kernel(points, whorl, centre, scales, out):  # noqa: ANN001, ANN202
-    """As `strand_noise`, which see; out: (N,), in place. scales: metres, of strands, of locks, of waves, and by how
-    many radians these turn strands aside."""
+def _strand_kernel(points, whorl, centre, out):  # noqa: ANN001, ANN202
+    """As `strand_noise`, which see, before it is scaled; out: (N,), in place."""
     for n in range(points.shape[0]):
         total = 0.0
         for sign in (-1.0, 1.0):
             x, y, z = points[n, 0], points[n, 1], points[n, 2]
             for tap in range(TAPS + 1):
                 if tap > 0 or sign > 0:
-                    total += FINE * _value(x / scales[0], y / scales[0], z / scales[0], 1)
-                    total += BROAD * _value(x / scales[1], y / scales[1], z / scales[1], 2)
+                    total += FINE * _value(x / STRAND, y / STRAND, z / STRAND, 1)
+                    total += BROAD * _value(x / LOCK, y / LOCK, z / LOCK, 2)
                 # Outwards is sideways below the middle of the skull.
                 ox, oy, oz = x - centre[0], max(y - centre[1], 0.0), z - centre[2]
                 length = max(np.sqrt(ox * ox + oy * oy + oz * oz), 1e-9)
@@ -87,7 +86,7 @@ def _strand_kernel(points, whorl, centre, scales, out):  # noqa: ANN001, ANN202
                 dx, dy, dz = x - whorl[0], y - whorl[1] - FALL, z - whorl[2]
                 along = dx * ox + dy * oy + dz * oz
                 dx, dy, dz = dx - along * ox, dy - along * oy, dz - along * oz
-                turn = scales[3] * _value(x / scales[2], y / scales[2], z / scales[2], 3)
+                turn = ASIDE * _value(x / WAVE, y / WAVE, z / WAVE, 3)
                 c, s = np.cos(turn), np.sin(turn)
                 tx, ty, tz = oy * dz - oz * dy, oz * dx - ox * dz, ox * dy - oy * dx
                 dx, dy, dz = c * dx + s * tx, c * dy + s * ty, c * dz + s * tz
@@ -103,6 +102,6 @@ def strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> n
     points: (N, 3), whorl: (3,), centre: (3,) the middle of the skull, all in metres.
     """
     out = np.empty(len(points), np.float32)
-    places, scales = np.ascontiguousarray(points, np.float64), np.array([STRAND, LOCK, WAVE, ASIDE])
-    _strand_kernel(places, np.asarray(whorl, np.float64), np.asarray(centre, np.float64), scales, out)
+    places, whorl, centre = (np.ascontiguousarray(values, np.float64) for values in (points, whorl, centre))
+    _strand_kernel(places, whorl, centre, out)
     return out / np.float32(DEVIATION)

@@ -66,11 +66,6 @@ class Conditioner:
         self._pose_maps: dict[bytes, np.ndarray] = {}
         self._posed: dict[bytes, Tensor] = {}
 
-    @property
-    def _inner(self) -> np.ndarray:
-        """(V,) bool: teeth and the inside of the mouth."""
-        return (self.head.regions["teeth"] | self.head.regions["mouth_interior"]).numpy()
-
     @cached_property
     def _baked(self) -> tuple[np.ndarray, np.ndarray]:
         return bake(self.head, self.reference, self.texture_size, self._photo)
@@ -90,6 +85,7 @@ class Conditioner:
         """What every frame shows of the reference; the normals (the last three columns of `table`) are the frame's."""
         vertices = self._person.vertices(without_identity(self.reference.params))[0].numpy()
         places = to_local(vertices, self._photo_camera)
+        inner = (self.head.regions["teeth"] | self.head.regions["mouth_interior"]).numpy()
         return Carried(
             faces=self.head.faces.numpy().astype(np.int32),
             table=np.concatenate([places, np.zeros_like(places)], 1, dtype=np.float32),
@@ -97,7 +93,7 @@ class Conditioner:
             texture=np.concatenate([self.texture, self.texture_visibility[..., None]], 2, dtype=np.float32),
             photo=np.ascontiguousarray(self._photo, np.float32),
             intrinsics=self._photo_camera.K.numpy().astype(np.float32),
-            inner=self._inner[self.head.faces.numpy()].all(1),
+            inner=inner[self.head.faces.numpy()].all(1),
         )
 
     def render(self, params: HeadParams, camera: Camera) -> Condition:

@@ -36,7 +36,7 @@ PIXELS, REACH = 96, 2.0
 CHANNELS, BLOCKS, SEEN, JOINED = (24, 64, 128, 192, 192), (0, 1, 2, 1, 0), 256, 256
 #: Width of what is concluded about the head's rotation, and answers about it: radians by which the head is turned
 #: further than `Aligned.facing` about the frame's axes, and the logarithms of their mean errors.
-TURNED, TURNS = 192, 6
+ROTATION_WIDTH, TURNS = 192, 6
 #: Logarithms of the least and the largest error (half a degree, a radian) that the network may claim.
 SPREAD = (math.log(math.radians(0.5)), 0.0)
 #: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
@@ -86,7 +86,7 @@ class RefinerNet(nn.Module):
         self.joined = nn.Linear(SEEN + inputs, JOINED)
         self.answer = nn.Linear(JOINED, modes)
         known = JOINED + SEEN + inputs
-        self.rotation = nn.Sequential(nn.Linear(known, TURNED), nn.ReLU(), nn.Linear(TURNED, TURNS))
+        self.rotation = nn.Sequential(nn.Linear(known, ROTATION_WIDTH), nn.ReLU(), nn.Linear(ROTATION_WIDTH, TURNS))
 
     def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         both = torch.cat([torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1)))), inputs], 1)
