@@ -19,42 +19,53 @@ DEVIATION = 1.96
 FALL = 0.02
 
 
+#: Points taken together: numbers of one width side by side, which the compiler makes vectors of.
+BLOCK = 256
+
+
 @kept(inline="always")
-def _lattice(h: int) -> float:
-    """A pseudo-random number in -1..1 for the number of a lattice point."""
-    h &= 0xFFFFFFFF
-    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
-    h = h ^ (h >> 16)
-    return (h & 0xFFFFFF) / 8388607.5 - 1.0
+def _lattice(h):  # noqa: ANN001, ANN202
+    """A pseudo-random number in -1..1 for the number (uint32) of a lattice point."""
+    h = np.uint32(np.uint32(h ^ (h >> np.uint32(13))) * np.uint32(1274126177))
+    h = np.uint32(h ^ (h >> np.uint32(16)))
+    return np.float64(np.int32(h & np.uint32(0xFFFFFF))) / 8388607.5 - 1.0
 
 
 @kept(inline="always")
 def _value(px, py, pz, seed):  # noqa: ANN001, ANN202
-    """Noise in -1..1 at a place, whose lattice has a spacing of 1."""
-    right, up, far = 374761393, 668265263, 2147483647
+    """Noise in -1..1 at a place, whose lattice has a spacing of 1. All of it in 32 bits, for wider vectors."""
+    right, up, far = np.uint32(374761393), np.uint32(668265263), np.uint32(2147483647)
     x, y, z = np.floor(px), np.floor(py), np.floor(pz)
     fx, fy, fz = px - x, py - y, pz - z
     fx, fy, fz = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy), fz * fz * (3 - 2 * fz)
-    h = int(x) * right + int(y) * up + int(z) * far + seed * 1274126177
-    low = (1 - fx) * _lattice(h) + fx * _lattice(h + right)
-    high = (1 - fx) * _lattice(h + up) + fx * _lattice(h + up + right)
+    h = np.uint32(np.uint32(np.int32(x)) * right) + np.uint32(np.uint32(np.int32(y)) * up)
+    h = np.uint32(h + np.uint32(np.uint32(np.int32(z)) * far) + np.uint32(seed * 1274126177))
+    low = (1 - fx) * _lattice(h) + fx * _lattice(np.uint32(h + right))
+    high = (1 - fx) * _lattice(np.uint32(h + up)) + fx * _lattice(np.uint32(h + up + right))
     near = (1 - fy) * low + fy * high
-    h += far
-    low = (1 - fx) * _lattice(h) + fx * _lattice(h + right)
-    high = (1 - fx) * _lattice(h + up) + fx * _lattice(h + up + right)
+    h = np.uint32(h + far)
+    low = (1 - fx) * _lattice(h) + fx * _lattice(np.uint32(h + right))
+    high = (1 - fx) * _lattice(np.uint32(h + up)) + fx * _lattice(np.uint32(h + up + right))
     return (1 - fz) * near + fz * ((1 - fy) * low + fy * high)
 
 
 @kept()
 def _fractal(points, octaves, seed, out):  # noqa: ANN001, ANN202
-    for n in range(points.shape[0]):
-        total, amplitude, frequency = 0.0, 1.0, 1.0
+    x, y, z, total = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    for first in range(0, points.shape[0], BLOCK):
+        count = min(BLOCK, points.shape[0] - first)
+        for n in range(count):
+            x[n], y[n], z[n] = points[first + n, 0], points[first + n, 1], points[first + n, 2]
+            total[n] = 0.0
+        amplitude, frequency = 1.0, 1.0
         for octave in range(octaves):
-            x, y, z = points[n, 0] * frequency, points[n, 1] * frequency, points[n, 2] * frequency
-            total += amplitude * _value(x, y, z, seed + 101 * octave)
+            own = seed + 101 * octave
+            for n in range(count):
+                total[n] += amplitude * _value(x[n] * frequency, y[n] * frequency, z[n] * frequency, own)
             amplitude *= 0.5
             frequency *= 2.0
-        out[n] = total
+        for n in range(count):
+            out[first + n] = total[n]
 
 
 def fractal_noise(points: np.ndarray, scale: float | tuple[float, float, float], octaves: int, seed: int) -> np.ndarray:
@@ -68,31 +79,50 @@ def fractal_noise(points: np.ndarray, scale: float | tuple[float, float, float],
     return out
 
 
-@kept()
+@kept(error_model="numpy")
 def _strand_kernel(points, whorl, centre, out):  # noqa: ANN001, ANN202
     """As `strand_noise`, which see, before it is scaled; out: (N,), in place."""
-    for n in range(points.shape[0]):
-        total = 0.0
+    x, y, z, total = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    top, middle = (whorl[0], whorl[1] + FALL, whorl[2]), (centre[0], centre[1], centre[2])
+    for first in range(0, points.shape[0], BLOCK):
+        count = min(BLOCK, points.shape[0] - first)
+        for n in range(count):
+            total[n] = 0.0
         for sign in (-1.0, 1.0):
-            x, y, z = points[n, 0], points[n, 1], points[n, 2]
+            for n in range(count):
+                x[n], y[n], z[n] = points[first + n, 0], points[first + n, 1], points[first + n, 2]
             for tap in range(TAPS + 1):
                 if tap > 0 or sign > 0:
-                    total += FINE * _value(x / STRAND, y / STRAND, z / STRAND, 1)
-                    total += BROAD * _value(x / LOCK, y / LOCK, z / LOCK, 2)
-                # Outwards is sideways below the middle of the skull.
-                ox, oy, oz = x - centre[0], max(y - centre[1], 0.0), z - centre[2]
-                length = max(np.sqrt(ox * ox + oy * oy + oz * oz), 1e-9)
-                ox, oy, oz = ox / length, oy / length, oz / length
-                dx, dy, dz = x - whorl[0], y - whorl[1] - FALL, z - whorl[2]
-                along = dx * ox + dy * oy + dz * oz
-                dx, dy, dz = dx - along * ox, dy - along * oy, dz - along * oz
-                turn = ASIDE * _value(x / WAVE, y / WAVE, z / WAVE, 3)
-                c, s = np.cos(turn), np.sin(turn)
-                tx, ty, tz = oy * dz - oz * dy, oz * dx - ox * dz, ox * dy - oy * dx
-                dx, dy, dz = c * dx + s * tx, c * dy + s * ty, c * dz + s * tz
-                length = sign * STEP / max(np.sqrt(dx * dx + dy * dy + dz * dz), 1e-9)
-                x, y, z = x + length * dx, y + length * dy, z + length * dz
-        out[n] = total
+                    for n in range(count):
+                        total[n] += FINE * _value(x[n] / STRAND, y[n] / STRAND, z[n] / STRAND, 1)
+                        total[n] += BROAD * _value(x[n] / LOCK, y[n] / LOCK, z[n] / LOCK, 2)
+                for n in range(count):
+                    dx, dy, dz = _fall(x[n], y[n], z[n], top, middle)
+                    x[n] += sign * dx
+                    y[n] += sign * dy
+                    z[n] += sign * dz
+        for n in range(count):
+            out[first + n] = total[n]
+
+
+@kept(error_model="numpy", inline="always")
+def _fall(x, y, z, top, middle):  # noqa: ANN001, ANN202
+    """The STEP (three numbers) that a strand takes from a place. top: whence hair falls, middle: of the skull."""
+    # Outwards is sideways below the middle of the skull.
+    ox, oy, oz = x - middle[0], max(y - middle[1], 0.0), z - middle[2]
+    scale = 1.0 / max(np.sqrt(ox * ox + oy * oy + oz * oz), 1e-9)
+    ox, oy, oz = ox * scale, oy * scale, oz * scale
+    dx, dy, dz = x - top[0], y - top[1], z - top[2]
+    along = dx * ox + dy * oy + dz * oz
+    dx, dy, dz = dx - along * ox, dy - along * oy, dz - along * oz
+    turn = ASIDE * _value(x / WAVE, y / WAVE, z / WAVE, 3)
+    # Cosine and sine of less than half a radian, to 2e-5: calls of functions would keep this from becoming vectors.
+    square = turn * turn
+    c, s = 1.0 - square * (0.5 - square / 24), turn * (1.0 - square * (1 / 6 - square / 120))
+    tx, ty, tz = oy * dz - oz * dy, oz * dx - ox * dz, ox * dy - oy * dx
+    dx, dy, dz = c * dx + s * tx, c * dy + s * ty, c * dz + s * tz
+    scale = STEP / max(np.sqrt(dx * dx + dy * dy + dz * dz), 1e-9)
+    return scale * dx, scale * dy, scale * dz
 
 
 def strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> np.ndarray:
