@@ -31,7 +31,8 @@ from geodiff.tracking.track import TrackConfig, track_image
 ANGLES = (0, 20, 40, 60, 80)
 COLUMNS = {
     "pose": "pose, degrees", "direction": "direction, degrees", "position": "position, mm", "distance": "distance, %",
-    "focal": "focal length, %", "landmarks": "landmarks, %", "mesh": "mesh, mm", "lids": "lid gap, mm",
+    "focal": "focal length, %", "landmarks": "landmarks, %", "mesh": "mesh, mm", "expression": "expression, mm",
+    "lids": "lid gap, mm",
     "lips": "lip gap, mm", "gaze": "gaze, degrees",
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from refiner_lessons import Lessons, collect, lessons
+from refiner_movements import Looks, expression_movements, train_movements
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -29,7 +30,7 @@ from geodiff.head import load_head
 from geodiff.head.builtin import load_builtin
 from geodiff.tracking.accuracy import TemplateOffset
 from geodiff.tracking.calibration import load_calibration
-from geodiff.tracking.refine import FILE, PIXELS, REACH, UPRIGHT, Refiner, RefinerNet, read_refiner
+from geodiff.tracking.refine import FILE, MOVEMENT, PIXELS, REACH, UPRIGHT, Refiner, RefinerNet, read_refiner
 from geodiff.training.faces import KEPT_REACH
 
 TO_PICTURE = torch.from_numpy(UPRIGHT).float()
@@ -90,6 +91,12 @@ class Tables:
     mirror: torch.Tensor
 
     @staticmethod
+    def stored(refiner: Refiner) -> Tables:
+        """Those of a trained network."""
+        arrays = (torch.from_numpy(a).float() for a in (refiner.centre, refiner.basis, refiner.modes))
+        return Tables(*arrays, torch.from_numpy(refiner.calibration.mirror))
+
+    @staticmethod
     def of(all_: Lessons, rows: torch.Tensor, mirror: np.ndarray) -> Tables:
         """Principal components of what the detector says and of its errors, with their mirror images."""
         said = all_.said[rows].numpy()
@@ -138,7 +145,7 @@ class Teacher:
         if learning:
             inputs = inputs + 0.05 * torch.randn(inputs.shape, generator=self.random)
         with torch.autocast("cpu", torch.bfloat16, enabled=learning):
-            answer, turns = (v.float() for v in net(crops.to(memory_format=torch.channels_last), inputs))
+            answer, turns, _ = (v.float() for v in net(crops.to(memory_format=torch.channels_last), inputs))
         moved = (answer @ t.modes).unflatten(1, (-1, 2))
         moved = torch.where(flip[:, None, None], (moved * back[:2])[:, t.mirror], moved)
         goal = a.true[rows] @ axes.transpose(1, 2) + shift[:, None] - a.base[rows]
@@ -213,6 +220,26 @@ class Teacher:
             grain = 0.1 * float(torch.rand(1, generator=g)) * torch.randn(patch.shape, generator=g)
             patch.copy_(torch.rand(1, generator=g) + grain)
         return picture
+
+    def looks(self, net: RefinerNet, rows: torch.Tensor) -> Looks:
+        """What `Refiner` has of photographs (B,) before it asks how they move."""
+        with torch.no_grad():
+            parts = [[self._look(net, part, flip) for flip in (False, True)] for part in rows.split(128)]
+        known, moved = ([torch.cat([part[flip][i] for part in parts]) for flip in (0, 1)] for i in (0, 1))
+        back, mirror, base = torch.tensor([-1.0, 1.0]), self.tables.mirror, self.all.base[rows]
+        points = base + (moved[0] + (moved[1] * back)[:, mirror]) / 2
+        return Looks(known[0], known[1], points, (points * back)[:, mirror])
+
+    def _look(self, net: RefinerNet, rows: torch.Tensor, flip: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, N) what a photograph's or its mirror image's answers are concluded from, and (B, 478, 2) the landmarks'
+        corrections."""
+        a, t, n = self.all, self.tables, len(rows)
+        crops, said = self._crops(rows, torch.eye(2).expand(n, 2, 2), torch.zeros(n, 2), learning=False), a.said[rows]
+        if flip:
+            crops, said = crops.flip(3), (said * torch.tensor([-1.0, 1.0, 1.0]))[:, t.mirror]
+        sure = a.sureness[rows, None]
+        answer, _, known = net(crops, torch.cat([(said.flatten(1) - t.centre) @ t.basis.T, sure, sure**2], 1))
+        return known, (answer @ t.modes).unflatten(1, (-1, 2))
 
     def tell(self, net: RefinerNet, rows: torch.Tensor) -> str:
         """Mean errors by head angle: landmarks in percent of the frame's unit; mean turns in degrees by the landmarks,
@@ -299,12 +326,11 @@ def objective(length: torch.Tensor, fitted: torch.Tensor, turn: torch.Tensor, sa
     return length.mean() / 0.03 + poses + 0.1 * forecast
 
 
-def known_but_turns(refiner: Refiner) -> tuple[RefinerNet, Tables]:
-    """A trained network of which what tells the head's rotation alone is to be learned, and its tables."""
+def known_but_turns(refiner: Refiner) -> RefinerNet:
+    """A trained network of which what tells the head's rotation alone is to be learned."""
     begin_turns(refiner.net)
     refiner.net.requires_grad_(False).rotation.requires_grad_(True)
-    arrays = (torch.from_numpy(a).float() for a in (refiner.centre, refiner.basis, refiner.modes))
-    return refiner.net, Tables(*arrays, torch.from_numpy(refiner.calibration.mirror))
+    return refiner.net
 
 
 def main() -> None:
@@ -316,10 +342,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--minutes", type=float, default=60, help="training ends after these at the latest")
     parser.add_argument(
-        "--only-turns",
-        action="store_true",
-        help="train what tells the head's rotation alone, and leave the rest as it is",
-    )
+        "--only", choices=("turns", "movements"), help="train what tells the head's rotation, or the face's movement, "
+        "alone, and leave the rest as it is",
+    )  # fmt: skip
     parser.add_argument("--name", default="refiner", help="of the bundled weights, or a folder to write to")
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -328,26 +353,37 @@ def main() -> None:
     assert calibration is not None
     truth = load_head(options.truth)
     rest = TemplateOffset.between(load_builtin(), truth).rotation
-    all_ = lessons(collect(options.truth, options.people, options.data, options.jobs), calibration, rest)
+    samples = collect(options.truth, options.people, options.data, options.jobs)
+    all_ = lessons(samples, calibration, rest)
     known = all_.person < options.people - HELD_OUT
     rows, held = (torch.nonzero(which).flatten() for which in (known, ~known))
     folder = Path(options.name) if "/" in options.name else weights_folder() / options.name
     folder.mkdir(parents=True, exist_ok=True)
-    if options.only_turns:
-        net, tables = known_but_turns(read_refiner(folder / FILE))
+    print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
+    movements: dict[str, torch.Tensor] = {}
+    net: RefinerNet
+    if options.only:
+        earlier = read_refiner(folder / FILE)
+        net, tables, movements = earlier.net, Tables.stored(earlier), earlier.movement_tensors()
     else:
         tables = Tables.of(all_, rows, calibration.mirror)
         net = Trainee(len(tables.basis) + 2, len(tables.modes))
-    print(f"{len(rows)} photographs to learn from, {len(held)} to judge by", flush=True)
     teacher = Teacher(all_, tables)
-    kept = options.data / f"training-{folder.name}{'-turns' if options.only_turns else ''}.pt"
-    net = train(net, teacher, rows, held, options.epochs, options.minutes, kept)
+    if options.only != "movements":
+        net = known_but_turns(earlier) if options.only else net
+        kept = options.data / f"training-{folder.name}{'-turns' if options.only else ''}.pt"
+        net = train(net, teacher, rows, held, options.epochs, options.minutes, kept)
+        kept.unlink(missing_ok=True)
+    if options.only != "turns":
+        order = torch.cat([rows, held])
+        goals, looks = expression_movements(samples["expression"], truth, rest)[order], teacher.looks(net.eval(), order)
+        movements = train_movements(looks, goals, len(rows), tables.mirror, all_.yaw[held])
     tensors = net.folded() if isinstance(net, Trainee) else net.state_dict()
     tensors |= {"centre": tables.centre, "basis": tables.basis, "modes": tables.modes}
+    tensors |= {MOVEMENT + name: value for name, value in movements.items()}
     save_tensors(folder / FILE, {name: value.half() for name, value in tensors.items()})
     if "/" not in options.name:
         write_manifest()
-    kept.unlink(missing_ok=True)
     print(f"{(folder / FILE).stat().st_size / 1e6:.2f} MB")
 
 

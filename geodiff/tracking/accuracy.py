@@ -55,6 +55,13 @@ class PosedHead:
         points[self.head.landmarks.indices.numpy()] = self.head.landmark_points(params)[0].numpy()
         return points
 
+    def movement(self) -> np.ndarray:
+        """(468, 3) metres by which expression and jaw move the skin's landmarks, with the head at rest."""
+        rest = self._at_rest().replace(eyes_pose=torch.zeros_like(self.params.eyes_pose))
+        calm = rest.replace(expr=torch.zeros_like(rest.expr), jaw_pose=torch.zeros_like(rest.jaw_pose))
+        moved, still = (PosedHead(self.head, params, self.camera).landmarks(True)[:468] for params in (rest, calm))
+        return moved - still
+
     def gaze(self) -> np.ndarray:
         """(2, 3) unit vectors in which the left and the right eyeball look, with the head at rest.
 
@@ -111,7 +118,8 @@ def measure(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[
     eyes' midpoints; direction: degrees between the rays to them; distance, focal: their errors in percent. landmarks:
     distance of the two heads' inner-face landmarks in the image, percent of the outer eye corners' distance on the
     true face seen from the front. mesh: mean mm from the true face's surface to the fitted one after similarity
-    alignment. lids, lips: mm by which their gaps differ (the eyes' mean); gaze: degrees, the eyes' mean.
+    alignment. expression: mean mm by which the landmarks' movements by the expression differ; moved: by which the true
+    ones move. lids, lips: mm by which their gaps differ (the eyes' mean); gaze: degrees, the eyes' mean.
     """
     turn = found.rotation @ offset.rotation.T
     here, there = found.eye_centre, truth.eye_centre
@@ -132,6 +140,7 @@ def measure(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[
         "focal_signed": 100 * (float(found.camera.K[0, 0] / truth.camera.K[0, 0]) - 1),
         "landmarks": 100 * float(np.nanmean(np.linalg.norm(seen[0] - seen[1], axis=1))) / float(scale),
         "mesh": 1000 * face_distance(truth, found),
+        **_expression_error(truth, found, offset),
         "lids": float(np.mean([abs(_gap(true_marks, pair) - _gap(marks, pair)) for pair in LIDS])),
         "lids_signed": float(np.mean([_gap(marks, pair) - _gap(true_marks, pair) for pair in LIDS])),
         "lips": abs(_gap(true_marks, LIPS) - _gap(marks, LIPS)),
@@ -211,6 +220,14 @@ def face_skin(head: HeadModel) -> np.ndarray:
 def _gaze_error(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> float:
     cosine = ((found.gaze() @ offset.rotation.T) * truth.gaze()).sum(1)
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+
+
+def _expression_error(truth: PosedHead, found: PosedHead, offset: TemplateOffset) -> dict[str, float]:
+    true = truth.movement()
+    apart = found.movement() @ offset.rotation.T - true
+    both = np.isfinite(apart).all(1)
+    lengths = [1000 * float(np.linalg.norm(values[both], axis=1).mean()) for values in (apart, true)]
+    return dict(zip(("expression", "moved"), lengths, strict=True))
 
 
 def _gap(marks: np.ndarray, pair: tuple[int, int]) -> float:

@@ -7,7 +7,7 @@ frames share focal length and identity, everything else is theirs. All frames ar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from geodiff.tracking.face_model import FaceModel, FrameStates
 from geodiff.tracking.groups import INNER_FACE, OVAL, landmark_weights
 from geodiff.tracking.landmarks import OUTER_EYE_CORNERS
 from geodiff.tracking.systems import Normals, Unknowns, bounded_step
-from geodiff.tracking.turned import Turned
+from geodiff.tracking.witnesses import Witness
 from geodiff.types import Camera, HeadParams
 
 #: Names that begin so belong to expressions with weights in 0..1, as ARKit's; others are in standard deviations.
@@ -45,9 +45,10 @@ class FitConfig:
     strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1, wide_spread: of those that
     close the lids and open the jaw (_WIDE), which use their whole range every few seconds. bound: coefficients stay
     within this many standard deviations. gaze_spread: radians. iterations: at most so many steps. hidden: how much a
-    landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it. turned:
-    standard deviation of the rotation that a face was seen in (`Turned`), as a share of its usual error; less than
-    1, since the landmarks, which err together, count as if each erred by itself; 0 leaves that rotation out.
+    landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it. turned, moved:
+    standard deviations of the rotation and of the movements that a face was seen in (`witnesses`), as shares of their
+    usual errors; less than 1, since the landmarks, which err together, count as if each erred by itself; 0 leaves them
+    out.
     """
 
     noise: float = 0.015
@@ -65,6 +66,7 @@ class FitConfig:
     iterations: int = 30
     hidden: float = 0.02
     turned: float = 0.4
+    moved: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -107,21 +109,18 @@ class Observed:
     """Landmarks of T frames as the fit sees them.
 
     points: (T, L, 2) pixels, of the landmarks that the head model has. eyes: (T,) distance of the outer eye corners,
-    pixels. across: (T, M, 2, 2) projections across the face's contour at its M landmarks. turned: what else is known
-    of all frames' rotations.
+    pixels. across: (T, M, 2, 2) projections across the face's contour at its M landmarks.
     """
 
     points: np.ndarray
     eyes: np.ndarray
     across: np.ndarray
-    turned: Turned | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __getitem__(self, part: slice) -> Observed:
-        turned = None if self.turned is None else self.turned[part]
-        return Observed(self.points[part], self.eyes[part], self.across[part], turned)
+        return Observed(self.points[part], self.eyes[part], self.across[part])
 
 
 def fit_landmarks(
@@ -129,17 +128,17 @@ def fit_landmarks(
     image_size: tuple[int, int],
     head: HeadModel,
     config: FitConfig | None = None,
-    turned: Turned | None = None,
+    witnesses: Sequence[Witness] = (),
 ) -> Fit:
     """Fit a head to landmarks (478, 2) of one image, or (T, 478, 2) of several frames of one person and one camera.
 
-    image_size: (width, height) in pixels; the principal point is the image's middle. turned: what else is known of the
-    rotations.
+    image_size: (width, height) in pixels; the principal point is the image's middle. witnesses: what else is known
+    of the frames.
     """
     fitter = LandmarkFitter(head, image_size, config or FitConfig())
     points = np.asarray(points, np.float64)
     frames = points[None] if points.ndim == 2 else points
-    return fitter.result(fitter.solve(frames, fitter.start(frames), turned=turned), frames)
+    return fitter.result(fitter.solve(frames, fitter.start(frames), witnesses=witnesses), frames)
 
 
 class LandmarkFitter:
@@ -208,24 +207,24 @@ class LandmarkFitter:
         coupling: Coupling | None = None,
         held: int = 0,
         tolerance: float = 1e-4,
-        turned: Turned | None = None,
+        witnesses: Sequence[Witness] = (),
     ) -> FitState:
         """Levenberg-Marquardt from `state`. frames: (T, 478, 2).
 
         shared: also solve for focal length and shape; otherwise each frame is solved on its own, or all together where
         a coupling ties them. held: the first frames that stay as they are. tolerance: share of the energy
-        that a step has to gain for another to follow. turned: what else is known of the rotations.
+        that a step has to gain for another to follow. witnesses: what else is known of the frames.
         """
-        seen = replace(self.observe(frames), turned=turned if self.config.turned > 0 else None)
+        seen = self.observe(frames)
         alone = not shared and coupling is None
         damping = np.full(len(frames), 1e-3)
-        energies, normals = self._energies(seen, state, coupling), None
+        energies, normals = self._energies(seen, state, coupling, witnesses), None
         for _ in range(iterations or self.config.iterations):
             if normals is None:
-                normals = self._normals(seen, state, shared, coupling)
+                normals = self._normals(seen, state, shared, coupling, witnesses)
             step = bounded_step(normals, *self._bounds(state, shared, held), damping)
             trial = self._moved(state, step)
-            new = self._energies(seen, trial, coupling)
+            new = self._energies(seen, trial, coupling, witnesses)
             better = new < energies
             lower = better[:-1] if alone else np.full(len(frames), new.sum() < energies.sum())
             # Where all frames gain and what they share loses more, all are damped: the same step would come again.
@@ -272,7 +271,9 @@ class LandmarkFitter:
         residuals = (whitening @ (pixels - seen.points)[..., None])[..., 0]
         return residuals, whitening, (residuals**2).sum(2)
 
-    def _energies(self, seen: Observed, state: FitState, coupling: Coupling | None) -> np.ndarray:
+    def _energies(
+        self, seen: Observed, state: FitState, coupling: Coupling | None, witnesses: Sequence[Witness] = ()
+    ) -> np.ndarray:
         """(T + 1,) energy by frame, and that of the common unknowns."""
         c, limit = self.config, self.config.outlier**2
         frames = np.zeros(len(seen))
@@ -285,14 +286,21 @@ class LandmarkFitter:
         _each_part(fill, len(seen))
         frames += ((state.frames.vector / self.spread) ** 2).sum(1)
         frames += (self._squint(state.frames) ** 2).sum(1) + self._distances(state) ** 2
-        if seen.turned is not None:
-            frames += (seen.turned.apart(state.frames, state.log_focal, self.middle)[0] ** 2).sum(1) / self._doubt(seen)
+        for witness in witnesses:
+            frames += witness.energies(state)
         if coupling is not None:
             frames += coupling.energies(state.frames)
         focal = (state.log_focal - self._usual_focal) / c.focal_spread
         return np.append(frames, focal**2 + (state.shape**2).sum() * c.shape_prior**2)
 
-    def _normals(self, seen: Observed, state: FitState, shared: bool, coupling: Coupling | None) -> Normals:
+    def _normals(
+        self,
+        seen: Observed,
+        state: FitState,
+        shared: bool,
+        coupling: Coupling | None,
+        witnesses: Sequence[Witness] = (),
+    ) -> Normals:
         """Gauss-Newton matrix and gradient (half of the energy's) by (log focal, shape) and the frames' vectors."""
         common, local, count = 1 + self.face.num_shape, 11 + self.face.num_expr, len(seen)
         normals = Normals(
@@ -306,8 +314,8 @@ class LandmarkFitter:
             normals.shared += matrix
             normals.gradient.shared += gradient
         self._add_priors(normals, state, shared)
-        if seen.turned is not None:
-            self._add_turned(normals, seen, state, shared)
+        for witness in witnesses:
+            witness.add(normals, state, shared)
         if coupling is not None:
             coupling.add(state.frames, normals)
         return normals
@@ -355,22 +363,6 @@ class LandmarkFitter:
             shape = np.arange(1, len(normals.shared))
             normals.shared[shape, shape] += c.shape_prior**2
             normals.gradient.shared[1:] += state.shape * c.shape_prior**2
-
-    def _doubt(self, seen: Observed) -> np.ndarray:
-        """(T,) variance of the rotations that heads were seen in."""
-        assert seen.turned is not None
-        return (self.config.turned * seen.turned.spread) ** 2
-
-    def _add_turned(self, normals: Normals, seen: Observed, state: FitState, shared: bool) -> None:
-        assert seen.turned is not None
-        apart, by_focal = seen.turned.apart(state.frames, state.log_focal, self.middle)
-        trust = 1 / self._doubt(seen)[:, None]
-        normals.frames[:, range(3), range(3)] += trust
-        normals.gradient.frames[:, :3] -= trust * apart
-        if shared:
-            normals.cross[:, :3, 0] -= trust * by_focal
-            normals.shared[0, 0] += (trust * by_focal**2).sum()
-            normals.gradient.shared[0] += (trust * by_focal * apart).sum()
 
     @property
     def _usual_focal(self) -> float:

@@ -2,8 +2,9 @@
 
 The detector sees little of how far a face nods, and loses profiles. The network sees the face's crop in its own frame
 (`Aligned`) and what the detector says, and answers with coefficients of the landmarks' most common errors that
-`calibration` leaves, and with how the head is turned, where it errs otherwise than the landmarks. It was trained on
-synthetic people alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake it till you make it") do for whole
+`calibration` leaves, with how the head is turned, where it errs otherwise than the landmarks, and with how the
+expression moves the face, which it tells from the identity by what faces usually do. It was trained on synthetic people
+alone (`scripts/train_refiner.py`), as Wood et al. 2021 ("Fake it till you make it") do for whole
 landmark networks. A face and its mirror image are corrected alike: detector and network look at both, and the mean of
 their answers is taken.
 """
@@ -28,8 +29,11 @@ from geodiff.errors import AssetError
 from geodiff.tracking.aligned import Aligned
 from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
 from geodiff.tracking.landmarks import Face, measure_face
+from geodiff.tracking.movements import MovementNet, Movements
 
 WEIGHTS, FILE = "bundled:refiner", "refiner.safetensors"
+#: How names of tensors begin that tell of movements.
+MOVEMENT = "movement."
 #: The crop that the network sees: its side in pixels, and how far it reaches from the middle in units of the frame.
 PIXELS, REACH = 96, 2.0
 #: Channels and residual blocks after each halving of the crop, width of what is concluded from it, of the last layer.
@@ -41,6 +45,8 @@ ROTATION_WIDTH, TURNS = 192, 6
 SPREAD = (math.log(math.radians(0.5)), 0.0)
 #: From the axes of heads (y up, z forward) to those of pictures (y down, z away).
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
+#: Logarithms of the least and the largest error of movements that the network may claim, as multiples of the usual.
+MOVING_SPREAD = (math.log(0.4), math.log(5.0))
 #: Pictures and their mirror images.
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 #: How sure the detector must be of the face in the mirrored picture, as a share of how sure it is of the face.
@@ -68,7 +74,7 @@ class Residual(nn.Module):
 
 class RefinerNet(nn.Module):
     """Crops (B, 1, 96, 96) of mean 0 and deviation 1 and inputs (B, K) -> (B, R) coefficients of the landmarks'
-    errors in standard deviations, and (B, TURNS) of the head's rotation.
+    errors in standard deviations, (B, TURNS) of the head's rotation, and what these are concluded from.
 
     layer: how its convolutions are made; drop: dropout in training (`scripts/train_refiner.py`).
     """
@@ -85,13 +91,16 @@ class RefinerNet(nn.Module):
         self.seen = nn.Linear(before * side * side, SEEN)
         self.joined = nn.Linear(SEEN + inputs, JOINED)
         self.answer = nn.Linear(JOINED, modes)
-        known = JOINED + SEEN + inputs
-        self.rotation = nn.Sequential(nn.Linear(known, ROTATION_WIDTH), nn.ReLU(), nn.Linear(ROTATION_WIDTH, TURNS))
+        self.known = JOINED + SEEN + inputs
+        self.rotation = nn.Sequential(
+            nn.Linear(self.known, ROTATION_WIDTH), nn.ReLU(), nn.Linear(ROTATION_WIDTH, TURNS)
+        )
 
-    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, crops: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         both = torch.cat([torch.relu(self.seen(self.drop(self.trunk(crops).flatten(1)))), inputs], 1)
         joined = self.drop(torch.relu(self.joined(both)))
-        return self.answer(joined), self.rotation(torch.cat([joined, both], 1))
+        known = torch.cat([joined, both], 1)
+        return self.answer(joined), self.rotation(known), known
 
 
 @dataclass(frozen=True)
@@ -100,18 +109,21 @@ class Look:
 
     points: (478, 2) float64 where its landmarks most likely are. rotation: (3, 3) from the builtin head's rest pose to
     x right, y down, z away, as seen along the ray through `middle` (2,), and spread: radians by which that usually errs
-    for a face like this; None where nothing but the landmarks tells.
+    for a face like this. movement: (K,) coefficients of `Movements`, and doubt: how far off these usually are, as a
+    multiple of `Movements.errors`. None where nothing but the landmarks tells.
     """
 
     points: np.ndarray
     rotation: np.ndarray | None = None
     middle: np.ndarray | None = None
     spread: float = float("inf")
+    movement: np.ndarray | None = None
+    doubt: float = float("inf")
 
 
 @dataclass(frozen=True)
 class Refiner:
-    """The network and what its inputs and answers mean.
+    """The networks and what their inputs and answers mean.
 
     centre: (1434,) and basis (K, 1434): whitened principal components of what the detector says, in the face's frame.
     modes: (R, 956) one standard deviation of each common error of the calibrated landmarks, in the frame.
@@ -122,6 +134,8 @@ class Refiner:
     centre: np.ndarray
     basis: np.ndarray
     modes: np.ndarray
+    movement_net: MovementNet
+    movements: Movements
 
     def __call__(self, image: np.ndarray, face: Face) -> Look:
         """What the network makes of a face; image: (H, W, 3) uint8 RGB."""
@@ -136,7 +150,8 @@ class Refiner:
         inputs = [self.inputs(f, one) for f, (_, one) in zip(frames, views, strict=True)]
         with torch.inference_mode():
             told = torch.from_numpy(np.stack(crops)[:, None]), torch.from_numpy(np.stack(inputs)).float()
-            answers, turns = (values.double().numpy() for values in self.net(*told))
+            *found, known = self.net(*told)
+        answers, turns = (values.double().numpy() for values in found)
         moved = (answers @ self.modes).reshape(2, -1, 2)
         bases = [
             f.inside(self.calibration(one.points, one.z, one.score)) for f, (_, one) in zip(frames, views, strict=True)
@@ -146,7 +161,26 @@ class Refiner:
         mean = Rotation.from_matrix(np.stack([rotations[0], MIRROR @ rotations[1] @ MIRROR])).mean().as_matrix()
         middle = frames[0].outside(np.zeros((1, 2)))[0]
         spread = float(np.exp(np.clip(turns[:, 3:], *SPREAD)).mean())
-        return Look((own + self.mirror_points(reflected, width)) / 2, mean, middle, spread)
+        points = (own + self.mirror_points(reflected, width)) / 2
+        return Look(points, mean, middle, spread, *self._movement(known, frames, points, width))
+
+    def _movement(
+        self, known: torch.Tensor, frames: list[Aligned], points: np.ndarray, width: int
+    ) -> tuple[np.ndarray, float]:
+        """How the expression moves the face, (K,), and how far off that usually is. known: (2, N) of the picture and
+        its mirror image, `frames` of both. points: (478, 2) in the picture."""
+        views = (points, self.mirror_points(points, width))
+        places = [self.movements.layout(frame.inside(view)) for frame, view in zip(frames, views, strict=True)]
+        with torch.inference_mode():
+            own, spread = self.movement_net(torch.cat([known, torch.from_numpy(np.stack(places)).float()], 1))
+        told = own.double().numpy()
+        mean = (told[0] + told[1] @ self.movements.mirrored(self.calibration.mirror)) / 2
+        return mean, float(spread.clamp(*MOVING_SPREAD).exp().mean())
+
+    def movement_tensors(self) -> dict[str, torch.Tensor]:
+        """What tells of movements, as it is stored."""
+        tables = {name: torch.from_numpy(value).float() for name, value in vars(self.movements).items()}
+        return self.movement_net.state_dict() | tables
 
     def mirror_points(self, points: np.ndarray, width: int) -> np.ndarray:
         """(478, 2) landmarks of the mirrored picture, `width` pixels wide."""
@@ -205,15 +239,20 @@ def read_refiner(path: Path) -> Refiner:
         tensors = {name: value.float() for name, value in load_file(path).items()}
         arrays = {name: tensors.pop(name).double().numpy() for name in ("centre", "basis", "modes")}
         net = RefinerNet(len(arrays["basis"]) + 2, len(arrays["modes"]))
+        part = {name: tensors.pop(name) for name in [*tensors] if name.startswith(MOVEMENT)}
+        moving = {name.removeprefix(MOVEMENT): value for name, value in part.items()}
+        tables = {name: moving.pop(name).double().numpy() for name in ("modes", "errors", "centre", "basis")}
+        movement_net = MovementNet(net.known + len(tables["basis"]), len(tables["modes"]))
         net.load_state_dict(tensors)
+        movement_net.load_state_dict(moving)
     except (KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise AssetError(
             f"{path.name} must hold the network of the second look, and it does not: install geodiff again"
         ) from error
-    return Refiner(net.eval(), calibration, **arrays)
+    return Refiner(net.eval(), calibration, **arrays, movement_net=movement_net.eval(), movements=Movements(**tables))
 
 
 def most_likely(image: np.ndarray, face: Face, refine: bool = True) -> Look:
-    """Where a face's landmarks most likely are, and how the head is turned. image: (H, W, 3) uint8 RGB. refine: with
-    the second look; else the detector's calibration alone."""
+    """Where a face's landmarks most likely are, how the head is turned and how its expression moves it. image: (H, W,
+    3) uint8 RGB. refine: with the second look; else the detector's calibration alone, which tells landmarks only."""
     return load_refiner()(image, face) if refine else Look(face.corrected)

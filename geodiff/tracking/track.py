@@ -15,10 +15,10 @@ from geodiff.tracking.fit import LandmarkFitter
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
-from geodiff.tracking.refine import UPRIGHT, Look, most_likely
+from geodiff.tracking.refine import UPRIGHT, Look, load_refiner, most_likely
 from geodiff.tracking.settings import TrackConfig
-from geodiff.tracking.turned import Turned
 from geodiff.tracking.video import VideoTrack, track_video
+from geodiff.tracking.witnesses import Moved, Turned, Witness
 from geodiff.types import Camera, HeadParams
 
 __all__ = ["Track", "TrackConfig", "VideoTrack", "choose_face", "track_image", "track_video"]
@@ -58,7 +58,7 @@ def track_image(
     fitter = LandmarkFitter(head, size, config.fitting(config.refine))
     look = most_likely(image, face, config.refine)
     frames = look.points[None]
-    fit = fitter.result(fitter.solve(frames, fitter.start(frames), turned=_turned(look, head)), frames)
+    fit = fitter.result(fitter.solve(frames, fitter.start(frames), witnesses=witnesses(look, head, fitter)), frames)
     matte = portrait_matte(image, face)
     params = fit.params
     if config.fit_hair:
@@ -66,12 +66,18 @@ def track_image(
     return Track(params, fit.camera, face, matte, fit.error, len(faces))
 
 
-def _turned(look: Look, head: HeadModel) -> Turned | None:
-    """What a look tells of the head's rotation, in terms of the head that tracks."""
-    if look.rotation is None or look.middle is None:
-        return None
-    own = UPRIGHT @ look.rotation @ _from_builtin(head).T
-    return Turned(own[None], look.middle[None], np.array([look.spread]))
+def witnesses(look: Look, head: HeadModel, fitter: LandmarkFitter) -> list[Witness]:
+    """What a look tells beside the landmarks, in terms of the head that tracks, as firmly as the fit believes it."""
+    config, rest = fitter.config, _from_builtin(head)
+    found: list[Witness] = []
+    if look.rotation is not None and look.middle is not None and config.turned > 0:
+        own, spread = UPRIGHT @ look.rotation @ rest.T, config.turned * look.spread
+        found.append(Turned(own[None], look.middle[None], fitter.middle, np.array([spread])))
+    if look.movement is not None and config.moved > 0:
+        movements = load_refiner().movements
+        spreads = config.moved * look.doubt * movements.errors
+        found.append(Moved(movements.reading(fitter.face, rest), look.movement[None], spreads[None]))
+    return found
 
 
 def _from_builtin(head: HeadModel) -> np.ndarray:

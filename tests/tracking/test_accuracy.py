@@ -49,6 +49,9 @@ def test_lids_and_lips() -> None:
         expr[0, head.expression_names.index(name)] = 1.0
     found = measure(posed(), posed(expr=expr), TemplateOffset.between(head, head))
     assert found["lids_signed"] < -4 and found["lips_signed"] > 10
+    assert found["expression"] > 2 and found["moved"] == 0
+    half = measure(posed(expr=expr), posed(expr=expr / 2), TemplateOffset.between(head, head))
+    assert half["expression"] == pytest.approx(half["moved"] / 2, rel=0.05)
 
 
 def test_similarity_and_nearest_points() -> None:

@@ -14,9 +14,10 @@ from tracking.marked_head import marked_head
 
 from geodiff.geometry import project
 from geodiff.head.model import HeadModel
+from geodiff.tracking.face_model import FaceModel
 from geodiff.tracking.fit import FitConfig, LandmarkFitter, fit_landmarks
 from geodiff.tracking.systems import Unknowns
-from geodiff.tracking.turned import Turned
+from geodiff.tracking.witnesses import Moved, Turned, Witness
 from geodiff.types import Camera, HeadParams
 
 SIZE = (400, 300)
@@ -78,7 +79,7 @@ def seen_turned(truth: HeadParams, camera: Camera, points: np.ndarray, spread: f
     rays = np.column_stack([(middles - np.array(SIZE) / 2) * [1, -1] / float(camera.K[0, 0]), -np.ones(len(points))])
     turns = [Rotation.align_vectors([ray], [[0, 0, -1]])[0].as_matrix() for ray in rays]
     own = Rotation.from_rotvec(truth.rotation.numpy()).as_matrix()
-    return Turned(np.stack(turns).transpose(0, 2, 1) @ own, middles, np.full(len(points), spread))
+    return Turned(np.stack(turns).transpose(0, 2, 1) @ own, middles, np.array(SIZE) / 2, np.full(len(points), spread))
 
 
 def test_a_rotation_that_is_known_otherwise_is_heeded() -> None:
@@ -87,17 +88,34 @@ def test_a_rotation_that_is_known_otherwise_is_heeded() -> None:
         truth, camera, points = scene(head, focal=300.0, distance=0.5, seed=seed)
         truth = truth.replace(translation=truth.translation + torch.tensor([[0.12, 0.05, 0.0]]))
         points = project(head.landmark_points(truth), camera)[0].numpy()
-        turned = seen_turned(truth, camera, points)
+        turned = seen_turned(truth, camera, points, spread=0.0009)
         # Landmarks that err together, as a nod does.
         wrong = points[0] + np.random.default_rng(seed).normal(0, 1, points[0].shape)
         wrong[:, 1] += 0.06 * (wrong[:, 1] - wrong[:, 1].mean()) * np.sign(wrong[:, 1] - wrong[:, 1].mean())
         # The ray through an off-centre face depends on the focal length.
-        config = FitConfig(turned=0.03, field_of_view=67.4, focal_spread=0.02, distance=0.5)
-        fits = [fit_landmarks(wrong, SIZE, head, config, known) for known in (None, turned)]
+        config = FitConfig(field_of_view=67.4, focal_spread=0.02, distance=0.5)
+        fits = [fit_landmarks(wrong, SIZE, head, config, known) for known in ((), (turned,))]
         goal = Rotation.from_rotvec(truth.rotation.numpy()).inv()
         errors.append([(Rotation.from_rotvec(fit.params.rotation.numpy()) * goal).magnitude()[0] for fit in fits])
     before, after = np.degrees(np.mean(errors, 0))
     assert after < 0.5 * before, errors
+
+
+def added_slopes(fitter: LandmarkFitter, points: np.ndarray, witness: Witness, axis: int | str) -> tuple[float, float]:
+    """Half of the slope of a witness's energy along one unknown, by differences, and as it is added to the normals."""
+    seen, state = fitter.observe(points), fitter.start(points)
+    if isinstance(axis, str):
+        sides = [replace(state, log_focal=state.log_focal + sign * 1e-5) for sign in (1, -1)]
+    else:
+        step = np.zeros((1, state.frames.vector.shape[1]))
+        step[0, axis] = 1e-5
+        sides = [replace(state, frames=state.frames.moved(state.frames.vector + sign * step)) for sign in (1, -1)]
+    slopes = [
+        np.subtract(*(fitter._energies(seen, side, None, known)[0] for side in sides)) for known in ((witness,), ())
+    ]
+    normals = [fitter._normals(seen, state, True, None, known) for known in ((witness,), ())]
+    added = [n.gradient.shared[0] if isinstance(axis, str) else n.gradient.frames[0, axis] for n in normals]
+    return float(slopes[0] - slopes[1]) / 4e-5, float(added[0] - added[1])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, "focal"])
@@ -105,34 +123,42 @@ def test_the_gradient_of_a_known_rotation_is_its_energys(axis: int | str) -> Non
     head = marked_head()
     truth, camera, points = scene(head)
     points = points + [120.0, -60.0]
-    fitter = LandmarkFitter(head, SIZE, FitConfig(turned=0.5))
-    seen = replace(fitter.observe(points), turned=seen_turned(truth, camera, points))
-    state = fitter.start(points)
-    if isinstance(axis, str):
-        sides = [replace(state, log_focal=state.log_focal + sign * 1e-5) for sign in (1, -1)]
-    else:
-        step = np.zeros((1, state.frames.vector.shape[1]))
-        step[0, axis] = 1e-5
-        sides = [replace(state, frames=state.frames.moved(state.frames.vector + sign * step)) for sign in (1, -1)]
-    with_it = [fitter._energies(seen, side, None)[0] for side in sides]
-    without = [fitter._energies(replace(seen, turned=None), side, None)[0] for side in sides]
-    slope = (with_it[0] - with_it[1] - without[0] + without[1]) / 4e-5
-    both = [fitter._normals(one, state, True, None) for one in (seen, replace(seen, turned=None))]
-    added = [n.gradient.shared[0] if isinstance(axis, str) else n.gradient.frames[0, axis] for n in both]
+    witness = seen_turned(truth, camera, points, spread=0.015)
+    slope, added = added_slopes(LandmarkFitter(head, SIZE, FitConfig()), points, witness, axis)
     # The rotations are small: their axis-angle vectors nearly add up.
     assert abs(slope) > 1
-    assert added[0] - added[1] == pytest.approx(slope, rel=0.1)
+    assert added == pytest.approx(slope, rel=0.1)
 
 
-def test_a_known_rotation_may_be_left_out() -> None:
+def seen_moved(head: HeadModel, truth: HeadParams, spread: float) -> Moved:
+    """All coefficients of the true expressions, as the head's own landmarks show them."""
+    face = FaceModel(head)
+    reading = np.insert(face.expr.reshape(-1, face.num_expr), face.num_expr, 0.0, axis=1)
+    told = np.insert(truth.expr.numpy().astype(np.float64), face.num_expr, 0.0, axis=1)
+    return Moved(reading, told @ reading.T, np.full((len(told), len(reading)), spread))
+
+
+@pytest.mark.parametrize("axis", [6, 7, -1])
+def test_the_gradient_of_a_known_movement_is_its_energys(axis: int) -> None:
     head = marked_head()
-    truth, camera, points = scene(head)
-    turned = seen_turned(truth, camera, points)
-    turned = replace(turned, rotations=Rotation.from_rotvec([0.0, 0.3, 0.0]).as_matrix() @ turned.rotations)
-    fits = [fit_landmarks(points[0], SIZE, head, FitConfig(turned=t), turned).params.rotation for t in (0.0, 0.4)]
-    plain = fit_landmarks(points[0], SIZE, head).params.rotation
-    assert torch.equal(fits[0], plain)
-    assert float((fits[1] - plain).norm()) > 0.01
+    truth, _, points = scene(head)
+    moved = seen_moved(head, truth, 0.004)
+    moved.reading[:, -1] = 0.05  # a jaw
+    slope, added = added_slopes(LandmarkFitter(head, SIZE, FitConfig()), points, moved, axis)
+    assert abs(slope) > 1e-3
+    assert added == pytest.approx(slope, rel=1e-3)
+
+
+def test_a_movement_that_is_known_otherwise_is_heeded() -> None:
+    head, errors = marked_head(), []
+    for seed in range(4):
+        truth, _, points = scene(head, seed=seed)
+        wrong = points[0] + np.random.default_rng(seed).normal(0, 6, points[0].shape)
+        moved = seen_moved(head, truth, 0.0005)
+        fits = [fit_landmarks(wrong, SIZE, head, witnesses=known) for known in ((), (moved,))]
+        errors.append([float((fit.params.expr - truth.expr).norm()) for fit in fits])
+    before, after = np.mean(errors, 0)
+    assert after < 0.5 * before, errors
 
 
 def test_coefficients_stay_within_bounds() -> None:

@@ -1,0 +1,92 @@
+"""What is known of frames by something else than their landmarks' places: further witnesses for the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+if TYPE_CHECKING:
+    from geodiff.tracking.fit import FitState
+    from geodiff.tracking.systems import Normals
+
+
+class Witness(Protocol):
+    """Something that is known of all frames of a fit, with how surely."""
+
+    def energies(self, state: FitState) -> np.ndarray:
+        """(T,) energy by frame: squares of how far the frames are from what is known, in standard deviations."""
+        ...
+
+    def add(self, normals: Normals, state: FitState, shared: bool) -> None:
+        """Adds half of the energy's gradient and Gauss-Newton's matrix; shared: by the common unknowns as well."""
+        ...
+
+
+@dataclass(frozen=True)
+class Turned:
+    """How the heads of T frames were seen to be turned.
+
+    rotations: (T, 3, 3) from the tracking head's rest pose to x right, y up, z towards the viewer, as seen along the
+    rays through middles (T, 2) of the picture, whose principal point is `centre` (2,). spread: (T,) standard deviation
+    of their rotations about each axis, radians, above 0.
+    """
+
+    rotations: np.ndarray
+    middles: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+    def apart(self, state: FitState) -> tuple[np.ndarray, np.ndarray]:
+        """(T, 3) axis-angle by which heads would have to be turned further to be turned as they were seen, and its
+        derivative (T, 3) by the logarithm of the focal length, which decides how far aside the rays are."""
+        aside = (self.middles - self.centre) * [1, -1] / np.exp(state.log_focal)
+        slope = np.linalg.norm(aside, axis=1, keepdims=True)
+        # The smallest rotations from the optical axis to the rays.
+        axes = np.stack([aside[:, 1], -aside[:, 0], 0 * aside[:, 0]], 1) / np.maximum(slope, 1e-12)
+        rays = Rotation.from_rotvec(np.arctan(slope) * axes).as_matrix()
+        turns = rays @ self.rotations @ state.frames.rotation.transpose(0, 2, 1)
+        return Rotation.from_matrix(turns).as_rotvec(), -slope / (1 + slope**2) * axes
+
+    def energies(self, state: FitState) -> np.ndarray:
+        return (self.apart(state)[0] ** 2).sum(1) / self.spread**2
+
+    def add(self, normals: Normals, state: FitState, shared: bool) -> None:
+        apart, by_focal = self.apart(state)
+        trust = 1 / self.spread[:, None] ** 2
+        normals.frames[:, range(3), range(3)] += trust
+        normals.gradient.frames[:, :3] -= trust * apart
+        if shared:
+            normals.cross[:, :3, 0] -= trust * by_focal
+            normals.shared[0, 0] += (trust * by_focal**2).sum()
+            normals.gradient.shared[0] += (trust * by_focal * apart).sum()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How expressions were seen to move the landmarks of T frames.
+
+    reading: (K, E + 1) coefficients of the movements by the head's expression and its jaw's angle. coefficients: (T, K)
+    as they were seen. spread: (T, K) their standard deviations, above 0.
+    """
+
+    reading: np.ndarray
+    coefficients: np.ndarray
+    spread: np.ndarray
+
+    def _apart(self, state: FitState) -> np.ndarray:
+        """(T, K) in standard deviations."""
+        told = np.concatenate([state.frames.expr, state.frames.jaw[:, None]], 1)
+        return (told @ self.reading.T - self.coefficients) / self.spread
+
+    def energies(self, state: FitState) -> np.ndarray:
+        return (self._apart(state) ** 2).sum(1)
+
+    def add(self, normals: Normals, state: FitState, shared: bool) -> None:
+        # Of a frame's unknowns: six of the pose, the expression, four of the gaze, the jaw.
+        columns = [*range(6, 5 + self.reading.shape[1]), normals.frames.shape[1] - 1]
+        slopes = self.reading / self.spread[..., None]
+        normals.frames[:, np.array(columns)[:, None], columns] += slopes.transpose(0, 2, 1) @ slopes
+        normals.gradient.frames[:, columns] += (self._apart(state)[:, None] @ slopes)[:, 0]
