@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from geodiff.tracking.face_model import FaceModel, FrameStates
 from geodiff.tracking.groups import INNER_FACE, OVAL, landmark_weights
 from geodiff.tracking.landmarks import OUTER_EYE_CORNERS
 from geodiff.tracking.systems import Normals, Unknowns, bounded_step
-from geodiff.tracking.witnesses import Witness
 from geodiff.types import Camera, HeadParams
+
+if TYPE_CHECKING:
+    from geodiff.tracking.witnesses import Witness
 
 #: Names that begin so belong to expressions with weights in 0..1, as ARKit's; others are in standard deviations.
 _WEIGHT_PREFIXES = ("brow", "cheek", "eye", "jaw", "mouth", "nose", "tongue", "pupil")

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from geodiff.errors import FaceError
-from geodiff.head.builtin import load_builtin
 from geodiff.head.model import HeadModel
-from geodiff.tracking.accuracy import TemplateOffset
 from geodiff.tracking.fit import LandmarkFitter
 from geodiff.tracking.landmarks import Face, detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
-from geodiff.tracking.refine import UPRIGHT, Look, load_refiner, most_likely
+from geodiff.tracking.refine import most_likely
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.video import VideoTrack, track_video
-from geodiff.tracking.witnesses import Moved, Turned, Witness
+from geodiff.tracking.witnesses import witnesses
 from geodiff.types import Camera, HeadParams
 
 __all__ = ["Track", "TrackConfig", "VideoTrack", "choose_face", "track_image", "track_video"]
-
-_rests: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -58,34 +53,12 @@ def track_image(
     fitter = LandmarkFitter(head, size, config.fitting(config.refine))
     look = most_likely(image, face, config.refine)
     frames = look.points[None]
-    fit = fitter.result(fitter.solve(frames, fitter.start(frames), witnesses=witnesses(look, head, fitter)), frames)
+    fit = fitter.result(fitter.solve(frames, fitter.start(frames), witnesses=witnesses([look], head, fitter)), frames)
     matte = portrait_matte(image, face)
     params = fit.params
     if config.fit_hair:
         params = fit_offsets(matte, params, fit.camera, head, image, config.hair, config.bust)
     return Track(params, fit.camera, face, matte, fit.error, len(faces))
-
-
-def witnesses(look: Look, head: HeadModel, fitter: LandmarkFitter) -> list[Witness]:
-    """What a look tells beside the landmarks, in terms of the head that tracks, as firmly as the fit believes it."""
-    config, rest = fitter.config, _from_builtin(head)
-    found: list[Witness] = []
-    if look.rotation is not None and look.middle is not None and config.turned > 0:
-        own, spread = UPRIGHT @ look.rotation @ rest.T, config.turned * look.spread
-        found.append(Turned(own[None], look.middle[None], fitter.middle, np.array([spread])))
-    if look.movement is not None and config.moved > 0:
-        movements = load_refiner().movements
-        spreads = config.moved * look.doubt * movements.errors
-        found.append(Moved(movements.reading(fitter.face, rest), look.movement[None], spreads[None]))
-    return found
-
-
-def _from_builtin(head: HeadModel) -> np.ndarray:
-    """(3, 3) the rotation from the builtin head's rest pose to a head's."""
-    if head not in _rests:
-        builtin = load_builtin()
-        _rests[head] = np.eye(3) if head is builtin else TemplateOffset.between(builtin, head).rotation
-    return _rests[head]
 
 
 def choose_face(faces: list[Face], face_index: int | None) -> Face:

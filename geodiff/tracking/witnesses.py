@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from geodiff.head.builtin import load_builtin
+from geodiff.head.model import HeadModel
+from geodiff.tracking.accuracy import TemplateOffset
+from geodiff.tracking.refine import UPRIGHT, Look, load_refiner
+
 if TYPE_CHECKING:
-    from geodiff.tracking.fit import FitState
+    from geodiff.tracking.fit import FitState, LandmarkFitter
     from geodiff.tracking.systems import Normals
+
+_rests: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
 
 class Witness(Protocol):
@@ -90,3 +99,29 @@ class Moved:
         slopes = self.reading / self.spread[..., None]
         normals.frames[:, np.array(columns)[:, None], columns] += slopes.transpose(0, 2, 1) @ slopes
         normals.gradient.frames[:, columns] += (self._apart(state)[:, None] @ slopes)[:, 0]
+
+
+def witnesses(looks: Sequence[Look], head: HeadModel, fitter: LandmarkFitter) -> list[Witness]:
+    """What looks at all frames tell beside the landmarks, in terms of the head that tracks, as firmly as the fit
+    believes it."""
+    config, rest = fitter.config, _from_builtin(head)
+    found: list[Witness] = []
+    rotations = [look.rotation for look in looks if look.rotation is not None]
+    middles = [look.middle for look in looks if look.middle is not None]
+    if config.turned > 0 and len(rotations) == len(middles) == len(looks):
+        spread = config.turned * np.array([look.spread for look in looks])
+        found.append(Turned(UPRIGHT @ np.stack(rotations) @ rest.T, np.stack(middles), fitter.middle, spread))
+    movements = [look.movement for look in looks if look.movement is not None]
+    if config.moved > 0 and len(movements) == len(looks):
+        known = load_refiner().movements
+        spreads = config.moved * np.array([look.doubt for look in looks])[:, None] * known.errors
+        found.append(Moved(known.reading(fitter.face, rest), np.stack(movements), spreads))
+    return found
+
+
+def _from_builtin(head: HeadModel) -> np.ndarray:
+    """(3, 3) the rotation from the builtin head's rest pose to a head's."""
+    if head not in _rests:
+        builtin = load_builtin()
+        _rests[head] = np.eye(3) if head is builtin else TemplateOffset.between(builtin, head).rotation
+    return _rests[head]

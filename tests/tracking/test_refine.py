@@ -23,7 +23,7 @@ from geodiff.head.builtin import load_builtin
 from geodiff.head.model import LandmarkEmbedding
 from geodiff.synth.portraits import PortraitConfig, Sitter
 from geodiff.tracking import movements as moving
-from geodiff.tracking import refine, track
+from geodiff.tracking import refine
 from geodiff.tracking.accuracy import PosedHead, TemplateOffset, measure
 from geodiff.tracking.aligned import Aligned
 from geodiff.tracking.calibration import load_calibration
@@ -32,7 +32,7 @@ from geodiff.tracking.fit import FitConfig, LandmarkFitter
 from geodiff.tracking.footage import watch
 from geodiff.tracking.landmarks import Face, detect_faces, measure_face
 from geodiff.tracking.track import TrackConfig, track_image
-from geodiff.tracking.witnesses import Moved, Turned
+from geodiff.tracking.witnesses import Moved, Turned, witnesses
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_other_heads_are_turned_and_moved_from_their_own_rest() -> None:
     rotation = Rotation.from_rotvec([0.1, 0.5, 0.0]).as_matrix()
     seen = refine.load_refiner().movements
     look = refine.Look(np.zeros((478, 2)), rotation, np.zeros(2), 0.03, np.ones(len(seen.errors)), 1.5)
-    found = [track.witnesses(look, head, LandmarkFitter(head, (8, 8), FitConfig())) for head in (builtin, tilted)]
+    found = [witnesses([look], head, LandmarkFitter(head, (8, 8), FitConfig())) for head in (builtin, tilted)]
     (own, moved), (other, moved_too) = found
     assert isinstance(own, Turned) and isinstance(other, Turned)
     assert isinstance(moved, Moved) and isinstance(moved_too, Moved)
@@ -238,8 +238,8 @@ def test_what_else_is_known_may_be_left_out() -> None:
         (FitConfig(moved=0), [Turned]),
         (FitConfig(turned=0, moved=0), []),
     ):
-        assert [type(one) for one in track.witnesses(look, head, LandmarkFitter(head, (8, 8), config))] == kinds
-    assert track.witnesses(refine.Look(look.points), head, LandmarkFitter(head, (8, 8), FitConfig())) == []
+        assert [type(one) for one in witnesses([look], head, LandmarkFitter(head, (8, 8), config))] == kinds
+    assert witnesses([refine.Look(look.points)], head, LandmarkFitter(head, (8, 8), FitConfig())) == []
 
 
 def test_movements_are_read_from_any_expression_and_any_landmarks() -> None:

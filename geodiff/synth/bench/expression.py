@@ -20,10 +20,11 @@ from geodiff.metrics.image import psnr
 from geodiff.metrics.picture import Pair, Picture
 from geodiff.synth.bench.definition import IDENTITIES, at_rest, extreme_motion, stream
 from geodiff.synth.bench.observe import Expression, fitted, understand
-from geodiff.synth.bench.people import Person
+from geodiff.synth.bench.people import Person, Photo
 from geodiff.synth.bench.scores import sized
 from geodiff.synth.bench.tasks import Bench, proposed
 from geodiff.synth.motion import random_expressions
+from geodiff.tracking.track import choose_face
 from geodiff.types import HeadParams, Motion
 
 #: Degrees between the camera that films the driver in the usual cases and the one of "another view".
@@ -142,9 +143,9 @@ def _trial(bench: Bench, maker: Maker, identity: int, number: int, look: Look) -
     truth_camera = person.camera(0.0, 0.0)
     truth, rest = (person.truth(one, [truth_camera])[0] for one in (motion, at_rest()))
     aside, other = (TURN if (identity + number) % 4 < 2 else -TURN), bench.person((identity + 1) % IDENTITIES)
-    own = _understood(person, motion, 0.0, number, head)
-    turned = _understood(person, motion, aside, number, head)
-    theirs = _understood(other, motion, 0.0, number, head)
+    own, film = _understood(person, motion, 0.0, number, head)
+    turned, _ = _understood(person, motion, aside, number, head)
+    theirs, _ = _understood(other, motion, 0.0, number, head)
 
     observer = bench.observer(identity, "tracked", maker.size)
     camera = observer.camera(truth_camera, maker.size)
@@ -165,7 +166,10 @@ def _trial(bench: Bench, maker: Maker, identity: int, number: int, look: Look) -
     for way, pictures in maker(observer.reference, asks, 1000 * identity + number).items():
         made += [(way, ask.case, picture) for ask, picture in zip(asks, pictures, strict=True)]
 
-    at_ease, wanted = look(rest), coefficients(own.params)
+    at_ease = look(rest)
+    # The driving frame is read as the others are, whatever the tracker makes of it.
+    seen = [choose_face(one.faces, None).points for one in (film, person.rest)]
+    wanted = read_expression(seen[0], seen[1], len(film.image), head)
     rows = []
     for way, case, picture in made:
         result = sized(picture, side)
@@ -178,10 +182,11 @@ def _trial(bench: Bench, maker: Maker, identity: int, number: int, look: Look) -
     return rows
 
 
-def _understood(driver: Person, motion: Motion, yaw: float, number: int, head: HeadModel) -> Expression:
+def _understood(driver: Person, motion: Motion, yaw: float, number: int, head: HeadModel) -> tuple[Expression, Photo]:
+    """The driver's expression, and the frame that shows it."""
     film = driver.filmed_from(motion, yaw, 0.0, _FILMS + number)
     try:
-        return understand(driver, film, head, "tracked")
+        return understand(driver, film, head, "tracked"), film
     except FaceError as error:
         raise FaceError(f"the tracker finds no face in the driving frame from {yaw:.0f} degrees") from error
 

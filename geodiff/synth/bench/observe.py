@@ -7,6 +7,7 @@ themselves where the person's head and the conditioning head are the same model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,10 +21,13 @@ from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.synth.bench.people import Person, Photo
 from geodiff.tracking.accuracy import similarity
-from geodiff.tracking.fit import Fit, FitConfig, LandmarkFitter
+from geodiff.tracking.fit import Fit, LandmarkFitter
 from geodiff.tracking.matte import on_white, portrait_matte
 from geodiff.tracking.offsets import fit_offsets
+from geodiff.tracking.refine import Look, most_likely
+from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.track import choose_face, track_image
+from geodiff.tracking.witnesses import witnesses
 from geodiff.types import Camera, HeadParams
 
 Kind = Literal["tracked", "true"]
@@ -98,7 +102,8 @@ def understand(driver: Person, photo: Photo, head: HeadModel, kind: Kind) -> Exp
     else:
         side = len(photo.image)
         faces = [choose_face(one.faces, None) for one in (driver.rest, photo)]
-        fit = fitted(np.stack([face.points for face in faces]), side, head)
+        looks = [most_likely(one.image, face) for one, face in zip((driver.rest, photo), faces, strict=True)]
+        fit = fitted(np.stack([look.points for look in looks]), side, head, looks)
         params, camera = fit.params, fit.camera
         alone = on_white(photo.image, portrait_matte(photo.image, faces[-1]))
     params = params.frame(params.num_frames - 1)
@@ -123,11 +128,11 @@ def _exact(person: Person, head: HeadModel, photos: list[Photo]) -> tuple[HeadPa
     return fit.params, fit.camera
 
 
-def fitted(points: np.ndarray, side: int, head: HeadModel) -> Fit:
-    """points: (T, 478, 2) pixels of one person before one camera."""
-    fitter = LandmarkFitter(head, (side, side), FitConfig())
-    frames = points.astype(np.float64)
-    return fitter.result(fitter.solve(frames, fitter.start(frames)), frames)
+def fitted(points: np.ndarray, side: int, head: HeadModel, looks: Sequence[Look] = ()) -> Fit:
+    """points: (T, 478, 2) pixels of one person before one camera. looks: what else the tracker knows of them."""
+    fitter = LandmarkFitter(head, (side, side), TrackConfig().fitting(refined=bool(looks)))
+    frames, known = points.astype(np.float64), witnesses(looks, head, fitter) if looks else []
+    return fitter.result(fitter.solve(frames, fitter.start(frames), witnesses=known), frames)
 
 
 def _landmarks(head: HeadModel, params: HeadParams) -> np.ndarray:
