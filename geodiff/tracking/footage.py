@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ from geodiff.errors import InputError
 from geodiff.files import read_npz, write_npz
 from geodiff.tracking.follow import Event, Follower
 from geodiff.tracking.landmarks import NUM_LANDMARKS, Face
-from geodiff.tracking.refine import most_likely
+from geodiff.tracking.refine import Look, most_likely
 
 #: Frames in a chunk on disk.
 CHUNK = 64
 #: Raised whenever landmarks come out differently, so that older chunks are not continued.
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,15 @@ class Footage:
 
     points: (T, 478, 2) float32 landmarks of the person followed, nan where it was lost. shot: (T,) int64 number of the
     shot, counted from 0. size: (width, height) in pixels. looks: small pictures of the person in each shot, (K, 1024)
-    each, see `follow.look`.
+    each, see `follow.look`. told: (T, N) float32 what a second look tells beside the landmarks (`refine.Look.told`),
+    nan where the person was lost; N = 0 where it was not taken.
     """
 
     points: np.ndarray
     shot: np.ndarray
     size: tuple[int, int]
     looks: list[np.ndarray]
+    told: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def found(self) -> np.ndarray:
@@ -67,15 +69,15 @@ def watch(
         log.check_size(frame)
         if number >= len(log):
             sighting = follower(frame)
-            log.append(_landmarks(frame, sighting.face, refine), sighting.event, follower)
+            log.append(_look(frame, sighting.face, refine), sighting.event, follower)
         report(number + 1)
     log.flush(follower)
     return log.footage()
 
 
-def _landmarks(frame: np.ndarray, face: Face | None, refine: bool) -> np.ndarray | None:
-    """(478, 2) float32 without the detector's known errors."""
-    return None if face is None else most_likely(frame, face, refine).points.astype(np.float32)
+def _look(frame: np.ndarray, face: Face | None, refine: bool) -> Look | None:
+    """The face without the detector's known errors."""
+    return None if face is None else most_likely(frame, face, refine)
 
 
 class _Log:
@@ -84,6 +86,7 @@ class _Log:
     def __init__(self, folder: Path | None, key: str) -> None:
         self.folder, self.key = folder, key
         self.points: list[np.ndarray] = []
+        self.told: list[np.ndarray] = []
         self.events: list[int] = []
         self.looks: list[np.ndarray] = []
         self.size: tuple[int, int] | None = None
@@ -107,11 +110,13 @@ class _Log:
             state = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
             Follower.restored(state)
             points, events, first_look = arrays["points"], arrays["events"], int(arrays["look_first"])
+            told = arrays["told"]
         except (InputError, KeyError, IndexError, ValueError):  # damaged, or not ours: measured again
             return False
-        if points.shape != (len(events), NUM_LANDMARKS, 2) or not len(events):
+        if points.shape != (len(events), NUM_LANDMARKS, 2) or not len(events) or len(told) != len(events):
             return False
         self.points.extend(points)
+        self.told.extend(told)
         self.events.extend(events.tolist())
         # The first of the chunk's shots may go on from the chunk before.
         self.looks[first_look:] = looks
@@ -130,13 +135,15 @@ class _Log:
                 "scale or cut them alike"
             )
 
-    def append(self, points: np.ndarray | None, event: Event, follower: Follower) -> None:
+    def append(self, look: Look | None, event: Event, follower: Follower) -> None:
         if event == Event.RETURN:
             self.looks.pop()
         if event == Event.CUT or not self.points:
             self.looks.append(follower.looks)
         self.looks[-1] = follower.looks
-        self.points.append(np.full((NUM_LANDMARKS, 2), np.nan, np.float32) if points is None else points)
+        lost = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
+        self.points.append(lost if look is None else look.points.astype(np.float32))
+        self.told.append(np.zeros(0, np.float32) if look is None else look.told)
         self.events.append(int(event))
         if len(self.points) - self._kept >= CHUNK:
             self.flush(follower)
@@ -154,6 +161,7 @@ class _Log:
             first=np.array(self._kept),
             size=np.array(self.size),
             points=np.stack(self.points[self._kept :]),
+            told=_rows(self.told[self._kept :]),
             events=np.array(self.events[self._kept :], np.int64),
             look_first=np.array(first),
             looks=np.concatenate(fresh),
@@ -165,7 +173,16 @@ class _Log:
     def footage(self) -> Footage:
         points = np.stack(self.points) if self.points else np.zeros((0, NUM_LANDMARKS, 2), np.float32)
         points[interludes(self.events)] = np.nan
-        return Footage(points, shots(self.events), self.size or (1, 1), self.looks)
+        return Footage(points, shots(self.events), self.size or (1, 1), self.looks, _rows(self.told))
+
+
+def _rows(told: Sequence[np.ndarray]) -> np.ndarray:
+    """(T, N) of T rows, of which some may be empty: they become nan."""
+    width = max((len(row) for row in told), default=0)
+    rows = np.full((len(told), width), np.nan, np.float32)
+    for row, values in zip(rows, told, strict=True):
+        row[: len(values)] = values
+    return rows
 
 
 def shots(events: Sequence[int]) -> np.ndarray:

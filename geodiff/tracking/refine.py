@@ -120,6 +120,23 @@ class Look:
     movement: np.ndarray | None = None
     doubt: float = float("inf")
 
+    @property
+    def told(self) -> np.ndarray:
+        """(N,) float32 all that is known beside the landmarks, in a row; N = 0 where nothing is."""
+        if self.rotation is None or self.middle is None or self.movement is None:
+            return np.zeros(0, np.float32)
+        turn = Rotation.from_matrix(self.rotation).as_rotvec()
+        return np.array([*turn, *self.middle, self.spread, *self.movement, self.doubt], np.float32)
+
+    @staticmethod
+    def of(points: np.ndarray, told: np.ndarray) -> Look:
+        """A look from its landmarks and what `told` holds."""
+        if not len(told):
+            return Look(points)
+        row = told.astype(np.float64)
+        turn = Rotation.from_rotvec(row[:3]).as_matrix()
+        return Look(points, turn, row[3:5], float(row[5]), row[6:-1], float(row[-1]))
+
 
 @dataclass(frozen=True)
 class Refiner:

@@ -19,9 +19,8 @@ class TrackConfig:
     fitted at all.
 
     refine: whether a network takes a second look at the face of a picture (`geodiff.tracking.refine`); otherwise the
-    calibration of the landmark detector has the last word. refine_videos: the landmarks of each frame of a video are
-    corrected so as well, which makes them shake by 7% more; what the network tells of rotations counts in pictures
-    only.
+    calibration of the landmark detector has the last word. refine_videos: the same for each frame of a video, where it
+    takes most of the time.
 
     keyframes: frames of a video from which identity and focal length are estimated. smooth: how steady a video's
     parameters are over time; steadiness: multiplies all of that, 0 fits every frame on its own.
@@ -32,7 +31,7 @@ class TrackConfig:
     bust: BustConfig = field(default_factory=BustConfig)
     fit_hair: bool = True
     refine: bool = True
-    refine_videos: bool = False
+    refine_videos: bool = True
     keyframes: int = 6
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
     steadiness: float = 1.0

@@ -8,6 +8,7 @@ future and start from frames that are settled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from geodiff.tracking.face_model import FrameStates
 from geodiff.tracking.fit import FitState, LandmarkFitter
 from geodiff.tracking.systems import Normals
+from geodiff.tracking.witnesses import Witness
 
 #: Expressions whose names begin so are quick: lids, and the jaw with what moves the lips in speech.
 _LIDS = ("eyeBlink", "eyeSquint", "eyeWide")
@@ -141,11 +143,13 @@ def smooth_shot(
     shared: FitState,
     spread: Spreads,
     config: SmoothConfig,
+    witnesses: Sequence[Witness] = (),
 ) -> FrameStates:
     """The frames of one shot, identity and focal length given.
 
     points: (T, 478, 2) landmarks of the frames in which the face was found. times: (T,) when, in thirtieths of a
-    second. shared: the focal length and the shape. Each window starts from two settled frames of the one before.
+    second. shared: the focal length and the shape. witnesses: what else is known of the frames. Each window starts from
+    two settled frames of the one before.
     """
     count, window = len(points), max(config.window, config.ahead + 8)
     settled: list[FrameStates] = []
@@ -165,6 +169,7 @@ def smooth_shot(
             coupling=Smoothness(times[part], spread, scale, config.gap),
             held=held,
             tolerance=TOLERANCE,
+            witnesses=[witness[part] for witness in witnesses],
         )
         done = count if part.stop == count else part.stop - config.ahead
         settled.append(state.frames[held : done - part.start])

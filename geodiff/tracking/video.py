@@ -23,8 +23,10 @@ from geodiff.tracking.fit import Fit, FitState, LandmarkFitter
 from geodiff.tracking.follow import SAME, box_of
 from geodiff.tracking.footage import Footage, watch
 from geodiff.tracking.landmarks import Face
+from geodiff.tracking.refine import Look
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.smooth import smooth_shot, spreads
+from geodiff.tracking.witnesses import Witness, witnesses
 from geodiff.types import Camera, HeadParams
 
 #: Frames with a larger landmark error than this, and than this many times the median, count as lost.
@@ -150,16 +152,27 @@ def _fit_found(
     points = footage.points[found].astype(np.float64)
     shot, times = footage.shot[found], np.flatnonzero(found) * 30.0 / fps
     fitter = LandmarkFitter(head, footage.size, config.fitting(config.refine_videos))
-    longest = points[shot == main]
-    keys = longest[key_frames(fitter, longest, config.keyframes)]
-    shared = fitter.solve(keys, fitter.start(keys))
+    known = _known(footage, found, head, fitter)
+    longest = np.flatnonzero(shot == main)
+    chosen = longest[key_frames(fitter, points[longest], config.keyframes)]
+    keys = points[chosen]
+    shared = fitter.solve(keys, fitter.start(keys), witnesses=[witness[chosen] for witness in known])
     states, done = [], 0
     for number in np.unique(shot):
         rows = shot == number
-        states.append(_shot_states(fitter, points[rows], times[rows], shared, head, config))
+        told = [witness[rows] for witness in known]
+        states.append(_shot_states(fitter, points[rows], times[rows], shared, head, config, told))
         done += int(rows.sum())
         report("fit", done / len(points))
     return fitter.result(replace(shared, frames=FrameStates.concatenate(states)), points)
+
+
+def _known(footage: Footage, found: np.ndarray, head: HeadModel, fitter: LandmarkFitter) -> list[Witness]:
+    """What a second look told of the frames `found` (T,) bool beside their landmarks."""
+    if not footage.told.size:
+        return []
+    frames = zip(footage.points[found], footage.told[found], strict=True)
+    return witnesses([Look.of(points, told) for points, told in frames], head, fitter)
 
 
 def _misfits(errors: np.ndarray) -> np.ndarray:
@@ -196,11 +209,13 @@ def _shot_states(
     shared: FitState,
     head: HeadModel,
     config: TrackConfig,
+    known: list[Witness],
 ) -> FrameStates:
     if config.steadiness <= 0:
-        return fitter.solve(points, replace(shared, frames=fitter.start_frames(points)), shared=False).frames
+        start = replace(shared, frames=fitter.start_frames(points))
+        return fitter.solve(points, start, shared=False, witnesses=known).frames
     spread = spreads(config.smooth, head.expression_names, config.steadiness)
-    return smooth_shot(fitter, points, times, shared, spread, config.smooth)
+    return smooth_shot(fitter, points, times, shared, spread, config.smooth, known)
 
 
 def key_frames(fitter: LandmarkFitter, points: np.ndarray, count: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,10 @@ _rests: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
 class Witness(Protocol):
     """Something that is known of all frames of a fit, with how surely."""
+
+    def __getitem__(self, part: slice | np.ndarray) -> Witness:
+        """What is known of some of the frames."""
+        ...
 
     def energies(self, state: FitState) -> np.ndarray:
         """(T,) energy by frame: squares of how far the frames are from what is known, in standard deviations."""
@@ -47,6 +51,9 @@ class Turned:
     middles: np.ndarray
     centre: np.ndarray
     spread: np.ndarray
+
+    def __getitem__(self, part: slice | np.ndarray) -> Turned:
+        return replace(self, rotations=self.rotations[part], middles=self.middles[part], spread=self.spread[part])
 
     def apart(self, state: FitState) -> tuple[np.ndarray, np.ndarray]:
         """(T, 3) axis-angle by which heads would have to be turned further to be turned as they were seen, and its
@@ -84,6 +91,9 @@ class Moved:
     reading: np.ndarray
     coefficients: np.ndarray
     spread: np.ndarray
+
+    def __getitem__(self, part: slice | np.ndarray) -> Moved:
+        return replace(self, coefficients=self.coefficients[part], spread=self.spread[part])
 
     def _apart(self, state: FitState) -> np.ndarray:
         """(T, K) in standard deviations."""

@@ -32,6 +32,7 @@ from geodiff.tracking.fit import FitConfig, LandmarkFitter
 from geodiff.tracking.footage import watch
 from geodiff.tracking.landmarks import Face, detect_faces, measure_face
 from geodiff.tracking.track import TrackConfig, track_image
+from geodiff.tracking.video import fit_footage
 from geodiff.tracking.witnesses import Moved, Turned, witnesses
 
 
@@ -141,6 +142,24 @@ def test_landmarks_with_and_without_it_are_not_mixed_on_disk(photo: np.ndarray, 
     first = watch(iter([photo]), tmp_path, "film", refine=True).points
     plain = watch(iter([photo]), tmp_path, "film").points
     assert np.abs(first - plain).max() > 0.1
+
+
+def test_what_is_told_of_a_film_is_kept_and_heeded(photo: np.ndarray, face: Face, tmp_path: Path) -> None:
+    head, config = load_builtin(), TrackConfig(steadiness=0.0)
+    whole = watch(iter([photo] * 3), tmp_path, "film", refine=True)
+    again = watch(iter([photo] * 3), tmp_path, "film", refine=True)
+    np.testing.assert_array_equal(again.told, whole.told)
+    look, kept = refine.load_refiner()(photo, face), refine.Look.of(whole.points[0], whole.told[0])
+    assert look.rotation is not None and kept.rotation is not None and look.movement is not None
+    # The follower's box lies a little otherwise than the detector's.
+    assert np.degrees(Rotation.from_matrix(look.rotation @ kept.rotation.T).magnitude()) < 2
+    assert kept.movement is not None and np.linalg.norm(kept.movement - look.movement) < 0.03
+    assert kept.doubt > 0.4 and 0.005 < kept.spread < 0.2
+    assert watch(iter([photo])).told.shape == (1, 0)
+    calm = whole.told.copy()
+    calm[:, 6:-1] = 0.0
+    smiling, still = (fit_footage(one, head, config, 25.0).params.expr for one in (whole, replace(whole, told=calm)))
+    assert float(still.norm()) < 0.7 * float(smiling.norm())
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "other"])
