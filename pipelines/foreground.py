@@ -15,7 +15,9 @@ OUTLINE_SOFTNESS = 0.008
 #: The mesh's silhouette less this share of the side is foreground whatever the normals say.
 CERTAIN_MARGIN = 0.016
 #: How far beyond the mesh's silhouette generated hair may reach, as a share of the side.
-SILHOUETTE_MARGIN = 0.025
+SILHOUETTE_MARGIN = 0.014
+#: What stands out of the mesh's silhouette is at least twice this share of the side wide: less are flecks, no hair.
+FLECK = 0.012
 #: Standard deviation in pixels, at 256 pixels, of the mask's soft edge.
 EDGE_SOFTNESS = 0.6
 #: Width of the rim, as a share of the side, in which decoded colours are freed from the white background.
@@ -30,8 +32,8 @@ def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.nda
     """The foreground of a generated frame.
 
     normal_length: (H, W) length of the decoded normals. silhouette: (H, W) 0..1 coverage by the head mesh, which the
-    mask may exceed by `SILHOUETTE_MARGIN` of the side, and whose inside it always holds. Holes are filled and only the
-    largest piece is kept.
+    mask may exceed by `SILHOUETTE_MARGIN` of the side, and whose inside it always holds. Holes are filled; flecks beside
+    the mesh, and all but the largest piece, are left out.
     Returns (H, W) float32 in 0..1 with a soft edge.
     """
     side = normal_length.shape[0]
@@ -42,6 +44,10 @@ def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.nda
     certain = cv2.distanceTransform(mesh, cv2.DIST_L2, 5) > CERTAIN_MARGIN * side
     smooth = cv2.GaussianBlur(normal_length, (0, 0), OUTLINE_SOFTNESS * side)
     solid = binary_fill_holes(((smooth > NORMAL_THRESHOLD) & near) | certain)
+    radius = max(1, round(FLECK * side))
+    round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    wide = cv2.morphologyEx(solid.astype(np.uint8), cv2.MORPH_OPEN, round_, borderType=cv2.BORDER_REPLICATE)
+    solid &= (wide > 0) | (mesh > 0)
     pieces, count = label(solid)
     if count > 1:
         sizes = np.bincount(pieces.ravel())

@@ -73,6 +73,18 @@ def test_generated_hair_may_leave_the_mesh_but_not_by_far() -> None:
     assert silhouette.sum() < mask.sum() < disk(128, 0.285).sum()
 
 
+def test_flecks_beside_the_mesh_are_left_out() -> None:
+    silhouette, length = disk(256, 0.25), disk(256, 0.25)
+    near = disk(256, 0.262) > 0
+    rows, columns = np.mgrid[:256, :256] - 128
+    fleck = near & (np.abs(columns) < 2) & (rows < 0)
+    lock = near & (np.abs(rows) < 30) & (columns > 0)
+    length[fleck | lock] = 1.0
+    mask = foreground_mask(length, silhouette)
+    beyond = silhouette == 0
+    assert mask[fleck & beyond].mean() < 0.5 < mask[lock & beyond].mean()
+
+
 def test_outside_the_mask_frames_are_white_and_normals_zero() -> None:
     silhouette = disk(64, 0.3)
     normals = np.zeros((64, 64, 3), np.float32)
