@@ -32,8 +32,8 @@ def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.nda
     """The foreground of a generated frame.
 
     normal_length: (H, W) length of the decoded normals. silhouette: (H, W) 0..1 coverage by the head mesh, which the
-    mask may exceed by `SILHOUETTE_MARGIN` of the side, and whose inside it always holds. Holes are filled; flecks beside
-    the mesh, and all but the largest piece, are left out.
+    mask may exceed by `SILHOUETTE_MARGIN` of the side, and whose inside it always holds. Holes are filled; flecks
+    beside the mesh, and all but the largest piece, are left out.
     Returns (H, W) float32 in 0..1 with a soft edge.
     """
     side = normal_length.shape[0]
