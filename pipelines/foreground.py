@@ -23,7 +23,7 @@ EDGE_SOFTNESS = 0.6
 #: Width of the rim, as a share of the side, in which decoded colours are freed from the white background.
 RIM = 0.03
 #: How much more of the proposal is taken inside the mouth than where the portrait sees what a frame shows.
-MOUTH = 1.8
+MOUTH = 1.3
 #: Distance from white, in RGB, below which a subject's colour cannot be told from the background.
 PALE = 0.25
 
