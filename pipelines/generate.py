@@ -56,7 +56,7 @@ class GenerateConfig:
     `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`.
     save_proposals: keep the proposals beside the frames.
     keep_visible: share, 0..1, of the portrait's own pixels in the frames where the portrait sees what they show; of the
-    proposal's teeth and mouth nearly twice that.
+    proposal's teeth and mouth a third more.
     normals: of the reference, "mesh" for the fitted mesh's, an ONNX file that estimates them (DAViD's), or "auto" for
     such a file in the cache folder where there is one. precision: of the denoiser, "auto" or a name in PRECISIONS;
     auto is bf16 on a GPU and fp32 elsewhere. runtime: how the networks run, which changes results by rounding only.

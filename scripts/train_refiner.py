@@ -140,8 +140,7 @@ class Teacher:
         crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
         back = torch.tensor([-1.0, 1.0, 1.0])
         said = torch.where(flip[:, None, None], (a.said[rows] * back)[:, t.mirror], a.said[rows])
-        sure = a.sureness[rows, None]
-        inputs = torch.cat([(said.flatten(1) - t.centre) @ t.basis.T, sure, sure**2], 1)
+        inputs = self._inputs(said, rows)
         if learning:
             inputs = inputs + 0.05 * torch.randn(inputs.shape, generator=self.random)
         with torch.autocast("cpu", torch.bfloat16, enabled=learning):
@@ -157,6 +156,11 @@ class Teacher:
         away = rotations(further) @ a.facing[rows] @ TO_PICTURE @ (turned @ a.pose[rows]).transpose(1, 2)
         fitted = torch.einsum("nkj,nj->nk", a.turns[rows], error.flatten(1))
         return length, fitted, vectors(away), turns[:, 3:]
+
+    def _inputs(self, said: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(B, K + 2) as `Refiner.inputs`; said: (B, 478, 3) what the detector says, mirrored or not."""
+        sure = self.all.sureness[rows, None]
+        return torch.cat([(said.flatten(1) - self.tables.centre) @ self.tables.basis.T, sure, sure**2], 1)
 
     def _slip(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Detectors slip: the picture is turned, scaled (B, 2, 2) and shifted (B, 2) beneath the landmarks, a little
@@ -237,8 +241,7 @@ class Teacher:
         crops, said = self._crops(rows, torch.eye(2).expand(n, 2, 2), torch.zeros(n, 2), learning=False), a.said[rows]
         if flip:
             crops, said = crops.flip(3), (said * torch.tensor([-1.0, 1.0, 1.0]))[:, t.mirror]
-        sure = a.sureness[rows, None]
-        answer, _, known = net(crops, torch.cat([(said.flatten(1) - t.centre) @ t.basis.T, sure, sure**2], 1))
+        answer, _, known = net(crops, self._inputs(said, rows))
         return known, (answer @ t.modes).unflatten(1, (-1, 2))
 
     def tell(self, net: RefinerNet, rows: torch.Tensor) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +191,13 @@ class Refiner:
         with torch.inference_mode():
             own, spread = self.movement_net(torch.cat([known, torch.from_numpy(np.stack(places)).float()], 1))
         told = own.double().numpy()
-        mean = (told[0] + told[1] @ self.movements.mirrored(self.calibration.mirror)) / 2
+        mean = (told[0] + told[1] @ self._unmirrored) / 2
         return mean, float(spread.clamp(*MOVING_SPREAD).exp().mean())
+
+    @cached_property
+    def _unmirrored(self) -> np.ndarray:
+        """(K, K) by which movements of the mirror image are multiplied; the same for all faces."""
+        return self.movements.mirrored(self.calibration.mirror)
 
     def movement_tensors(self) -> dict[str, torch.Tensor]:
         """What tells of movements, as it is stored."""
