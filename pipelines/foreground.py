@@ -57,21 +57,34 @@ def foreground_mask(normal_length: np.ndarray, silhouette: np.ndarray) -> np.nda
 
 
 def composite(
-    image: np.ndarray, normals: np.ndarray, silhouette: np.ndarray
+    image: np.ndarray, normals: np.ndarray, silhouette: np.ndarray, beside: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decoded frame -> stored frame.
 
-    image: (H, W, 3) 0..1. normals: (H, W, 3) as decoded, not yet of unit length. silhouette: (H, W) 0..1.
+    image: (H, W, 3) 0..1. normals: (H, W, 3) as decoded, not yet of unit length. silhouette: (H, W) 0..1. beside:
+    (H, W) 0..1, how much of it the portrait showed beside the mesh, where that is foreground too.
     Returns image on white (H, W, 3) 0..1, normals (H, W, 3) of unit length times the mask, mask (H, W) 0..1.
     """
     length = np.linalg.norm(normals, axis=-1)
+    if beside is not None:
+        length = np.maximum(length, (beside > 0.5).astype(np.float32))
     cover = coverage(image, foreground_mask(length, silhouette))
     # Doubt about their direction shortens normals, of hair to less than half, where the colours are in no doubt.
     mask = foreground_mask(np.maximum(length, cover * (silhouette > 0.5)), silhouette)
+    mask = smooth_outline(mask, silhouette)
     unit = normals / np.maximum(length, 1e-3)[..., None]
     own = without_white(image, length, cover, mask)
     on_white = own * mask[..., None] + (1.0 - mask[..., None])
     return np.clip(on_white, 0.0, 1.0), unit * mask[..., None], mask
+
+
+def smooth_outline(mask: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
+    """A mask (H, W) with the edge of a silhouette (H, W), which is drawn with several samples a pixel, where both have
+    the same outline."""
+    apart = ((mask > 0.5) != (silhouette > 0.5)).astype(np.uint8)
+    free = cv2.dilate(apart, np.ones((5, 5), np.uint8)).astype(np.float32)
+    own = cv2.blur(free, (3, 3))
+    return (silhouette + own * (mask - silhouette)).astype(np.float32)
 
 
 def with_portrait(image: np.ndarray, condition: Condition, share: float) -> np.ndarray:

@@ -86,5 +86,5 @@ class ExpressionMaker:
 def finished(output: PortraitNormalOutput, condition: Condition, keep_visible: float) -> Picture:
     """What is stored of a decoded frame; output: of one frame."""
     shown = with_portrait(output.images[0], condition, keep_visible)
-    image, normals, mask = composite(shown, output.normals[0], condition.silhouette)
+    image, normals, mask = composite(shown, output.normals[0], condition.silhouette, condition.beside)
     return Picture(image.astype(np.float32), mask, normals)

@@ -114,7 +114,7 @@ class ViewMaker:
     ) -> None:  # fmt: skip
         """Finish and store one decoded frame; t: its timestep."""
         kept = with_portrait(image, condition, self.job.keep_visible)
-        shown, normal, mask = composite(kept, normals, condition.silhouette)
+        shown, normal, mask = composite(kept, normals, condition.silhouette, condition.beside)
         writer.write_frame(t, view, _as_bytes(shown), _as_bytes(mask), params, _as_bytes(normals_as_image(normal)))
         if self.job.save_proposals:
             write_image(writer.folder / "proposals" / f"{t:05d}_{view:02d}.png", condition.proposal)

@@ -129,6 +129,14 @@ def face_camera(head: HeadModel, params: HeadParams, camera: Camera, size: int =
     return crop_camera(camera, neck[:3, :3] @ center + neck[:3, 3], neck[:3, 1], 2.0 * radius, size, share=FACE_SHARE)
 
 
+def warp_between(source: Camera, target: Camera) -> np.ndarray:
+    """(3, 3) that takes pixels of `source` to those of `target`, a camera at the same place that looks the same way up
+    to roll."""
+    turn = (target.viewmat @ torch.linalg.inv(source.viewmat))[:3, :3]
+    warp = (target.K @ turn @ torch.linalg.inv(source.K)).double().numpy()
+    return warp / warp[2, 2]
+
+
 def resample(
     image: np.ndarray, source: Camera, target: Camera, border: float = 0.0, interpolation: int = cv2.INTER_LINEAR
 ) -> np.ndarray:
@@ -136,9 +144,7 @@ def resample(
 
     image: (H, W) or (H, W, C) of any type. border: value outside the image. Shrinking is anti-aliased.
     """
-    turn = (target.viewmat @ torch.linalg.inv(source.viewmat))[:3, :3]
-    warp = (target.K @ turn @ torch.linalg.inv(source.K)).double().numpy()
-    warp = warp / warp[2, 2]
+    warp = warp_between(source, target)
     zoom = float(np.sqrt(abs(np.linalg.det(warp[:2, :2]))))
     fold = int(min(np.ceil(1.0 / max(zoom, 1e-6) - 1e-3), max(1, 4096 // max(target.width, target.height))))
     fold = max(fold, 1)

@@ -45,7 +45,7 @@ def _corner(place, size):  # noqa: ANN001, ANN202
 @kept(fastmath=True, error_model="numpy")
 def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: ANN001, ANN202
     """Means over each pixel's samples, those that see nothing counting as 0, of colour, normal, visibility, what is the
-    mouth's inside, and coverage (H, W, 9), in place."""
+    mouth's inside, what stands beside the head (0 here), and coverage (H, W, 10), in place."""
     height, width, _ = out.shape
     side, photo_height, photo_width = carried.texture.shape[0], carried.photo.shape[0], carried.photo.shape[1]
     share = np.float32(1.0 / (supersample * supersample))
@@ -87,21 +87,80 @@ def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: 
             to[6] += share * seen
             if carried.inner[f]:
                 to[7] += share
-            to[8] += share
+            to[9] += share
 
 
-def carry(vertices: mesh.Array, carried: Carried, camera: Camera, supersample: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour, normal, visibility and what is the mouth's inside (H, W, 8) of a posed head in a camera's pixels, means
-    over each pixel's samples, those that see nothing counting as 0, and the share of samples that see the head (H, W),
-    float32.
+@kept(fastmath=True, error_model="numpy")
+def _beside_kernel(covered, face, screen, inverse_z, sheet, strength, supersample, out):  # noqa: ANN001, ANN202
+    """Adds what a sheet shows to the means of `_carry_kernel`, at samples where the head does not cover it."""
+    height, width, _ = out.shape
+    share = np.float32(1.0 / (supersample * supersample))
+    point, color = np.empty(5, np.float32), np.empty(4, np.float32)
+    table, photo = sheet.table, sheet.photo
+    for y in range(height * supersample):
+        for x in range(width * supersample):
+            f = face[y, x]
+            if f < 0 or covered[y, x] >= 0:
+                continue
+            wa, wb, wc = corner_weights(screen, inverse_z, sheet.faces, f, x + 0.5, y + 0.5)
+            a, b, c = np.float32(wa), np.float32(wb), np.float32(wc)
+            i, j, k = sheet.faces[f, 0], sheet.faces[f, 1], sheet.faces[f, 2]
+            for n in range(5):
+                point[n] = a * table[i, n] + b * table[j, n] + c * table[k, n]
+            column, right = _corner(point[0], photo.shape[1])
+            row, down = _corner(point[1], photo.shape[0])
+            for n in range(4):
+                upper = photo[row, column, n] + right * (photo[row, column + 1, n] - photo[row, column, n])
+                lower = photo[row + 1, column, n]
+                lower += right * (photo[row + 1, column + 1, n] - lower)
+                color[n] = upper + down * (lower - upper)
+            part = share * strength * min(max(color[3], np.float32(0)), np.float32(1))
+            to = out[y // supersample, x // supersample]
+            for n in range(3):
+                to[n] += part * color[n]
+                to[3 + n] += part * point[2 + n]
+            to[6] += part
+            to[8] += part
+            to[9] += part
 
-    vertices: (V, 3) metres, world. supersample: samples along each side of a pixel.
+
+class Sheet(NamedTuple):
+    """What stands beside the head in a frame, float32.
+
+    faces: (Q, 3) int32. table: (N, 5) the vertices' places in the portrait's pixels, and their normals. photo: (D, D, 4)
+    the portrait's colours and its matte.
+    """
+
+    faces: np.ndarray
+    table: np.ndarray
+    photo: np.ndarray
+
+
+def carry(
+    vertices: mesh.Array,
+    carried: Carried,
+    camera: Camera,
+    supersample: int,
+    beside: tuple[np.ndarray, Sheet, float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colour, normal, visibility, what is the mouth's inside and what stands beside the head (H, W, 9) of a posed head
+    in a camera's pixels, means over each pixel's samples, those that see nothing counting as 0, and the share of
+    samples that see either (H, W), float32.
+
+    vertices: (V, 3) metres, world. supersample: samples along each side of a pixel. beside: vertices (N, 3) of a sheet
+    that shows where the head does not, what it shows, and how strongly, 0..1.
     """
     fine = camera.resized(camera.width * supersample, camera.height * supersample)
     seen = mesh.visible(vertices, carried.faces, fine)
-    out = np.zeros((camera.height, camera.width, 9), np.float32)
+    out = np.zeros((camera.height, camera.width, 10), np.float32)
     _carry_kernel(seen.face, seen.screen, seen.inverse_z, carried, supersample, out)
-    return out[..., :8], np.minimum(out[..., 8], 1.0)
+    if beside is not None:
+        places, sheet, strength = beside
+        more = mesh.visible(places, sheet.faces, fine)
+        _beside_kernel(
+            seen.face, more.face, more.screen, more.inverse_z, sheet, np.float32(strength), supersample, out
+        )
+    return out[..., :9], np.minimum(out[..., 9], 1.0)
 
 
 @kept()

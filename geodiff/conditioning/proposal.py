@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from geodiff.conditioning.fringe import Fringe
 from geodiff.conditioning.personal import personal_head, without_identity
-from geodiff.conditioning.pixels import Carried, carry, scaled_normals
+from geodiff.conditioning.pixels import Carried, Sheet, carry, scaled_normals
 from geodiff.conditioning.reference import Reference, foreground_colors, without_expression
 from geodiff.conditioning.surface import to_local
 from geodiff.conditioning.texture import bake
@@ -35,7 +36,8 @@ class Condition:
     proposal: (S, S, 3) 0..1 on white, the portrait's pixels carried by the fitted mesh, hidden parts filled.
     normals: (S, S, 3) -1..1, the mesh's normals with expression and static offsets, zero outside.
     visibility: (S, S) 0..1, how well the portrait saw what the pixel shows. silhouette: (S, S) 0..1 coverage. mouth:
-    (S, S) 0..1, how much of it is teeth and the inside of the mouth; the networks do not see that one.
+    (S, S) 0..1, how much of it is teeth and the inside of the mouth; beside: (S, S) 0..1, how much the portrait showed
+    there beside the mesh, curls for instance (`Fringe`); the networks do not see these two.
     """
 
     pose_map: np.ndarray
@@ -44,6 +46,7 @@ class Condition:
     visibility: np.ndarray
     silhouette: np.ndarray
     mouth: np.ndarray
+    beside: np.ndarray
 
 
 class Conditioner:
@@ -105,7 +108,8 @@ class Conditioner:
         vertices, carried = self._vertices(self._person, params), self._carried
         normals = mesh.vertex_normals(vertices, carried.faces, mesh.map_axes(camera))
         carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
-        layers, silhouette = carry(vertices, carried, camera, SUPERSAMPLE)
+        beside = self._beside(vertices.numpy(), normals, camera)
+        layers, silhouette = carry(vertices, carried, camera, SUPERSAMPLE, beside)
         return Condition(
             pose_map=self._pose_map(params, camera),
             proposal=np.clip(layers[..., :3] + (1.0 - silhouette[..., None]), 0.0, 1.0),
@@ -113,7 +117,28 @@ class Conditioner:
             visibility=np.clip(layers[..., 6], 0.0, 1.0),
             silhouette=silhouette,
             mouth=np.clip(layers[..., 7], 0.0, 1.0),
+            beside=np.clip(layers[..., 8], 0.0, 1.0),
         )
+
+    @cached_property
+    def _fringe(self) -> tuple[Fringe, np.ndarray]:
+        """What stands beside the head in the portrait, and the portrait with its matte (D, D, 4)."""
+        vertices = self._person.vertices(without_identity(self.reference.params))[0].numpy()
+        matte = self.reference.mask if self.reference.detail_mask is None else self.reference.detail_mask
+        fringe = Fringe.around(vertices, self._carried.faces, self._photo_camera, matte)
+        return fringe, np.concatenate([self._photo, matte[..., None]], 2, dtype=np.float32)
+
+    def _beside(
+        self, vertices: np.ndarray, normals: np.ndarray, camera: Camera
+    ) -> tuple[np.ndarray, Sheet, float] | None:
+        """For `carry`: the fringe of a posed head whose vertices (V, 3) have normals (V, 3)."""
+        fringe, photo = self._fringe
+        strength = fringe.strength(camera)
+        if strength == 0 or not len(fringe.faces):
+            return None
+        turned = (fringe.weights[..., None] * normals[fringe.anchors]).sum(1)
+        sheet = Sheet(fringe.faces, np.concatenate([fringe.places, turned], 1, dtype=np.float32), photo)
+        return fringe.vertices(vertices), sheet, strength
 
     def _pose_map(self, params: HeadParams, camera: Camera) -> np.ndarray:
         pose = (params.rotation, params.translation, params.neck_pose, camera.viewmat, camera.K)

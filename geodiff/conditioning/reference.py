@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from geodiff.conditioning.frame import crop_camera, head_frame, posed_center, resample
+from geodiff.conditioning.frame import crop_camera, head_frame, posed_center, resample, warp_between
 from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -19,6 +19,8 @@ from geodiff.types import Camera, HeadParams
 HAIR_MARGIN = 0.10
 NECK_MARGIN = 0.015
 CUT_SOFTNESS = 0.03
+#: Pixels of the crop from a photograph's border at which what lies beyond is taken from inside.
+BORDER = 2.5
 #: Share of the side over which the matte's inner edge is taken to be mixed with the background.
 EDGE = 0.006
 
@@ -30,7 +32,8 @@ class Reference:
     image: (S, S, 3) float32 0..1 on white. mask: (S, S) float32 0..1. normals: (S, S, 3) the fitted mesh's normal map
     inside the matte. pose_map: (S, S, 3). camera: the crop's camera; params: T = 1, canonical (the head's global pose
     has moved into the camera). detail, detail_mask: image and mask of the same crop at a higher resolution (D, D),
-    where the photograph has it; proposals are sampled from them.
+    where the photograph has it; proposals are sampled from them. beyond: (D, D, 4) float32 0..1, colours of neck and
+    clothes where the photograph does not reach, and how sure they are (`beyond_border`).
     """
 
     image: np.ndarray
@@ -41,6 +44,7 @@ class Reference:
     params: HeadParams
     detail: np.ndarray | None = None
     detail_mask: np.ndarray | None = None
+    beyond: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -80,12 +84,46 @@ def crop_reference(
         params=params,
         detail=detail,
         detail_mask=detail_mask,
+        beyond=beyond_border(detail, detail_mask, vertices, head, camera, fine),
     )
+
+
+def beyond_border(
+    picture: np.ndarray, matte: np.ndarray, vertices: Tensor, head: HeadModel, source: Camera, crop: Camera
+) -> np.ndarray | None:
+    """What neck, shoulders and clothes may look like beyond the photograph's lower and side borders: as in a mirror
+    that stands there. None where the photograph shows all of them.
+
+    picture: (D, D, 3) the photograph in its crop; matte: (D, D). vertices: (V, 3) of the head there. source: the
+    photograph's camera. Returns (D, D, 4) float32: colours, and 0..1 whether they are those of neck or clothes.
+    """
+    size = crop.height
+    seen = mesh.rasterize(vertices, head.faces, crop)
+    neck = seen.mask & head.regions["neck"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1)
+    warp = warp_between(source, crop)
+    rows, columns = np.nonzero(neck)
+    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))])
+    x, y = (np.linalg.inv(warp) @ pixels)[:2]
+    # The matte fades into the border: the mirrors stand a little inside of it.
+    edge = BORDER / float(np.sqrt(abs(np.linalg.det(warp[:2, :2]))))
+    width, height = source.width - edge, source.height - edge
+    out = (x < edge) | (x > width) | (y > height)
+    if not ((x < 0) | (x > source.width) | (y > source.height)).any():
+        return None
+    x, y = np.abs(x[out] - edge) + edge, y[out]
+    mirrored = np.stack([np.where(x > width, 2 * width - x, x), np.where(y > height, 2 * height - y, y)])
+    place = (warp @ np.concatenate([mirrored, np.ones((1, out.sum()))]))[:2].astype(np.float32) - 0.5
+    own = cv2.erode(neck.astype(np.uint8), np.ones((3, 3), np.uint8)) * matte
+    layers = np.concatenate([picture, own[..., None]], 2).astype(np.float32)
+    shown = cv2.remap(layers, place[0][None], place[1][None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    result = np.zeros((size, size, 4), np.float32)
+    result[rows[out], columns[out]] = np.clip(shown[0], 0, 1)
+    return result
 
 
 def foreground_colors(reference: Reference) -> np.ndarray:
     """(D, D, 3) the portrait at its finest, its colours continued beyond the matte's edge, where background shines
-    through, from the nearest ones that surely are the person's."""
+    through, from the nearest ones that surely are the person's, and beyond the photograph's borders."""
     photo = reference.image if reference.detail is None else reference.detail
     matte = reference.mask if reference.detail_mask is None else reference.detail_mask
     size = photo.shape[0]
@@ -101,7 +139,10 @@ def foreground_colors(reference: Reference) -> np.ndarray:
         share = np.clip(1.0 - weight, 0.0, 1.0) * np.clip(20.0 * mass, 0.0, 1.0)
         colors = colors + share * spread[..., :3] / np.maximum(mass, 1e-4)
         weight = weight + share
-    return np.clip(colors + (1.0 - weight) * photo, 0.0, 1.0).astype(np.float32)
+    colors = colors + (1.0 - weight) * photo
+    if reference.beyond is not None:
+        colors = colors + reference.beyond[..., 3:] * (reference.beyond[..., :3] - colors)
+    return np.clip(colors, 0.0, 1.0).astype(np.float32)
 
 
 def wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:

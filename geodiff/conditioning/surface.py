@@ -27,6 +27,9 @@ DEPTH_TOLERANCE = (0.002, 0.005)
 EDGE_TOLERANCE = (0.008, 0.016)
 #: The matte is eroded by this share of the side before it counts: at its edge colours are continued, not seen.
 MATTE_EROSION = 0.008
+#: How much the matte counts where the photograph does not reach and what it shows is mirrored: such points are seen by
+#: 0.8.
+MIRRORED = 0.9
 #: Distances to the picture's border (shares of the side) at which points begin to be seen and are seen.
 BORDER = (0.002, 0.015)
 
@@ -103,9 +106,12 @@ class Visibility:
         # Outside the silhouette nothing hides a point: its own depth counts there.
         self.far = cv2.dilate(np.where(depth < 1e2, depth, 0.0).astype(np.float32), np.ones((3, 3), np.uint8))
         radius = max(1, round(MATTE_EROSION * self.size))
-        fine = cv2.resize(matte, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        beyond = np.zeros_like(matte) if reference.beyond is None else reference.beyond[..., 3]
+        fine = cv2.resize(np.maximum(matte, beyond), (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        self.matte = cv2.blur(cv2.erode(fine, ellipse, borderType=cv2.BORDER_REPLICATE), (radius, radius))
+        sure = cv2.blur(cv2.erode(fine, ellipse, borderType=cv2.BORDER_REPLICATE), (radius, radius))
+        guessed = cv2.resize(beyond, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        self.matte = sure * (1 - (1 - MIRRORED) * guessed)
 
     def __call__(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """points, normals: (N, 3) in the reference's world -> (N,) 0..1."""
