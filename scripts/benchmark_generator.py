@@ -174,7 +174,7 @@ def random_inputs(size: int, frames: int) -> tuple[Reference, list[FrameConditio
     camera = Camera(torch.eye(4), torch.eye(3), size, size)
     mask = np.ones((size, size), np.float32)
     reference = Reference(image(3), mask, image(3) * 2 - 1, image(3) * 2 - 1, camera, HeadParams.zeros(2, 2))
-    view = FrameCondition(image(3) * 2 - 1, image(3), image(3) * 2 - 1, mask, mask, 0 * mask)
+    view = FrameCondition(image(3) * 2 - 1, image(3), image(3) * 2 - 1, mask, mask, 0 * mask, 0 * mask)
     return reference, [view] * frames
 
 

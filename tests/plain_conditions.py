@@ -12,8 +12,8 @@ from geodiff.raster import mesh
 from geodiff.types import Camera
 
 
-def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int):
-    """Colour, normal, visibility, mouth (H, W, 8), coverage (H, W): as `geodiff.conditioning.pixels.carry`."""
+def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int, beside=None):
+    """Colour, normal, visibility, mouth, beside (H, W, 9), coverage (H, W): as `geodiff.conditioning.pixels.carry`."""
     fine = camera.resized(camera.width * supersample, camera.height * supersample)
     seen = mesh.rasterize(vertices, carried.faces, fine)
     covered = seen.face >= 0
@@ -24,11 +24,19 @@ def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int):
     shown = exact_sample(carried.photo, place[:, :2] / np.maximum(place[:, 2:], 1e-6))
     color = texel[:, :3] + texel[:, 3:] * (shown - texel[:, :3])
     inner = carried.inner[seen.face[covered]][:, None]
-    values = np.concatenate([color, point[:, 3:], texel[:, 3:], inner, np.ones((len(uv), 1))], 1)
-    full = np.zeros((*covered.shape, 9))
-    full[covered] = values
-    out = full.reshape(camera.height, supersample, camera.width, supersample, 9).mean((1, 3))
-    return out[..., :8], out[..., 8]
+    none, all_ = np.zeros((len(uv), 1)), np.ones((len(uv), 1))
+    full = np.zeros((*covered.shape, 10))
+    full[covered] = np.concatenate([color, point[:, 3:], texel[:, 3:], inner, none, all_], 1)
+    if beside is not None:
+        places, sheet, strength = beside
+        more = mesh.rasterize(places, sheet.faces, fine)
+        shown = more.mask & ~covered
+        table = mesh.interpolate(more, sheet.faces, sheet.table)[shown]
+        color = exact_sample(sheet.photo, table[:, :2])
+        part = strength * color[:, 3:].clip(0, 1)
+        full[shown] = part * np.concatenate([color[:, :3], table[:, 2:], np.ones((len(part), 4)) * [1, 0, 1, 1]], 1)
+    out = full.reshape(camera.height, supersample, camera.width, supersample, 10).mean((1, 3))
+    return out[..., :9], out[..., 9]
 
 
 def exact_sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

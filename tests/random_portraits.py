@@ -39,6 +39,7 @@ def conditions(count: int, seed: int = 1) -> list[Condition]:
             visibility=smooth(rng, 1)[..., 0],
             silhouette=np.ones((SIDE, SIDE), np.float32),
             mouth=np.zeros((SIDE, SIDE), np.float32),
+            beside=np.zeros((SIDE, SIDE), np.float32),
         )
         for _ in range(count)
     ]

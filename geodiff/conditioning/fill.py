@@ -22,6 +22,7 @@ from geodiff.conditioning.surface import (
     to_pixels,
     unit,
 )
+from geodiff.conditioning.teeth import tooth_colors, tooth_coordinates
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
@@ -33,9 +34,9 @@ FILL_RANGE = (0.02, 0.12)
 NECK_RANGE = (0.05, 0.2)
 #: Metres above a neckline from which colours are the neck's, whatever they are.
 ABOVE = 0.006
-#: Colours that a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the front of the mouth
-#: turn into its dark depth over MOUTH_DEPTH metres.
-TEETH, GUMS, THROAT, REFERENCE_LUMINANCE = (0.84, 0.79, 0.71), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
+#: Colours of eyes and of what a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the
+#: front of the mouth turn into its dark depth over MOUTH_DEPTH metres.
+WHITE, GUMS, THROAT, REFERENCE_LUMINANCE = (0.80, 0.75, 0.67), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
 MOUTH_DEPTH = 0.022
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -44,12 +45,15 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class Fill:
     """Colours of all V vertices, 0..1. color: (V, 3). matching: (V, 3) log gains that match mirrored colours to this
     side. cloth: (V, 3) the colour where a point is covered by clothes. hem: (V,) metres by which it lies below the
-    neckline; far below or above where there is none."""
+    neckline; far below or above where there is none. guessed: (V,) bool, teeth and inside of a mouth that is shut.
+    tone: (3,) the skin's usual colour."""
 
     color: np.ndarray
     matching: np.ndarray
     cloth: np.ndarray
     hem: np.ndarray
+    guessed: np.ndarray
+    tone: np.ndarray
 
 
 def fill_vertices(
@@ -94,7 +98,10 @@ def fill_vertices(
     beyond = _beyond(reference, vertices, place, seeing, photo, hair)
     neckline = sources.neckline()
     hem = np.where(groups["neck"], neckline.below(place), -FAR)
-    filled, cloth = _fill_groups(place, color, known, sources, beyond, groups, neckline)
+    guessed = sources.unseen_mouth(groups)
+    # What is seen of a mouth that is shut are lips that lie a little otherwise than the mesh's.
+    known = np.where(guessed, 0.0, known)
+    filled, cloth = _fill_groups(place, color, known, sources, beyond, groups, neckline, tooth_coordinates(head))
     # What the picture shows stays as it is on its own side of the neckline alone.
     dressed = hem > 0
     stays = np.stack([np.where(dressed, 0.0, known), np.where(dressed, known, 0.0)], 1)[..., None]
@@ -105,7 +112,8 @@ def fill_vertices(
         both = stays * color[:, None] + (1.0 - stays) * spread
     smooth = smoother(head)
     matching = (smooth @ (smooth @ matching)).astype(np.float32)
-    return Fill(both[:, 0].astype(np.float32), matching, both[:, 1].astype(np.float32), hem.astype(np.float32))
+    colors, clothes = (both[:, n].astype(np.float32) for n in range(2))
+    return Fill(colors, matching, clothes, hem.astype(np.float32), guessed, sources.tone)
 
 
 def _within(links: sparse.csr_matrix, groups: dict[str, np.ndarray], clothed: np.ndarray) -> sparse.csr_matrix:
@@ -170,6 +178,24 @@ class _Sources:
         place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
         return _Sources(place, color, likely, number, totals)
 
+    @property
+    def tone(self) -> np.ndarray:
+        """(3,) the skin's usual colour."""
+        skin = self.group == GROUPS.index("skin")
+        return np.median(self.color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
+
+    def shows(self, name: str) -> bool:
+        """Whether enough is seen of a kind of surface to fill the rest of it."""
+        number = GROUPS.index(name)
+        # Teeth and mouth are shown by an open mouth only; a few points between closed lips say nothing about them.
+        share = 0.15 if name in ("teeth", "mouth_interior") else 0.02
+        return bool((self.group == number).sum() >= max(10, share * self.totals[number]))
+
+    def unseen_mouth(self, groups: dict[str, np.ndarray]) -> np.ndarray:
+        """(V,) bool teeth and mouth of which the portrait tells nothing."""
+        hidden = [groups[name] for name in ("teeth", "mouth_interior") if not self.shows(name)]
+        return np.any([np.zeros(len(groups["skin"]), bool), *hidden], axis=0)
+
     def neckline(self) -> Neckline:
         skin, neck = (self.group == GROUPS.index(name) for name in ("skin", "neck"))
         skin &= self.hair < 0.5
@@ -184,15 +210,14 @@ def _fill_groups(
     beyond: np.ndarray,
     groups: dict[str, np.ndarray],
     neckline: Neckline,
+    teeth: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each kind of surface (V, 3) from its own visible part, priors where a kind is not seen at all; and the same with
     the neck, wherever it is, in clothes.
 
-    beyond: (N, 3) colours of the portrait's hair outside the mesh.
+    beyond: (N, 3) colours of the portrait's hair outside the mesh. teeth: (V, 4) `tooth_coordinates`.
     """
-    skin = sources.group == GROUPS.index("skin")
-    tone = np.median(sources.color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
-    priors = _priors(place, groups, tone)
+    priors = _priors(place, groups, sources.tone) | {"teeth": tooth_colors(teeth, sources.tone)}
     filled = color.astype(np.float32).copy()
     cloth, dressed = filled.copy(), neckline.clothed(sources.color) > 0.5
     # A beard and its shadow may look like a coat, but not above the neckline.
@@ -203,9 +228,7 @@ def _fill_groups(
         if not target.any():
             continue
         source = sources.group == number
-        # Teeth and mouth are shown by an open mouth only; a few points between closed lips say nothing about them.
-        share = 0.15 if name in ("teeth", "mouth_interior") else 0.02
-        if source.sum() < max(10, share * sources.totals[number]):
+        if not sources.shows(name):
             filled[target] = priors[name][target]
             if name == "scalp" and len(beyond) > 50:
                 filled[target] = np.median(beyond, 0)
@@ -241,7 +264,8 @@ def _fill_neck(
 
 
 def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) -> dict[str, np.ndarray]:
-    """Colours (V, 3) of each kind for a photograph that does not show it, in its brightness and saturation."""
+    """Colours (V, 3) of each kind but teeth for a photograph that does not show it, in its brightness and
+    saturation."""
     light = float(np.clip(tone @ LUMA / REFERENCE_LUMINANCE, 0.35, 1.2))
     saturation = float(np.clip((tone.max() - tone.min()) / 0.15, 0.0, 1.0))
     front = place[groups["lips"], 2].max() if groups["lips"].any() else place[:, 2].max()
@@ -249,9 +273,8 @@ def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) 
     inside = np.exp(-depth / MOUTH_DEPTH)[:, None]
     gums, throat = np.array(GUMS), np.array(THROAT)
     colors = {
-        "teeth": np.array(TEETH) * light * (0.45 + 0.55 * inside) ** np.array([1.0, 1.25, 1.35]),
         "mouth_interior": (throat + (gums - throat) * inside) * light,
-        "eyeballs": np.array(TEETH) * 0.95 * light,
+        "eyeballs": np.array(WHITE) * light,
         "lips": tone * np.array([0.92, 0.68, 0.68]),
         "scalp": tone * 0.6,
         "skin": tone,

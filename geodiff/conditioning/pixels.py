@@ -33,6 +33,18 @@ class Carried(NamedTuple):
     inner: np.ndarray
 
 
+class Sheet(NamedTuple):
+    """What stands beside the head in a frame, float32.
+
+    faces: (Q, 3) int32. table: (N, 5) the vertices' places in the portrait's pixels, and their normals. photo:
+    (D, D, 4) the portrait's colours and its matte.
+    """
+
+    faces: np.ndarray
+    table: np.ndarray
+    photo: np.ndarray
+
+
 @kept(inline="always")
 def _corner(place, size):  # noqa: ANN001, ANN202
     """The lower of the two rows or columns that a place in pixels (centres at +0.5) lies between, and its distance from
@@ -124,18 +136,6 @@ def _beside_kernel(covered, face, screen, inverse_z, sheet, strength, supersampl
             to[9] += part
 
 
-class Sheet(NamedTuple):
-    """What stands beside the head in a frame, float32.
-
-    faces: (Q, 3) int32. table: (N, 5) the vertices' places in the portrait's pixels, and their normals. photo: (D, D, 4)
-    the portrait's colours and its matte.
-    """
-
-    faces: np.ndarray
-    table: np.ndarray
-    photo: np.ndarray
-
-
 def carry(
     vertices: mesh.Array,
     carried: Carried,
@@ -157,9 +157,7 @@ def carry(
     if beside is not None:
         places, sheet, strength = beside
         more = mesh.visible(places, sheet.faces, fine)
-        _beside_kernel(
-            seen.face, more.face, more.screen, more.inverse_z, sheet, np.float32(strength), supersample, out
-        )
+        _beside_kernel(seen.face, more.face, more.screen, more.inverse_z, sheet, np.float32(strength), supersample, out)
     return out[..., :9], np.minimum(out[..., 9], 1.0)
 
 

@@ -14,6 +14,7 @@ from geodiff.conditioning.fill import fill_vertices
 from geodiff.conditioning.hair import HairTexture, hair_pixels, person_groups
 from geodiff.conditioning.reference import Reference, foreground_colors
 from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels, unit, uv_chart
+from geodiff.conditioning.teeth import tooth_colors, tooth_coordinates
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -51,6 +52,9 @@ def bake(
             kinds,
             fill.cloth,
             fill.hem[:, None],
+            fill.guessed[:, None],
+            (fill.guessed & head.regions["teeth"].numpy())[:, None],
+            tooth_coordinates(head),
         ],
         1,
     )
@@ -58,9 +62,10 @@ def bake(
     here, there, color, match = texel[:, :6], texel[:, 6:12], texel[:, 12:15], texel[:, 15:18]
     covered = smoothstep(texel[:, 23], -HEM, HEM)[:, None]
     color = color + covered * (texel[:, 20:23] - color)
+    color = color + texel[:, 25:26] * (tooth_colors(texel[:, 26:], fill.tone) - color)
     _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, front), _depth(here, camera)))
     for points, gain in ((there, np.exp(match)), (here, None)):
-        seen = visibility(points[:, :3], unit(points[:, 3:]))
+        seen = visibility(points[:, :3], unit(points[:, 3:])) * (1.0 - texel[:, 24])
         pixels = to_pixels(to_local(points[:, :3], camera), camera)
         # An ear sits hardly ever where the fitted one does: hair beside it is not to be painted on it.
         seen = seen * (1.0 - texel[:, 19] * sample(hair, pixels * np.float32(reference.size / camera.width)))

@@ -69,6 +69,7 @@ class FitConfig:
     hidden: float = 0.02
     turned: float = 0.4
     moved: float = 0.25
+    bitten: float = 0.0005
 
 
 @dataclass(frozen=True)

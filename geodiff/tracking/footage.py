@@ -22,7 +22,7 @@ from geodiff.tracking.refine import Look, most_likely
 #: Frames in a chunk on disk.
 CHUNK = 64
 #: Raised whenever landmarks come out differently, so that older chunks are not continued.
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Movements:
         the builtin head's rest pose to the head's."""
         known = np.flatnonzero(face.indices < SKIN)
         numbers = face.indices[known]
-        moved = np.concatenate([face.expr.transpose(2, 0, 1), _jaw(face)])[:, known] @ rest
+        moved = np.concatenate([face.expr.transpose(2, 0, 1), jaw_movement(face)])[:, known] @ rest
         # Of landmarks that the head does not have, the others tell by how they usually move together.
         count = counts()[numbers]
         usual, weighed = ((values * count).reshape(len(values), -1) for values in (self._moves()[:, numbers], moved))
@@ -91,7 +91,7 @@ class Movements:
         return self.modes / counts() ** 2
 
 
-def _jaw(face: FaceModel) -> np.ndarray:
+def jaw_movement(face: FaceModel) -> np.ndarray:
     """(1, L, 3) metres that a radian of the jaw moves the landmarks at rest."""
     none = np.zeros((2, 1))
     states = FrameStates(

@@ -28,8 +28,9 @@ from geodiff.assets import find_weights
 from geodiff.errors import AssetError
 from geodiff.tracking.aligned import Aligned
 from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
-from geodiff.tracking.landmarks import Face, measure_face
+from geodiff.tracking.landmarks import OUTER_EYE_CORNERS, Face, measure_face
 from geodiff.tracking.movements import MovementNet, Movements
+from geodiff.tracking.teeth import Bite, seen_bite
 
 WEIGHTS, FILE = "bundled:refiner", "refiner.safetensors"
 #: How names of tensors begin that tell of movements.
@@ -110,7 +111,7 @@ class Look:
     points: (478, 2) float64 where its landmarks most likely are. rotation: (3, 3) from the builtin head's rest pose to
     x right, y down, z away, as seen along the ray through `middle` (2,), and spread: radians by which that usually errs
     for a face like this. movement: (K,) coefficients of `Movements`, and doubt: how far off these usually are, as a
-    multiple of `Movements.errors`. None where nothing but the landmarks tells.
+    multiple of `Movements.errors`. bite: what is seen of the teeth. None where nothing but the landmarks tells.
     """
 
     points: np.ndarray
@@ -119,14 +120,16 @@ class Look:
     spread: float = float("inf")
     movement: np.ndarray | None = None
     doubt: float = float("inf")
+    bite: Bite | None = None
 
     @property
     def told(self) -> np.ndarray:
         """(N,) float32 all that is known beside the landmarks, in a row; N = 0 where nothing is."""
-        if self.rotation is None or self.middle is None or self.movement is None:
+        if self.rotation is None or self.middle is None or self.movement is None or self.bite is None:
             return np.zeros(0, np.float32)
         turn = Rotation.from_matrix(self.rotation).as_rotvec()
-        return np.array([*turn, *self.middle, self.spread, *self.movement, self.doubt], np.float32)
+        bite = (self.bite.opening, self.bite.sure)
+        return np.array([*turn, *self.middle, self.spread, *bite, *self.movement, self.doubt], np.float32)
 
     @staticmethod
     def of(points: np.ndarray, told: np.ndarray) -> Look:
@@ -135,7 +138,8 @@ class Look:
             return Look(points)
         row = told.astype(np.float64)
         turn = Rotation.from_rotvec(row[:3]).as_matrix()
-        return Look(points, turn, row[3:5], float(row[5]), row[6:-1], float(row[-1]))
+        bite = Bite(float(row[6]), float(row[7]))
+        return Look(points, turn, row[3:5], float(row[5]), row[8:-1], float(row[-1]), bite)
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,8 @@ class Refiner:
         middle = frames[0].outside(np.zeros((1, 2)))[0]
         spread = float(np.exp(np.clip(turns[:, 3:], *SPREAD)).mean())
         points = (own + self.mirror_points(reflected, width)) / 2
-        return Look(points, mean, middle, spread, *self._movement(known, frames, points, width))
+        bite = seen_bite(image, face.points, float(np.linalg.norm(np.diff(face.points[[*OUTER_EYE_CORNERS]], axis=0))))
+        return Look(points, mean, middle, spread, *self._movement(known, frames, points, width), bite)
 
     def _movement(
         self, known: torch.Tensor, frames: list[Aligned], points: np.ndarray, width: int

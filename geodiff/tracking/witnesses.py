@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -13,11 +14,19 @@ from scipy.spatial.transform import Rotation
 from geodiff.head.builtin import load_builtin
 from geodiff.head.model import HeadModel
 from geodiff.tracking.accuracy import TemplateOffset
+from geodiff.tracking.face_model import FaceModel
+from geodiff.tracking.movements import jaw_movement
 from geodiff.tracking.refine import UPRIGHT, Look, load_refiner
 
 if TYPE_CHECKING:
     from geodiff.tracking.fit import FitState, LandmarkFitter
     from geodiff.tracking.systems import Normals
+
+#: What parts the lips, in ARKit's names, and by how much a look at the face may err there, 1 being all of each.
+PARTING = ("jawOpen", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
+LOOSE = 0.2
+#: The landmark of the chin, which moves with the lower teeth.
+CHIN = 152
 
 _rests: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
@@ -85,30 +94,71 @@ class Moved:
     """How expressions were seen to move the landmarks of T frames.
 
     reading: (K, E + 1) coefficients of the movements by the head's expression and its jaw's angle. coefficients: (T, K)
-    as they were seen. spread: (T, K) their standard deviations, above 0.
+    as they were seen. roots: (T, K, K) by which their errors are multiplied to be of unit covariance.
     """
 
     reading: np.ndarray
     coefficients: np.ndarray
-    spread: np.ndarray
+    roots: np.ndarray
+
+    @staticmethod
+    def known(reading: np.ndarray, coefficients: np.ndarray, spread: np.ndarray, loose: np.ndarray) -> Moved:
+        """spread: (T, K) standard deviations, above 0. loose: (T, J, K) more movements, each of which may be wrong by
+        its own length."""
+        covariance = loose.transpose(0, 2, 1) @ loose
+        covariance[:, range(spread.shape[1]), range(spread.shape[1])] += spread**2
+        return Moved(reading, coefficients, np.linalg.inv(np.linalg.cholesky(covariance)))
 
     def __getitem__(self, part: slice | np.ndarray) -> Moved:
-        return replace(self, coefficients=self.coefficients[part], spread=self.spread[part])
+        return replace(self, coefficients=self.coefficients[part], roots=self.roots[part])
 
     def _apart(self, state: FitState) -> np.ndarray:
         """(T, K) in standard deviations."""
         told = np.concatenate([state.frames.expr, state.frames.jaw[:, None]], 1)
-        return (told @ self.reading.T - self.coefficients) / self.spread
+        return (self.roots @ (told @ self.reading.T - self.coefficients)[..., None])[..., 0]
 
     def energies(self, state: FitState) -> np.ndarray:
         return (self._apart(state) ** 2).sum(1)
 
     def add(self, normals: Normals, state: FitState, shared: bool) -> None:
-        # Of a frame's unknowns: six of the pose, the expression, four of the gaze, the jaw.
-        columns = [*range(6, 5 + self.reading.shape[1]), normals.frames.shape[1] - 1]
-        slopes = self.reading / self.spread[..., None]
+        columns, slopes = _expression_columns(normals, self.reading.shape[1]), self.roots @ self.reading
         normals.frames[:, np.array(columns)[:, None], columns] += slopes.transpose(0, 2, 1) @ slopes
         normals.gradient.frames[:, columns] += (self._apart(state)[:, None] @ slopes)[:, 0]
+
+
+@dataclass(frozen=True)
+class Bitten:
+    """How far apart the teeth of T frames were seen to be.
+
+    reading: (E + 1,) metres by which the head's expression and its jaw's angle part them. opening: (T,) metres. trust:
+    (T,) inverse of its standard deviation, 0 where no teeth were seen.
+    """
+
+    reading: np.ndarray
+    opening: np.ndarray
+    trust: np.ndarray
+
+    def __getitem__(self, part: slice | np.ndarray) -> Bitten:
+        return replace(self, opening=self.opening[part], trust=self.trust[part])
+
+    def _apart(self, state: FitState) -> np.ndarray:
+        """(T,) in standard deviations."""
+        told = np.concatenate([state.frames.expr, state.frames.jaw[:, None]], 1)
+        return self.trust * (told @ self.reading - self.opening)
+
+    def energies(self, state: FitState) -> np.ndarray:
+        return self._apart(state) ** 2
+
+    def add(self, normals: Normals, state: FitState, shared: bool) -> None:
+        columns, slopes = _expression_columns(normals, len(self.reading)), self.trust[:, None] * self.reading
+        normals.frames[:, np.array(columns)[:, None], columns] += slopes[:, :, None] * slopes[:, None]
+        normals.gradient.frames[:, columns] += self._apart(state)[:, None] * slopes
+
+
+def _expression_columns(normals: Normals, count: int) -> list[int]:
+    """Where the expression and the jaw's angle, `count` in all, are in a frame's unknowns: six of the pose come before
+    them, and four of the gaze between them."""
+    return [*range(6, 5 + count), normals.frames.shape[1] - 1]
 
 
 def witnesses(looks: Sequence[Look], head: HeadModel, fitter: LandmarkFitter) -> list[Witness]:
@@ -121,12 +171,45 @@ def witnesses(looks: Sequence[Look], head: HeadModel, fitter: LandmarkFitter) ->
     if config.turned > 0 and len(rotations) == len(middles) == len(looks):
         spread = config.turned * np.array([look.spread for look in looks])
         found.append(Turned(UPRIGHT @ np.stack(rotations) @ rest.T, np.stack(middles), fitter.middle, spread))
+    bitten = _bitten(looks, head, fitter)
+    if bitten is not None:
+        found.append(bitten)
     movements = [look.movement for look in looks if look.movement is not None]
     if config.moved > 0 and len(movements) == len(looks):
         known = load_refiner().movements
         spreads = config.moved * np.array([look.doubt for look in looks])[:, None] * known.errors
-        found.append(Moved(known.reading(fitter.face, rest), np.stack(movements), spreads))
+        # Where teeth tell how far the jaw is open, a guess by the face's look does not count, nor what follows from it.
+        sure = np.zeros(len(looks)) if bitten is None else bitten.trust * config.bitten
+        loose = LOOSE * sure[:, None, None] * _parting()
+        found.append(Moved.known(known.reading(fitter.face, rest), np.stack(movements), spreads, loose))
     return found
+
+
+def _bitten(looks: Sequence[Look], head: HeadModel, fitter: LandmarkFitter) -> Bitten | None:
+    """What the teeth tell, where any were seen."""
+    bites = [look.bite for look in looks if look.bite is not None]
+    face = fitter.face
+    if fitter.config.bitten == 0 or len(bites) != len(looks) or CHIN not in face.indices:
+        return None
+    sure = np.array([bite.sure for bite in bites])
+    if not sure.any():
+        return None
+    scale = np.exp(fitter.start_frames(np.stack([look.points for look in looks])).log_scale)
+    chin = int(np.flatnonzero(face.indices == CHIN)[0])
+    moved = np.concatenate([face.expr[chin].T, jaw_movement(face)[:, chin]])
+    # Lips move the chin's skin as well; where names tell them apart, only what moves the jaw counts.
+    named = [name.startswith("jaw") for name in head.expression_names]
+    parts = np.array([*(named if any(named) else [True] * len(named)), True])
+    reading = parts * (moved @ _from_builtin(head) @ [0.0, -1.0, 0.0])
+    return Bitten(reading, np.array([bite.opening for bite in bites]) / scale, sure / fitter.config.bitten)
+
+
+@lru_cache(maxsize=1)
+def _parting() -> np.ndarray:
+    """(J, K) coefficients of the movements that part the lips."""
+    head = load_builtin()
+    reading = load_refiner().movements.reading(FaceModel(head), np.eye(3))
+    return reading[:, [head.expression_names.index(name) for name in PARTING]].T
 
 
 def _from_builtin(head: HeadModel) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from geodiff.tracking.track import Track, VideoTrack
 from geodiff.types import Camera
 from pipelines import generate as generating
 from pipelines import motion as drives
-from pipelines.foreground import composite, foreground_mask, with_portrait
+from pipelines.foreground import composite, foreground_mask, smooth_outline, with_portrait
 from pipelines.generate import GenerateConfig, _fingerprint
 from pipelines.motion import resolve_drive
 from pipelines.viewpoints import VIEWPOINTS, select_viewpoints
@@ -108,10 +109,36 @@ def test_a_face_that_fills_the_frame_keeps_its_colours() -> None:
     np.testing.assert_allclose(unit[..., 2], 1.0, atol=1e-6)
 
 
+def test_what_the_portrait_shows_beside_the_mesh_is_foreground() -> None:
+    """A curl that the networks do not believe in."""
+    mesh, normals = disk(64, 0.25), np.zeros((64, 64, 3), np.float32)
+    normals[..., 2] = mesh
+    curl = np.zeros((64, 64), np.float32)
+    curl[8:20, 30:34] = 1.0
+    both = np.maximum(mesh, curl)
+    image = 1.0 - (0.8 * mesh + 0.1 * curl)[..., None].repeat(3, 2).clip(0, 0.8)
+    without, kept = (composite(image, normals, both, beside)[2] for beside in (None, curl * (mesh == 0)))
+    place = (curl > 0) & (cv2.dilate(mesh, np.ones((5, 5))) == 0)
+    assert kept[place].min() > 0.9 and without[place].mean() < 0.5
+
+
+def test_an_outline_that_is_the_meshs_is_as_smooth() -> None:
+    fine = disk(64 * 4, 0.3)
+    silhouette = cv2.resize(fine, (64, 64), interpolation=cv2.INTER_AREA)
+    cut = (silhouette > 0.5).astype(np.float32)
+    np.testing.assert_allclose(smooth_outline(cut, silhouette), silhouette)
+    # Where the networks end elsewhere, their own edge counts.
+    own = cut.copy()
+    own[:24] = 0
+    mixed = smooth_outline(own, silhouette)
+    np.testing.assert_array_equal(mixed[:22], 0)
+    np.testing.assert_allclose(mixed[30:], silhouette[30:])
+
+
 def test_the_portrait_stays_where_it_sees() -> None:
     nothing, proposal = np.zeros((3, 1, 3), np.float32), np.ones((3, 1, 3), np.float32)
     visibility, mouth = np.array([[1.0], [0.0], [0.2]], np.float32), np.array([[0.0], [0.0], [1.0]], np.float32)
-    condition = Condition(nothing, proposal, nothing, visibility, np.ones((3, 1), np.float32), mouth)
+    condition = Condition(nothing, proposal, nothing, visibility, np.ones((3, 1), np.float32), mouth, 0 * mouth)
     assert with_portrait(nothing, condition, 0.4)[:, 0, 0].tolist() == pytest.approx([0.4, 0.0, 0.52])
     assert with_portrait(nothing, condition, 0.9)[:, 0, 0].tolist() == pytest.approx([0.9, 0.0, 1.0])
     assert not with_portrait(nothing, condition, 0.0).any()

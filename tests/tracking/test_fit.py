@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from geodiff.head.model import HeadModel
 from geodiff.tracking.face_model import FaceModel
 from geodiff.tracking.fit import FitConfig, LandmarkFitter, fit_landmarks
 from geodiff.tracking.systems import Unknowns
-from geodiff.tracking.witnesses import Moved, Turned, Witness
+from geodiff.tracking.witnesses import Bitten, Moved, Turned, Witness
 from geodiff.types import Camera, HeadParams
 
 SIZE = (400, 300)
@@ -135,7 +136,8 @@ def seen_moved(head: HeadModel, truth: HeadParams, spread: float) -> Moved:
     face = FaceModel(head)
     reading = np.insert(face.expr.reshape(-1, face.num_expr), face.num_expr, 0.0, axis=1)
     told = np.insert(truth.expr.numpy().astype(np.float64), face.num_expr, 0.0, axis=1)
-    return Moved(reading, told @ reading.T, np.full((len(told), len(reading)), spread))
+    loose = np.zeros((len(told), 0, len(reading)))
+    return Moved.known(reading, told @ reading.T, np.full((len(told), len(reading)), spread), loose)
 
 
 @pytest.mark.parametrize("axis", [6, 7, -1])
@@ -159,6 +161,30 @@ def test_a_movement_that_is_known_otherwise_is_heeded() -> None:
         errors.append([float((fit.params.expr - truth.expr).norm()) for fit in fits])
     before, after = np.mean(errors, 0)
     assert after < 0.5 * before, errors
+
+
+def test_what_may_be_wrong_does_not_count_in_a_movement() -> None:
+    rng = np.random.default_rng(2)
+    reading, wrong = rng.normal(size=(6, 4)), rng.normal(size=(1, 1, 6))
+    spread, still = np.full((1, 6), 0.1), SimpleNamespace(expr=np.zeros((1, 3)), jaw=np.zeros(1))
+    state = SimpleNamespace(frames=still)
+    strict, loose = (
+        Moved.known(reading, wrong[0], spread, size * wrong).energies(state)[0]  # type: ignore[arg-type]
+        for size in (0.0, 1.0)
+    )
+    assert strict == pytest.approx((wrong**2).sum() / 0.01)
+    # One standard deviation of what may be wrong, and nothing else.
+    assert loose == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("axis", [6, -1])
+def test_the_gradient_of_seen_teeth_is_their_energys(axis: int) -> None:
+    head = marked_head()
+    _, _, points = scene(head)
+    reading = np.linspace(0.01, 0.03, head.num_expr + 1)
+    bitten = Bitten(reading, np.array([0.004]), np.array([1 / 0.0005]))
+    slope, added = added_slopes(LandmarkFitter(head, SIZE, FitConfig()), points, bitten, axis)
+    assert abs(slope) > 1 and added == pytest.approx(slope, rel=1e-3)
 
 
 def test_coefficients_stay_within_bounds() -> None:

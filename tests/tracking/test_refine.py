@@ -244,7 +244,7 @@ def test_other_heads_are_turned_and_moved_from_their_own_rest() -> None:
     # The jaw turns about the world's axes in both.
     expressions = [one.reading[:, :-1] for one in (moved, moved_too)]
     np.testing.assert_allclose(*expressions, atol=1e-3 * np.abs(expressions[0]).max())
-    np.testing.assert_allclose(moved.spread[0], FitConfig().moved * 1.5 * seen.errors)
+    np.testing.assert_allclose(1 / moved.roots[0].diagonal(), FitConfig().moved * 1.5 * seen.errors)
 
 
 def test_what_else_is_known_may_be_left_out() -> None:

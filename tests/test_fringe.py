@@ -1,0 +1,180 @@
+"""What a portrait shows beside the mesh and beyond its own borders, and what it does not show: the teeth."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from plain_conditions import plain_carry
+from test_conditioning import photograph
+
+from geodiff.conditioning import Conditioner, crop_reference, framed_camera, head_frame
+from geodiff.conditioning.pixels import carry
+from geodiff.conditioning.reference import Reference
+from geodiff.conditioning.teeth import WIDTHS, tooth_colors, tooth_coordinates
+from geodiff.head import load_head
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.types import Camera, HeadParams
+
+SIZE = 128
+TUFT = np.array([220, 30, 30], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def head() -> HeadModel:
+    return load_head("builtin")
+
+
+def before_camera(head: HeadModel, height: int = 200) -> tuple[HeadParams, Camera]:
+    params = head.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]))
+    K = torch.tensor([[400.0, 0, 100], [0, 400.0, 100], [0, 0, 1]])
+    return params, Camera(torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), K, 200, height)
+
+
+@pytest.fixture(scope="module")
+def tufted(head: HeadModel) -> Reference:
+    """A portrait with a red tuft that stands out of the mesh at the top, a little to the side."""
+    params, camera = before_camera(head)
+    image, matte = photograph(head, params, camera)
+    top = int(np.flatnonzero(matte[:, 112] > 0.5)[0])
+    tuft = np.zeros(matte.shape, bool)
+    tuft[top - 12 : top, 106:118] = True
+    tuft &= matte < 0.5
+    image[tuft], matte[tuft] = TUFT, 1.0
+    return crop_reference(image, matte, params, camera, head, SIZE)
+
+
+def test_a_tuft_beside_the_mesh_is_shown_where_the_portrait_had_it(head: HeadModel, tufted: Reference) -> None:
+    condition = Conditioner(head, tufted).render(tufted.params, tufted.camera)
+    red = tufted.image[..., 0] - tufted.image[..., 1] > 0.5
+    assert red.sum() > 20
+    assert condition.beside[red].mean() > 0.8
+    assert np.abs(condition.proposal - tufted.image)[red].mean() < 0.1
+    # It is all that stands beside the mesh, but for the outline's own half pixels.
+    assert condition.beside[~cv2.dilate(red.astype(np.uint8), np.ones((5, 5))).astype(bool)].max() < 0.7
+
+
+def test_it_turns_with_the_head_and_is_gone_from_the_side(head: HeadModel, tufted: Reference) -> None:
+    conditioner, frame = Conditioner(head, tufted), head_frame(head, tufted.params)
+    amounts, columns = [], []
+    for yaw in (-25, 0, 25, 60, 90, 180):
+        camera = framed_camera(frame, math.radians(yaw), 0.0, 1.0, SIZE)
+        condition = conditioner.render(tufted.params, camera)
+        red = np.clip(condition.proposal[..., 0] - condition.proposal[..., 1], 0, 1) * condition.beside
+        amounts.append(red.sum())
+        columns.append((red.sum(0) @ np.arange(SIZE)) / max(red.sum(), 1e-6))
+    assert min(amounts[:3]) > 15
+    assert columns[0] > columns[1] > columns[2], "a camera that goes to the head's left sees it move to the right"
+    assert amounts[3] < 0.6 * amounts[1] and amounts[4] == amounts[5] == 0
+
+
+def test_a_head_that_bends_takes_it_along(head: HeadModel, tufted: Reference) -> None:
+    conditioner = Conditioner(head, tufted)
+    bent = tufted.params.replace(neck_pose=torch.tensor([[0.0, 0.0, 0.35]]))
+    places = []
+    for params in (tufted.params, bent):
+        condition = conditioner.render(params, tufted.camera)
+        red = np.clip(condition.proposal[..., 0] - condition.proposal[..., 1], 0, 1) * condition.beside
+        places.append(np.array([(red.sum(axis) @ np.arange(SIZE)) / red.sum() for axis in (0, 1)]))
+    crown = head.vertices(tufted.params)[0, :, 1].argmax()
+    moved = [
+        mesh.visible(head.vertices(params)[0], head.faces, tufted.camera).screen[crown]
+        for params in (tufted.params, bent)
+    ]
+    np.testing.assert_allclose(places[1] - places[0], moved[1] - moved[0], atol=4)
+
+
+def test_the_sheet_is_drawn_as_by_its_plain_twin(head: HeadModel, tufted: Reference) -> None:
+    conditioner = Conditioner(head, tufted)
+    camera = framed_camera(head_frame(head, tufted.params), 0.2, 0.1, 1.0, 48)
+    vertices = head.vertices(tufted.params)[0]
+    normals = mesh.vertex_normals(vertices, head.faces, mesh.map_axes(camera))
+    carried = conditioner._carried
+    carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
+    beside = conditioner._beside(vertices.numpy(), normals, camera)
+    assert beside is not None
+    found, plain = carry(vertices, carried, camera, 2, beside), plain_carry(vertices, carried, camera, 2, beside)
+    assert found[0][..., 8].sum() > 3
+    for one, other in zip(found, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-4)
+
+
+def test_a_photograph_goes_on_below_its_border_as_in_a_mirror(head: HeadModel) -> None:
+    params, camera = before_camera(head)
+    image, matte = photograph(head, params, camera)
+    stripes = (np.arange(200) // 3 % 2 * 120 + 60).astype(np.uint8)[:, None, None]
+    neck = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
+    shown = neck.mask & head.regions["neck"].numpy()[head.faces.numpy()[neck.face]].all(-1)
+    image[shown] = np.broadcast_to(stripes, image.shape)[shown]
+    whole = crop_reference(image, matte, params, camera, head, SIZE)
+    assert whole.beyond is None or whole.beyond[..., 3].max() == 0
+    border = int(np.flatnonzero(shown.any(1))[0]) + 30
+    low = Camera(camera.viewmat, camera.K, 200, border)
+    cut = crop_reference(image[:border], matte[:border], params, low, head, SIZE)
+    assert cut.beyond is not None
+    known = cv2.resize(cut.beyond[..., 3], (SIZE, SIZE), interpolation=cv2.INTER_AREA) > 0.9
+    assert known.sum() > 100 and cut.mask[known].mean() < 0.1
+    assert not known[: int(0.6 * SIZE)].any()
+    # Seen from where the photograph was taken, what goes on below is striped too, and what is above has not changed.
+    proposals = [Conditioner(head, one).render(one.params, one.camera).proposal for one in (whole, cut)]
+    rows = np.flatnonzero(known[:, SIZE // 2])
+    assert proposals[1][rows, SIZE // 2].std() > 0.5 * proposals[0][rows, SIZE // 2].std()
+    np.testing.assert_allclose(proposals[1][: rows[0] - 6], proposals[0][: rows[0] - 6], atol=0.1)
+
+
+def test_a_photograph_cut_at_the_chin_does_not_go_on_as_a_face(head: HeadModel) -> None:
+    params, camera = before_camera(head)
+    image, matte = photograph(head, params, camera)
+    chin = Camera(camera.viewmat, camera.K, 200, 105)
+    cut = crop_reference(image[:105], matte[:105], params, chin, head, SIZE)
+    assert cut.beyond is None or cut.beyond[..., 3].max() < 0.1
+
+
+def test_teeth_are_counted_from_the_middle(head: HeadModel) -> None:
+    table, place = tooth_coordinates(head), head.template.numpy()
+    teeth = head.regions["teeth"].numpy()
+    assert not table[~teeth].any()
+    number, height, lower, behind = table[teeth].T
+    aside = np.abs(place[teeth, 0]) > 0.001
+    np.testing.assert_array_equal(np.sign(number)[aside], np.sign(place[teeth, 0])[aside])
+    for row in (0, 1):
+        rows = teeth & (table[:, 2] == row)
+        front = rows & (np.abs(place[:, 0]) < 0.9 * WIDTHS[row, 0])
+        assert np.abs(table[front, 0]).max() < 1.3 and 5 < np.abs(table[rows, 0]).max() <= 7
+        mirrored = table[head.mirror.numpy()[rows], 0]
+        np.testing.assert_allclose(mirrored, -table[rows, 0], atol=0.15)
+    assert place[teeth][lower == 1, 1].mean() < place[teeth][lower == 0, 1].mean()
+    assert height.min() >= 0 and behind.min() == 0
+
+
+@pytest.mark.parametrize("tone", [(0.8, 0.62, 0.52), (0.3, 0.2, 0.15)])
+def test_teeth_are_brighter_than_gums_and_parted_by_lines(tone: tuple[float, ...]) -> None:
+    skin = np.array(tone, np.float32)
+    middle, contact, gum, back = tooth_colors(
+        np.array([[0.5, 0.004, 0, 0], [1.0, 0.004, 0, 0], [0.5, 0.014, 0, 0], [0.5, 0.004, 0, 0.03]], np.float32), skin
+    )
+    assert middle.mean() > skin.mean() and middle.mean() > 1.15 * contact.mean() and middle.mean() > back.mean()
+    assert gum[0] - gum[1] > 2 * (middle[0] - middle[1])
+
+
+def test_a_shut_mouth_does_not_colour_the_teeth(head: HeadModel) -> None:
+    """Lips that lie a little otherwise than the mesh's are not painted on what is behind them."""
+    params, camera = before_camera(head)
+    image, matte = photograph(head, params, camera)
+    seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
+    lips = seen.mask & head.regions["lips"].numpy()[head.faces.numpy()[seen.face]].any(-1)
+    image[lips] = [150, 0, 0]
+    conditioner = Conditioner(head, crop_reference(image, matte, params, camera, head, SIZE))
+    drawn = ("mouthSmileLeft", "mouthSmileRight", "mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft",
+             "mouthLowerDownRight")  # fmt: skip
+    smile = torch.tensor([[0.8 * (name in drawn) for name in head.expression_names]])
+    view = framed_camera(head_frame(head, conditioner.reference.params), 0.0, 0.0, 1.0, 192)
+    condition = conditioner.render(params.replace(expr=smile, translation=torch.zeros(1, 3)), view)
+    inside = condition.mouth > 0.9
+    bright = condition.proposal[inside].min(1) > 0.4
+    assert inside.sum() > 50 and bright.mean() > 0.6
+    assert condition.visibility[inside].max() == 0
