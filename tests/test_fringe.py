@@ -138,7 +138,7 @@ def test_teeth_are_counted_from_the_middle(head: HeadModel) -> None:
     table, place = tooth_coordinates(head), head.template.numpy()
     teeth = head.regions["teeth"].numpy()
     assert not table[~teeth].any()
-    number, height, lower, behind = table[teeth].T
+    number, height, lower, behind, inner = table[teeth].T
     aside = np.abs(place[teeth, 0]) > 0.001
     np.testing.assert_array_equal(np.sign(number)[aside], np.sign(place[teeth, 0])[aside])
     for row in (0, 1):
@@ -148,14 +148,17 @@ def test_teeth_are_counted_from_the_middle(head: HeadModel) -> None:
         mirrored = table[head.mirror.numpy()[rows], 0]
         np.testing.assert_allclose(mirrored, -table[rows, 0], atol=0.15)
     assert place[teeth][lower == 1, 1].mean() < place[teeth][lower == 0, 1].mean()
-    assert height.min() >= 0 and behind.min() == 0
+    assert height.min() >= 0 and behind.min() == 0 and 0 < (inner < 0.003).mean() < 0.8
 
 
 @pytest.mark.parametrize("tone", [(0.8, 0.62, 0.52), (0.3, 0.2, 0.15)])
 def test_teeth_are_brighter_than_gums_and_parted_by_lines(tone: tuple[float, ...]) -> None:
     skin = np.array(tone, np.float32)
     middle, contact, gum, back = tooth_colors(
-        np.array([[0.5, 0.004, 0, 0], [1.0, 0.004, 0, 0], [0.5, 0.014, 0, 0], [0.5, 0.004, 0, 0.03]], np.float32), skin
+        np.array(
+            [[0.5, 0.004, 0, 0, 0], [1.0, 0.004, 0, 0, 0], [0.5, 0.014, 0, 0, 0], [0.5, 0.004, 0, 0.03, 0]], np.float32
+        ),
+        skin,
     )
     assert middle.mean() > skin.mean() and middle.mean() > 1.15 * contact.mean() and middle.mean() > back.mean()
     assert gum[0] - gum[1] > 2 * (middle[0] - middle[1])

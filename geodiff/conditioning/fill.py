@@ -35,9 +35,10 @@ NECK_RANGE = (0.05, 0.2)
 #: Metres above a neckline from which colours are the neck's, whatever they are.
 ABOVE = 0.006
 #: Colours of eyes and of what a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the
-#: front of the mouth turn into its dark depth over MOUTH_DEPTH metres.
+#: front of the mouth turn into its dark depth over MOUTH_DEPTH metres, and what faces upwards there, as the tongue
+#: does, over TONGUE_DEPTH.
 WHITE, GUMS, THROAT, REFERENCE_LUMINANCE = (0.80, 0.75, 0.67), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
-MOUTH_DEPTH = 0.022
+MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -101,7 +102,9 @@ def fill_vertices(
     guessed = sources.unseen_mouth(groups)
     # What is seen of a mouth that is shut are lips that lie a little otherwise than the mesh's.
     known = np.where(guessed, 0.0, known)
-    filled, cloth = _fill_groups(place, color, known, sources, beyond, groups, neckline, tooth_coordinates(head))
+    filled, cloth = _fill_groups(
+        place, color, known, sources, beyond, groups, neckline, tooth_coordinates(head), normals[:, 1] > 0.3
+    )
     # What the picture shows stays as it is on its own side of the neckline alone.
     dressed = hem > 0
     stays = np.stack([np.where(dressed, 0.0, known), np.where(dressed, known, 0.0)], 1)[..., None]
@@ -211,13 +214,15 @@ def _fill_groups(
     groups: dict[str, np.ndarray],
     neckline: Neckline,
     teeth: np.ndarray,
+    lying: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each kind of surface (V, 3) from its own visible part, priors where a kind is not seen at all; and the same with
     the neck, wherever it is, in clothes.
 
-    beyond: (N, 3) colours of the portrait's hair outside the mesh. teeth: (V, 4) `tooth_coordinates`.
+    beyond: (N, 3) colours of the portrait's hair outside the mesh. teeth: (V, 5) `tooth_coordinates`.
+    lying: (V,) bool what faces upwards.
     """
-    priors = _priors(place, groups, sources.tone) | {"teeth": tooth_colors(teeth, sources.tone)}
+    priors = _priors(place, lying, groups, sources.tone) | {"teeth": tooth_colors(teeth, sources.tone)}
     filled = color.astype(np.float32).copy()
     cloth, dressed = filled.copy(), neckline.clothed(sources.color) > 0.5
     # A beard and its shadow may look like a coat, but not above the neckline.
@@ -263,14 +268,16 @@ def _fill_neck(
     filled[target] = _nearest_mean(here, sources.color[allowed], there, NECK_RANGE, mean)
 
 
-def _priors(place: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray) -> dict[str, np.ndarray]:
+def _priors(
+    place: np.ndarray, lying: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray
+) -> dict[str, np.ndarray]:
     """Colours (V, 3) of each kind but teeth for a photograph that does not show it, in its brightness and
-    saturation."""
+    saturation. lying: (V,) bool what faces upwards."""
     light = float(np.clip(tone @ LUMA / REFERENCE_LUMINANCE, 0.35, 1.2))
     saturation = float(np.clip((tone.max() - tone.min()) / 0.15, 0.0, 1.0))
     front = place[groups["lips"], 2].max() if groups["lips"].any() else place[:, 2].max()
     depth = np.clip(front - 0.012 - place[:, 2], 0.0, None)
-    inside = np.exp(-depth / MOUTH_DEPTH)[:, None]
+    inside = np.exp(-depth / np.where(lying, TONGUE_DEPTH, MOUTH_DEPTH))[:, None]
     gums, throat = np.array(GUMS), np.array(THROAT)
     colors = {
         "mouth_interior": (throat + (gums - throat) * inside) * light,

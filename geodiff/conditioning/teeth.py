@@ -20,8 +20,10 @@ HEIGHTS = np.array([[10.5, 9.0, 10.0, 8.5, 8.0, 7.5, 7.0], [9.0, 9.5, 10.5, 8.5,
 #: Metres: distance of the arch's centre behind its front, length of an arch's pieces, how much lower gums stand between
 #: teeth, half width of the line between them; how dark that line is.
 CENTRE, PIECE, SCALLOP, LINE, CONTACT = 0.03, 0.002, 0.0018, 0.0006, 0.4
-#: Colours of a face of average brightness LUMINANCE, and metres behind the front teeth over which shade falls.
-ENAMEL, GUM, LUMINANCE, SHADE = np.array([0.95, 0.91, 0.84]), np.array([0.72, 0.40, 0.38]), 0.55, 0.035
+#: Colours of a face of average brightness LUMINANCE, and metres behind the front teeth, and behind the front of each,
+#: over which shade falls.
+ENAMEL, GUM, LUMINANCE = np.array([0.95, 0.91, 0.84]), np.array([0.72, 0.40, 0.38]), 0.55
+SHADE, INNER = 0.035, 0.006
 
 _rows: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
@@ -29,11 +31,12 @@ _rows: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 @dataclass(frozen=True)
 class Arch:
     """The front of a row of teeth. lengths: (P,) metres along it from the middle, to the left positive, at angles (P,)
-    about its centre (0, depth); edge: (P,) heights of the teeth's edges there."""
+    about its centre (0, depth); radius, edge: (P,) distance from the centre and heights of the teeth's edges there."""
 
     depth: float
     angles: np.ndarray
     lengths: np.ndarray
+    radius: np.ndarray
     edge: np.ndarray
 
     @staticmethod
@@ -51,11 +54,16 @@ class Arch:
         edge = np.array([place[one, 1].min() if upward else place[one, 1].max() for one in some])
         x, z = outer * np.sin(angles), outer * np.cos(angles)
         lengths = np.concatenate([[0], np.cumsum(np.hypot(np.diff(x), np.diff(z)))])
-        return Arch(depth, angles, lengths - np.interp(0, angles, lengths), edge)
+        return Arch(depth, angles, lengths - np.interp(0, angles, lengths), outer, edge)
 
     def along(self, place: np.ndarray) -> np.ndarray:
         """(N,) metres along the front."""
         return np.interp(self._angle(place), self.angles, self.lengths)
+
+    def behind(self, place: np.ndarray) -> np.ndarray:
+        """(N,) metres from the front of the tooth inwards."""
+        radius = np.hypot(place[:, 0], place[:, 2] - self.depth)
+        return np.maximum(np.interp(self._angle(place), self.angles, self.radius) - radius, 0)
 
     def edge_at(self, place: np.ndarray) -> np.ndarray:
         return np.interp(self._angle(place), self.angles, self.edge)
@@ -65,12 +73,12 @@ class Arch:
 
 
 def tooth_coordinates(head: HeadModel) -> np.ndarray:
-    """(V, 4) float32 of the vertices of teeth, 0 elsewhere: the number of the tooth from the middle, whole numbers
-    where two teeth meet (the left's positive); metres from the edge towards the root; 0 upper, 1 lower; and metres
-    behind the front teeth."""
+    """(V, 5) float32 of the vertices of teeth, 0 elsewhere: the number of the tooth from the middle, whole numbers
+    where two teeth meet (the left's positive); metres from the edge towards the root; 0 upper, 1 lower; metres behind
+    the front teeth; and metres behind the tooth's own front."""
     if head not in _rows:
         teeth = head.regions["teeth"].numpy()
-        table = np.zeros((head.num_vertices, 4), np.float32)
+        table = np.zeros((head.num_vertices, 5), np.float32)
         place = head.shaped(head.zeros())[0].numpy()
         lower = teeth & _opening(head)
         for row, rows in enumerate((teeth & ~lower, lower)):
@@ -81,7 +89,8 @@ def tooth_coordinates(head: HeadModel) -> np.ndarray:
             number = np.sign(length) * np.interp(np.abs(length), bounds, np.arange(len(bounds)))
             height = np.abs(place[rows, 1] - arch.edge_at(place[rows]))
             behind = place[rows, 2].max() - place[rows, 2]
-            table[rows] = np.stack([number, height, np.full(len(number), row), behind], 1)
+            kind = np.full(len(number), row)
+            table[rows] = np.stack([number, height, kind, behind, arch.behind(place[rows])], 1)
         _rows[head] = table
     return _rows[head]
 
@@ -95,7 +104,7 @@ def _opening(head: HeadModel) -> np.ndarray:
 
 
 def tooth_colors(coordinates: np.ndarray, tone: np.ndarray) -> np.ndarray:
-    """(N, 3) 0..1 colours at `tooth_coordinates` (N, 4). tone: (3,) the face's usual colour, which tells its light."""
+    """(N, 3) 0..1 colours at `tooth_coordinates` (N, 5). tone: (3,) the face's usual colour, which tells its light."""
     number, height, behind = np.abs(coordinates[:, 0]), coordinates[:, 1], coordinates[:, 3]
     row = (coordinates[:, 2] > 0.5).astype(int)
     tooth = np.minimum(number.astype(int), WIDTHS.shape[1] - 1)
@@ -108,8 +117,8 @@ def tooth_colors(coordinates: np.ndarray, tone: np.ndarray) -> np.ndarray:
     luma = np.array([0.299, 0.587, 0.114])
     light = float(np.clip(np.sqrt(tone @ luma / LUMINANCE), 0.5, 1.05))
     saturated = float(np.clip((tone.max() - tone.min()) / 0.15, 0, 1))
-    shade = np.exp(-np.maximum(behind, 0) / SHADE)[:, None]
-    enamel = ENAMEL * (0.35 + 0.65 * shade) ** np.array([1.0, 1.1, 1.3]) * (1 - line * np.array([0.8, 1.0, 1.0]))
+    shade = np.exp(-np.maximum(behind, 0) / SHADE - np.maximum(coordinates[:, 4], 0) / INNER)[:, None]
+    enamel = ENAMEL * (0.25 + 0.75 * shade) ** np.array([1.0, 1.1, 1.3]) * (1 - line * np.array([0.8, 1.0, 1.0]))
     color = enamel + gum * (GUM * (0.4 + 0.6 * shade) - enamel)
     grey = (color @ luma)[:, None]
     return np.clip(light * (grey + saturated * (color - grey)), 0, 1).astype(np.float32)
