@@ -6,6 +6,7 @@ The people are random (identity, expression, light, hair, distance, lens); each 
 every angle and tracked from the pixels alone with `--head`. Without `--truth` the people are of the builtin head,
 which flatters the tracker: it then knows the very shapes that it looks for.
 
+`--smiling`: all of them smile and show their shut teeth. `--without-teeth`: what is seen of teeth does not count.
 With `--json` each person's results are kept as they come, and the same command goes on where it was stopped.
 """
 
@@ -24,8 +25,9 @@ import torch
 from geodiff.errors import FaceError
 from geodiff.files import read_json, write_json, write_text
 from geodiff.head import load_head
-from geodiff.synth.portraits import Sitter
+from geodiff.synth.portraits import PortraitConfig, Sitter
 from geodiff.tracking.accuracy import PosedHead, TemplateOffset, measure
+from geodiff.tracking.fit import FitConfig
 from geodiff.tracking.track import TrackConfig, track_image
 
 ANGLES = (0, 20, 40, 60, 80)
@@ -37,19 +39,22 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def follow(seed: int, truth: str, head: str, refine: bool = True) -> list[dict[str, float]]:
+def follow(
+    seed: int, truth: str, head: str, refine: bool = True, smiling: bool = False, teeth: bool = True
+) -> list[dict[str, float]]:
     """One person at every angle."""
     torch.set_num_threads(1)
     true_head, own = load_head(truth), load_head(head)
     offset = TemplateOffset.between(own, true_head)
-    sitter = Sitter(true_head, seed)
+    sitter = Sitter(true_head, seed, PortraitConfig(smiles=float(smiling)))
+    fit = FitConfig() if teeth else FitConfig(bitten=0.0)
     rows = []
     for number, angle in enumerate(ANGLES):
         photo = sitter.photograph(angle if (seed + number) % 2 else -angle)
         row: dict[str, float] = {"seed": seed, "angle": angle, "found": 0.0}
         began = time.process_time()
         try:
-            track = track_image(photo.image, own, config=TrackConfig(fit_hair=False, refine=refine))
+            track = track_image(photo.image, own, config=TrackConfig(fit=fit, fit_hair=False, refine=refine))
         except FaceError:
             rows.append(row)
             continue
@@ -79,7 +84,9 @@ def table(rows: list[dict[str, float]]) -> str:
 
 def settings(options: argparse.Namespace) -> dict[str, str | bool]:
     """What results of different runs must have in common."""
-    return {"truth": options.truth, "head": options.head, "refine": not options.plain}
+    own = {"smiling": True} if options.smiling else {}
+    own |= {"teeth": False} if options.without_teeth else {}
+    return {"truth": options.truth, "head": options.head, "refine": not options.plain, **own}
 
 
 def finished(options: argparse.Namespace) -> list[dict[str, float]]:
@@ -99,6 +106,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first person")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--plain", action="store_true", help="without the network's second look at the face")
+    parser.add_argument("--smiling", action="store_true", help="with the teeth shut")
+    parser.add_argument("--without-teeth", action="store_true", help="what is seen of teeth does not count")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()

@@ -20,15 +20,15 @@ from geodiff.geometry import orbit_camera
 from geodiff.head.model import HeadModel
 from geodiff.synth.motion import BLINK, random_expressions
 from geodiff.synth.subject import Subject
-from geodiff.types import Camera, HeadParams
+from geodiff.types import Camera, HeadParams, Motion
 
 
 @dataclass(frozen=True)
 class PortraitConfig:
     """size: side of the square image, pixels. distance: nearest and farthest camera, metres (uniform in logarithms).
     chin_to_crown: range of the head's height as a share of the side. pitch, roll: standard deviations in degrees.
-    open_mouths, closed_eyes: shares of the people whose mouth is wide open and whose eyes are shut. texture: side of
-    the painted skin in pixels."""
+    open_mouths, closed_eyes, smiles: shares of the people whose mouth is wide open, whose eyes are shut, and who show
+    their shut teeth in a smile and do nothing else. texture: side of the painted skin in pixels."""
 
     size: int = 512
     distance: tuple[float, float] = (0.5, 2.0)
@@ -37,6 +37,7 @@ class PortraitConfig:
     roll: float = 8.0
     open_mouths: float = 0.2
     closed_eyes: float = 0.15
+    smiles: float = 0.0
     texture: int = 1024
 
 
@@ -85,6 +86,8 @@ class Sitter:
         for name in BLINK:
             if draw[1] < self.config.closed_eyes:
                 motion.weights[name] = np.array([rng.uniform(0.85, 1.0)], np.float32)
+        if self.config.smiles > 0 and rng.random() < self.config.smiles:
+            motion = Motion(smile(rng), motion.rotation, motion.gaze)
         return head.motion_params(motion, self.subject.params)
 
     def photograph(self, yaw: float) -> SyntheticPortrait:
@@ -101,6 +104,17 @@ class Sitter:
         camera = rolled(camera, math.radians(roll), aside)
         frame = self.subject.render(self._posed, camera)
         return SyntheticPortrait(develop(frame.image, frame.mask, rng), frame.mask, self.params, camera, yaw)
+
+
+def smile(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """ARKit weights (1,) of a smile that shows teeth while the jaw is shut, of any strength."""
+    strength = rng.uniform(0.5, 1.0)
+    parts = {"mouthSmile": 0.9, "mouthUpperUp": 0.5, "mouthLowerDown": 0.7, "cheekSquint": 0.5}
+    return {
+        f"{name}{side}": np.array([np.clip(part * strength * rng.normal(1, 0.1), 0, 1)], np.float32)
+        for name, part in parts.items()
+        for side in ("Left", "Right")
+    }
 
 
 def rolled(camera: Camera, roll: float, aside: np.ndarray) -> Camera:
