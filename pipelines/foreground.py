@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from scipy.ndimage import binary_fill_holes, label
@@ -24,6 +26,8 @@ EDGE_SOFTNESS = 0.6
 RIM = 0.03
 #: How much more of the proposal is taken inside the mouth than where the portrait sees what a frame shows.
 MOUTH = 1.3
+#: Standard deviation, as a share of the side, of the blur that parts fine detail from the rest.
+FINE = 0.008
 #: Distance from white, in RGB, below which a subject's colour cannot be told from the background.
 PALE = 0.25
 
@@ -87,14 +91,32 @@ def smooth_outline(mask: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
     return (silhouette + own * (mask - silhouette)).astype(np.float32)
 
 
-def with_portrait(image: np.ndarray, condition: Condition, share: float) -> np.ndarray:
-    """A generated frame with the proposal's pixels where the portrait sees what the frame shows, and in the mouth.
+@dataclass(frozen=True)
+class Finish:
+    """How much of the proposal decoded frames take: short of training, networks are softer than the photograph, and
+    smear what they do not understand.
 
-    image: (H, W, 3) 0..1. share: 0 leaves the frame alone, 1 takes what is fully visible from the proposal. Of teeth
-    and the inside of the mouth `MOUTH` times as much is taken: short of training, networks make them grey.
+    keep_visible: share, 0..1, of the portrait's own pixels where it sees what a frame shows; of teeth and the inside of
+    the mouth `MOUTH` times as much. deviation: how far, 0..1, each colour may be from the proposal's inside the mesh's
+    silhouette; 1 leaves frames alone. detail: share, 0..1, of fine detail (finer than `FINE`) that is the proposal's.
     """
-    taken = np.maximum(share * condition.visibility, min(MOUTH * share, 1.0) * condition.mouth)
-    return image + taken[..., None] * (condition.proposal - image)
+
+    keep_visible: float = 0.0
+    deviation: float = 1.0
+    detail: float = 0.0
+
+    def __call__(self, image: np.ndarray, condition: Condition) -> np.ndarray:
+        """A generated frame (H, W, 3) 0..1 with what it takes of its condition's proposal."""
+        share = self.keep_visible
+        taken = np.maximum(share * condition.visibility, min(MOUTH * share, 1.0) * condition.mouth)
+        apart = (1.0 - taken[..., None]) * (image - condition.proposal)
+        if self.deviation < 1:
+            inside = condition.silhouette[..., None] > 0.5
+            apart = np.where(inside, np.clip(apart, -self.deviation, self.deviation), apart)
+        if self.detail > 0:
+            coarse = cv2.GaussianBlur(apart.astype(np.float32), (0, 0), FINE * len(image))
+            apart = apart + self.detail * (coarse - apart)
+        return np.clip(condition.proposal + apart, 0.0, 1.0)
 
 
 def coverage(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from geodiff.normals import resolve as resolve_normals
 from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import Track, track_image
 from geodiff.types import Camera
+from pipelines.foreground import Finish
 from pipelines.motion import DRIVE_CROPS, HEAD_POSES, DriveSequence, resolve_drive
 from pipelines.viewpoints import Viewpoint, select_viewpoints
 from pipelines.views import (
@@ -55,8 +56,7 @@ class GenerateConfig:
     image_size: side of the frames, pixels; 0 takes the size that the networks were trained at. networks: what
     `load_networks` takes. drive, head_pose, drive_crop: see `resolve_drive`. indexing: see `geodiff.clipset`.
     save_proposals: keep the proposals beside the frames.
-    keep_visible: share, 0..1, of the portrait's own pixels in the frames where the portrait sees what they show; of the
-    proposal's teeth and mouth a third more.
+    keep_visible, deviation, detail: how much frames take of the proposal, see `Finish`.
     normals: of the reference, "mesh" for the fitted mesh's, an ONNX file that estimates them (DAViD's), or "auto" for
     such a file in the cache folder where there is one. precision: of the denoiser, "auto" or a name in PRECISIONS;
     auto is bf16 on a GPU and fp32 elsewhere. runtime: how the networks run, which changes results by rounding only.
@@ -72,6 +72,8 @@ class GenerateConfig:
     indexing: str = "multiview"
     save_proposals: bool = True
     keep_visible: float = 0.0
+    deviation: float = 1.0
+    detail: float = 0.0
     normals: str = "mesh"
     precision: str = "auto"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -82,13 +84,19 @@ class GenerateConfig:
             raise ConfigError(f"frames must be at least 1, got {self.frames}: 16 is usual")
         if self.image_size < 0:
             raise ConfigError(f"image_size must be 0 or more, got {self.image_size}: 0 takes the networks' own size")
-        if not 0 <= self.keep_visible <= 1:
-            raise ConfigError(f"keep_visible must lie between 0 and 1, got {self.keep_visible}: 0 leaves frames alone")
+        for name, alone in (("keep_visible", 0), ("deviation", 1), ("detail", 0)):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must lie between 0 and 1, got {value}: {alone} leaves frames alone")
         select_viewpoints(self.views)
         choose("indexing", self.indexing, INDEXINGS)
         choose("head_pose", self.head_pose, HEAD_POSES)
         choose("drive_crop", self.drive_crop, DRIVE_CROPS)
         choose("precision", self.precision, ("auto", *PRECISIONS))
+
+    @property
+    def finish(self) -> Finish:
+        return Finish(self.keep_visible, self.deviation, self.detail)
 
     def resolved_precision(self, device: str) -> str:
         """A name in PRECISIONS."""
@@ -153,7 +161,7 @@ def generate(
     write_image(out / "reference" / "portrait.png", image)
     write_image(out / "reference" / "overlay.png", draw_overlay(image, track, head))
     job = Job(
-        plan, spec, config.networks, precision, config.runtime, config.sampling, config.keep_visible,
+        plan, spec, config.networks, precision, config.runtime, config.sampling, config.finish,
         config.save_proposals, seed,
     )  # fmt: skip
     _write_views(writer, job, networks, devices or (device,), report)

@@ -14,29 +14,29 @@ from geodiff.models.networks import Networks
 from geodiff.models.sampling import SamplingConfig
 from geodiff.synth.bench.expression import Ask
 from geodiff.synth.bench.tasks import Request
-from pipelines.foreground import composite, with_portrait
+from pipelines.foreground import Finish, composite
 from pipelines.portrait_normal import PortraitNormalOutput, PortraitNormalPipeline
 
 
 class NetworkMethod:
     """Frames as `geodiff generate` makes them, every one a clip of its own.
 
-    keep_visible: see `with_portrait`. seed: of the noise.
+    seed: of the noise.
     """
 
     def __init__(
-        self, networks: Networks, name: str, sampling: SamplingConfig, keep_visible: float = 0.0, seed: int = 0,
+        self, networks: Networks, name: str, sampling: SamplingConfig, finish: Finish = Finish(), seed: int = 0,
         device: str = "cpu", compute_dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         self.name, self.size = name, networks.config.image_size
         self.pipeline = PortraitNormalPipeline.from_networks(networks).to(device)
-        self.sampling, self.keep_visible, self.seed, self.compute_dtype = sampling, keep_visible, seed, compute_dtype
+        self.sampling, self.finish, self.seed, self.compute_dtype = sampling, finish, seed, compute_dtype
 
     def __call__(self, request: Request) -> list[Picture]:
         seeds = [1000 * shot.identity + shot.number for shot in request.shots]
         outputs = self.outputs(request.reference, request.conditions, self.tokens(request.crops), seeds)
         return [
-            finished(output, condition, self.keep_visible)
+            finished(output, condition, self.finish)
             for output, condition in zip(outputs, request.conditions, strict=True)
         ]
 
@@ -68,10 +68,10 @@ class NetworkMethod:
 
 
 class ExpressionMaker:
-    """A method as `geodiff.synth.bench.expression` asks it. ways: name -> share of the portrait's own pixels that are
-    kept where it sees what a frame shows."""
+    """A method as `geodiff.synth.bench.expression` asks it. ways: name -> how frames are
+    finished."""
 
-    def __init__(self, method: NetworkMethod, ways: Mapping[str, float]) -> None:
+    def __init__(self, method: NetworkMethod, ways: Mapping[str, Finish]) -> None:
         self.method, self.ways, self.size = method, ways, method.size
 
     def __call__(self, reference: Reference, asks: Sequence[Ask], seed: int) -> dict[str, list[Picture]]:
@@ -80,11 +80,11 @@ class ExpressionMaker:
         conditions = [ask.condition for ask in asks]
         outputs = method.outputs(reference, conditions, torch.cat(tokens), [seed] * len(asks))
         pairs = list(zip(outputs, conditions, strict=True))
-        return {name: [finished(*pair, share) for pair in pairs] for name, share in self.ways.items()}
+        return {name: [finished(*pair, finish) for pair in pairs] for name, finish in self.ways.items()}
 
 
-def finished(output: PortraitNormalOutput, condition: Condition, keep_visible: float) -> Picture:
+def finished(output: PortraitNormalOutput, condition: Condition, finish: Finish) -> Picture:
     """What is stored of a decoded frame; output: of one frame."""
-    shown = with_portrait(output.images[0], condition, keep_visible)
+    shown = finish(output.images[0], condition)
     image, normals, mask = composite(shown, output.normals[0], condition.silhouette, condition.beside)
     return Picture(image.astype(np.float32), mask, normals)

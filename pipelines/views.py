@@ -29,7 +29,7 @@ from geodiff.models.runtime import RuntimeConfig
 from geodiff.models.sampling import SamplingConfig
 from geodiff.sheets import normals_as_image
 from geodiff.types import Camera, HeadParams
-from pipelines.foreground import composite, with_portrait
+from pipelines.foreground import Finish, composite
 from pipelines.motion import DriveSequence
 from pipelines.portrait_normal import PortraitNormalPipeline
 
@@ -60,7 +60,7 @@ class Job:
     precision: str
     runtime: RuntimeConfig
     sampling: SamplingConfig
-    keep_visible: float
+    finish: Finish
     save_proposals: bool
     seed: int
 
@@ -113,7 +113,7 @@ class ViewMaker:
         params: HeadParams,
     ) -> None:  # fmt: skip
         """Finish and store one decoded frame; t: its timestep."""
-        kept = with_portrait(image, condition, self.job.keep_visible)
+        kept = self.job.finish(image, condition)
         shown, normal, mask = composite(kept, normals, condition.silhouette, condition.beside)
         writer.write_frame(t, view, _as_bytes(shown), _as_bytes(mask), params, _as_bytes(normals_as_image(normal)))
         if self.job.save_proposals:

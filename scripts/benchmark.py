@@ -118,12 +118,12 @@ def method_of(args: argparse.Namespace) -> tuple[Method, dict[str, Any]]:
     precision = config.resolved_precision(device)
     networks = load_networks(config.networks)
     method = NetworkMethod(
-        networks, args.generator, config.sampling, config.keep_visible, args.seed, device, PRECISIONS[precision]
+        networks, args.generator, config.sampling, config.finish, args.seed, device, PRECISIONS[precision]
     )
     hashes = {name: value[:12] for name, value in network_hashes(config.networks).items()}
     about = {
         "generator": args.generator, "weights": hashes, "sampling": asdict(config.sampling),
-        "keep_visible": config.keep_visible, "precision": precision, "seed": args.seed,
+        **asdict(config.finish), "precision": precision, "seed": args.seed,
     }  # fmt: skip
     return method, about
 

@@ -25,6 +25,7 @@ from geodiff.head import load_head
 from geodiff.synth.bench.definition import IDENTITIES, BenchConfig
 from geodiff.synth.bench.expression import measure_expression, table
 from geodiff.synth.bench.tasks import Bench
+from pipelines.foreground import Finish
 from pipelines.generate import PRECISIONS, GenerateConfig, load_networks
 from pipelines.synthbench import ExpressionMaker, NetworkMethod
 from recon.reconstruct import resolve_device
@@ -47,16 +48,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def maker_of(args: argparse.Namespace) -> ExpressionMaker:
-    """The generator, finished by the preset and without the portrait's own pixels."""
+    """The generator, finished by the preset, and left alone."""
     config = load_config(GenerateConfig, "generate", args.preset, [*args.overrides, f"networks={args.generator}"])
     device = resolve_device(args.device)
     precision = PRECISIONS[config.resolved_precision(device)]
     method = NetworkMethod(
-        load_networks(config.networks), args.generator, config.sampling, config.keep_visible, args.seed, device,
+        load_networks(config.networks), args.generator, config.sampling, config.finish, args.seed, device,
         precision,
     )  # fmt: skip
-    ways = {"as the preset has it": config.keep_visible, "networks alone": 0.0}
-    return ExpressionMaker(method, ways if config.keep_visible else {"networks alone": 0.0})
+    ways = {"as the preset has it": config.finish, "networks alone": Finish()}
+    return ExpressionMaker(method, ways if config.finish != Finish() else {"networks alone": Finish()})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

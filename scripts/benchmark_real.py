@@ -65,7 +65,7 @@ def method_of(args: argparse.Namespace) -> Method:
     precision = PRECISIONS[config.resolved_precision(device)]
     networks = load_networks(config.networks)
     return NetworkMethod(
-        networks, args.generator, config.sampling, config.keep_visible, args.seed, device, precision
+        networks, args.generator, config.sampling, config.finish, args.seed, device, precision
     )  # fmt: skip
 
 

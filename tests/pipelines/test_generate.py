@@ -25,7 +25,7 @@ from geodiff.tracking.track import Track, VideoTrack
 from geodiff.types import Camera
 from pipelines import generate as generating
 from pipelines import motion as drives
-from pipelines.foreground import composite, foreground_mask, smooth_outline, with_portrait
+from pipelines.foreground import Finish, composite, foreground_mask, smooth_outline
 from pipelines.generate import GenerateConfig, _fingerprint
 from pipelines.motion import resolve_drive
 from pipelines.viewpoints import VIEWPOINTS, select_viewpoints
@@ -139,9 +139,34 @@ def test_the_portrait_stays_where_it_sees() -> None:
     nothing, proposal = np.zeros((3, 1, 3), np.float32), np.ones((3, 1, 3), np.float32)
     visibility, mouth = np.array([[1.0], [0.0], [0.2]], np.float32), np.array([[0.0], [0.0], [1.0]], np.float32)
     condition = Condition(nothing, proposal, nothing, visibility, np.ones((3, 1), np.float32), mouth, 0 * mouth)
-    assert with_portrait(nothing, condition, 0.4)[:, 0, 0].tolist() == pytest.approx([0.4, 0.0, 0.52])
-    assert with_portrait(nothing, condition, 0.9)[:, 0, 0].tolist() == pytest.approx([0.9, 0.0, 1.0])
-    assert not with_portrait(nothing, condition, 0.0).any()
+    assert Finish(0.4)(nothing, condition)[:, 0, 0].tolist() == pytest.approx([0.4, 0.0, 0.52])
+    assert Finish(0.9)(nothing, condition)[:, 0, 0].tolist() == pytest.approx([0.9, 0.0, 1.0])
+    assert not Finish()(nothing, condition).any()
+
+
+def test_frames_stay_near_the_proposal_inside_the_mesh_alone() -> None:
+    rng, silhouette = np.random.default_rng(0), disk(64, 0.3)
+    proposal, nothing = rng.random((64, 64, 3), np.float32), np.zeros((64, 64), np.float32)
+    normals = np.zeros((64, 64, 3), np.float32)
+    condition = Condition(normals, proposal, normals, nothing, silhouette, nothing, nothing)
+    frame = rng.random((64, 64, 3), np.float32)
+    near = Finish(deviation=0.1)(frame, condition)
+    inside = silhouette > 0.5
+    assert np.abs(near - proposal)[inside].max() <= 0.1 + 1e-6
+    np.testing.assert_allclose(near[~inside], frame[~inside], atol=1e-6)
+    close = np.abs(frame - proposal) < 0.1
+    np.testing.assert_allclose(near[close], frame[close], atol=1e-6)
+
+
+def test_fine_detail_of_the_proposal_and_the_colours_of_the_networks() -> None:
+    rng, nothing = np.random.default_rng(0), np.zeros((128, 128), np.float32)
+    normals, whole = np.zeros((128, 128, 3), np.float32), np.ones((128, 128), np.float32)
+    proposal = (0.3 + 0.1 * rng.standard_normal((128, 128, 1)) * np.ones(3)).astype(np.float32)
+    frame = np.full((128, 128, 3), 0.6, np.float32)
+    condition = Condition(normals, proposal, normals, nothing, whole, nothing, nothing)
+    half, all_ = (Finish(detail=share)(frame, condition) for share in (0.5, 1.0))
+    assert half.mean() == pytest.approx(0.6, abs=0.01) and all_.mean() == pytest.approx(0.6, abs=0.01)
+    assert half.std() == pytest.approx(0.05, rel=0.15) and all_.std() == pytest.approx(0.1, rel=0.15)
 
 
 def test_a_rim_that_is_partly_white_comes_closer_to_its_own_colour() -> None:

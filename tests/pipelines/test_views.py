@@ -25,6 +25,7 @@ from geodiff.models.sampling import SamplingConfig
 from geodiff.tracking.track import track_image
 from geodiff.types import Camera, HeadParams
 from pipelines import views
+from pipelines.foreground import Finish
 from pipelines.generate import GenerateConfig, _prepare
 from pipelines.views import Job, ViewMaker, chosen_devices, clip_parts, make_views, make_views_on
 
@@ -37,7 +38,7 @@ def job(astronaut: np.ndarray) -> Job:
     config = GenerateConfig(image_size=64, views=3, frames=2, sampling=SAMPLING)
     plan = _prepare(astronaut, track_image(astronaut, head), head, 64, config, None)
     spec = ClipSetSpec(3, 2, fingerprint="test", preset="test")
-    return Job(plan, spec, "random:test", "fp32", RuntimeConfig(), SAMPLING, 0.0, True, seed=3)
+    return Job(plan, spec, "random:test", "fp32", RuntimeConfig(), SAMPLING, Finish(), True, seed=3)
 
 
 def writer_of(folder: Path, job: Job) -> ClipSetWriter:

@@ -21,6 +21,7 @@ from geodiff.synth.bench import expression
 from geodiff.synth.bench.definition import IDENTITIES, BenchConfig, at_rest
 from geodiff.synth.bench.expression import Ask, Measured, expression_of, goals, measure_expression, read_expression
 from geodiff.synth.bench.tasks import Bench, proposed
+from pipelines.foreground import Finish
 
 SMALL = BenchConfig.quick(identities=1, size=64, photo=256, supersample=1, texture=128)
 
@@ -114,6 +115,6 @@ def test_the_script_writes_what_was_measured(
     assert (tmp_path / "expression.md").read_text() == expression.table(measured)
     assert len(read_json(tmp_path / "expression.json")["rows"]) == len(measured.rows)
     ways = script.maker_of(script.parse([*arguments, "keep_visible=0.5", "--out", str(tmp_path)])).ways
-    assert list(ways.values()) == [0.5, 0.0]
+    assert list(ways.values()) == [Finish(0.5), Finish()]
     assert script.main(["--people", "0", "--out", str(tmp_path)]) == 2
     assert "--people must be 1 to 16" in capsys.readouterr().err
