@@ -97,8 +97,9 @@ class Finish:
     smear what they do not understand.
 
     keep_visible: share, 0..1, of the portrait's own pixels where it sees what a frame shows; of teeth and the inside of
-    the mouth `MOUTH` times as much. deviation: how far, 0..1, each colour may be from the proposal's inside the mesh's
-    silhouette; 1 leaves frames alone. detail: share, 0..1, of fine detail (finer than `FINE`) that is the proposal's.
+    the mouth `MOUTH` times as much. deviation: how far, 0..1, each colour may be from the proposal's; 1 leaves frames
+    alone. detail: share, 0..1, of fine detail (finer than `FINE`) that is the proposal's. These two hold well inside
+    the mesh's silhouette: where it ends the networks know better.
     """
 
     keep_visible: float = 0.0
@@ -110,12 +111,13 @@ class Finish:
         share = self.keep_visible
         taken = np.maximum(share * condition.visibility, min(MOUTH * share, 1.0) * condition.mouth)
         apart = (1.0 - taken[..., None]) * (image - condition.proposal)
-        if self.deviation < 1:
-            inside = condition.silhouette[..., None] > 0.5
-            apart = np.where(inside, np.clip(apart, -self.deviation, self.deviation), apart)
-        if self.detail > 0:
+        if self.deviation < 1 or self.detail > 0:
+            solid = (condition.silhouette > 0.5).astype(np.uint8)
+            inside = cv2.distanceTransform(solid, cv2.DIST_L2, 5)[..., None] / (RIM * len(image))
+            inside = np.clip(inside - 1.0, 0.0, 1.0)
+            apart = apart + inside * (np.clip(apart, -self.deviation, self.deviation) - apart)
             coarse = cv2.GaussianBlur(apart.astype(np.float32), (0, 0), FINE * len(image))
-            apart = apart + self.detail * (coarse - apart)
+            apart = apart + self.detail * inside * (coarse - apart)
         return np.clip(condition.proposal + apart, 0.0, 1.0)
 
 
