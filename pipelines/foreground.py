@@ -28,6 +28,9 @@ RIM = 0.03
 MOUTH = 1.3
 #: Standard deviation, as a share of the side, of the blur that parts fine detail from the rest.
 FINE = 0.008
+#: A proposal whose colours are all less saturated than this (largest less smallest channel) is of a grey photograph.
+GREY = 0.05
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 #: Distance from white, in RGB, below which a subject's colour cannot be told from the background.
 PALE = 0.25
 
@@ -118,6 +121,9 @@ class Finish:
             apart = apart + inside * (np.clip(apart, -self.deviation, self.deviation) - apart)
             coarse = cv2.GaussianBlur(apart.astype(np.float32), (0, 0), FINE * len(image))
             apart = apart + self.detail * inside * (coarse - apart)
+        if np.ptp(condition.proposal, axis=-1).max() < GREY:
+            # Networks that saw coloured people tint a grey photograph.
+            apart = np.broadcast_to(apart @ LUMA[:, None], apart.shape)
         return np.clip(condition.proposal + apart, 0.0, 1.0)
 
 

@@ -158,6 +158,17 @@ def test_frames_stay_near_the_proposal_inside_the_mesh_alone() -> None:
     np.testing.assert_allclose(near[close], frame[close], atol=1e-6)
 
 
+def test_frames_of_a_grey_photograph_are_grey() -> None:
+    rng, nothing = np.random.default_rng(0), np.zeros((16, 16), np.float32)
+    frame, normals = rng.random((16, 16, 3), np.float32), np.zeros((16, 16, 3), np.float32)
+    grey = np.repeat(rng.random((16, 16, 1), np.float32), 3, 2)
+    tinted = grey * np.array([1.0, 0.9, 0.8], np.float32)
+    for proposal, is_grey in ((grey, True), (tinted, False)):
+        found = Finish()(frame, Condition(normals, proposal, normals, nothing, nothing, nothing, nothing))
+        assert (np.ptp(found, axis=-1).max() < 1e-5) == is_grey
+        np.testing.assert_allclose(found @ [0.299, 0.587, 0.114], frame @ [0.299, 0.587, 0.114], atol=1e-5)
+
+
 def test_fine_detail_of_the_proposal_and_the_colours_of_the_networks() -> None:
     rng, nothing = np.random.default_rng(0), np.zeros((128, 128), np.float32)
     normals, whole = np.zeros((128, 128, 3), np.float32), np.ones((128, 128), np.float32)
