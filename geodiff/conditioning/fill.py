@@ -222,7 +222,9 @@ def _fill_groups(
     beyond: (N, 3) colours of the portrait's hair outside the mesh. teeth: (V, 5) `tooth_coordinates`.
     lying: (V,) bool what faces upwards.
     """
-    priors = _priors(place, lying, groups, sources.tone) | {"teeth": tooth_colors(teeth, sources.tone)}
+    priors = _priors(place, lying, groups, sources.tone)
+    priors["teeth"] = np.zeros(color.shape, np.float32)
+    priors["teeth"][groups["teeth"]] = tooth_colors(teeth[groups["teeth"]], sources.tone)
     filled = color.astype(np.float32).copy()
     cloth, dressed = filled.copy(), neckline.clothed(sources.color) > 0.5
     # A beard and its shadow may look like a coat, but not above the neckline.

@@ -62,7 +62,8 @@ def bake(
     here, there, color, match = texel[:, :6], texel[:, 6:12], texel[:, 12:15], texel[:, 15:18]
     covered = smoothstep(texel[:, 23], -HEM, HEM)[:, None]
     color = color + covered * (texel[:, 20:23] - color)
-    color = color + texel[:, 25:26] * (tooth_colors(texel[:, 26:], fill.tone) - color)
+    teeth = np.flatnonzero(texel[:, 25] > 0)
+    color[teeth] += texel[teeth, 25:26] * (tooth_colors(texel[teeth, 26:], fill.tone) - color[teeth])
     _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, front), _depth(here, camera)))
     for points, gain in ((there, np.exp(match)), (here, None)):
         seen = visibility(points[:, :3], unit(points[:, 3:])) * (1.0 - texel[:, 24])
