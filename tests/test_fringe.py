@@ -14,7 +14,7 @@ from test_conditioning import photograph
 from geodiff.conditioning import Conditioner, crop_reference, framed_camera, head_frame
 from geodiff.conditioning.pixels import carry
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.teeth import WIDTHS, tooth_colors, tooth_coordinates
+from geodiff.conditioning.teeth import WIDTHS, Tints, tooth_colors, tooth_coordinates
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -158,10 +158,19 @@ def test_teeth_are_brighter_than_gums_and_parted_by_lines(tone: tuple[float, ...
         np.array(
             [[0.5, 0.004, 0, 0, 0], [1.0, 0.004, 0, 0, 0], [0.5, 0.014, 0, 0, 0], [0.5, 0.004, 0, 0.03, 0]], np.float32
         ),
-        skin,
+        Tints.of(skin),
     )
     assert middle.mean() > skin.mean() and middle.mean() > 1.15 * contact.mean() and middle.mean() > back.mean()
     assert gum[0] - gum[1] > 2 * (middle[0] - middle[1])
+
+
+def test_teeth_that_are_seen_tell_the_colour_of_the_others() -> None:
+    rng, yellow = np.random.default_rng(0), np.array([0.8, 0.7, 0.4])
+    seen = np.concatenate([yellow + 0.02 * rng.standard_normal((60, 3)), np.full((30, 3), [0.5, 0.2, 0.2])])
+    tints = Tints.of(np.array([0.8, 0.6, 0.5]), seen)
+    np.testing.assert_allclose(tints.enamel, yellow, atol=0.02)
+    front = tooth_colors(np.array([[0.5, 0.004, 1, 0, 0]]), tints)[0]
+    np.testing.assert_allclose(front, yellow, atol=0.03)
 
 
 def test_a_shut_mouth_does_not_colour_the_teeth(head: HeadModel) -> None:

@@ -22,7 +22,7 @@ from geodiff.conditioning.surface import (
     to_pixels,
     unit,
 )
-from geodiff.conditioning.teeth import tooth_colors, tooth_coordinates
+from geodiff.conditioning.teeth import Tints, tooth_colors, tooth_coordinates
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
@@ -47,14 +47,14 @@ class Fill:
     """Colours of all V vertices, 0..1. color: (V, 3). matching: (V, 3) log gains that match mirrored colours to this
     side. cloth: (V, 3) the colour where a point is covered by clothes. hem: (V,) metres by which it lies below the
     neckline; far below or above where there is none. guessed: (V,) bool, teeth and inside of a mouth that is shut.
-    tone: (3,) the skin's usual colour."""
+    tints: of teeth."""
 
     color: np.ndarray
     matching: np.ndarray
     cloth: np.ndarray
     hem: np.ndarray
     guessed: np.ndarray
-    tone: np.ndarray
+    tints: Tints
 
 
 def fill_vertices(
@@ -116,7 +116,7 @@ def fill_vertices(
     smooth = smoother(head)
     matching = (smooth @ (smooth @ matching)).astype(np.float32)
     colors, clothes = (both[:, n].astype(np.float32) for n in range(2))
-    return Fill(colors, matching, clothes, hem.astype(np.float32), guessed, sources.tone)
+    return Fill(colors, matching, clothes, hem.astype(np.float32), guessed, sources.tints)
 
 
 def _within(links: sparse.csr_matrix, groups: dict[str, np.ndarray], clothed: np.ndarray) -> sparse.csr_matrix:
@@ -187,11 +187,16 @@ class _Sources:
         skin = self.group == GROUPS.index("skin")
         return np.median(self.color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
 
+    @property
+    def tints(self) -> Tints:
+        """Of teeth."""
+        return Tints.of(self.tone, self.color[self.group == GROUPS.index("teeth")] if self.shows("teeth") else None)
+
     def shows(self, name: str) -> bool:
         """Whether enough is seen of a kind of surface to fill the rest of it."""
         number = GROUPS.index(name)
-        # Teeth and mouth are shown by an open mouth only; a few points between closed lips say nothing about them.
-        share = 0.15 if name in ("teeth", "mouth_interior") else 0.02
+        # The mouth is shown when it is open only; a few points between closed lips say nothing about it.
+        share = 0.15 if name == "mouth_interior" else 0.02
         return bool((self.group == number).sum() >= max(10, share * self.totals[number]))
 
     def unseen_mouth(self, groups: dict[str, np.ndarray]) -> np.ndarray:
@@ -224,7 +229,7 @@ def _fill_groups(
     """
     priors = _priors(place, lying, groups, sources.tone)
     priors["teeth"] = np.zeros(color.shape, np.float32)
-    priors["teeth"][groups["teeth"]] = tooth_colors(teeth[groups["teeth"]], sources.tone)
+    priors["teeth"][groups["teeth"]] = tooth_colors(teeth[groups["teeth"]], sources.tints)
     filled = color.astype(np.float32).copy()
     cloth, dressed = filled.copy(), neckline.clothed(sources.color) > 0.5
     # A beard and its shadow may look like a coat, but not above the neckline.
@@ -235,7 +240,7 @@ def _fill_groups(
         if not target.any():
             continue
         source = sources.group == number
-        if not sources.shows(name):
+        if name == "teeth" or not sources.shows(name):
             filled[target] = priors[name][target]
             if name == "scalp" and len(beyond) > 50:
                 filled[target] = np.median(beyond, 0)

@@ -24,6 +24,7 @@ CENTRE, PIECE, SCALLOP, LINE, CONTACT = 0.03, 0.002, 0.0018, 0.0006, 0.4
 #: over which shade falls.
 ENAMEL, GUM, LUMINANCE = np.array([0.95, 0.91, 0.84]), np.array([0.72, 0.40, 0.38]), 0.55
 SHADE, INNER = 0.035, 0.006
+LUMA = np.array([0.299, 0.587, 0.114])
 
 _rows: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
@@ -103,8 +104,30 @@ def _opening(head: HeadModel) -> np.ndarray:
     return moved > 0.5 * moved[head.regions["teeth"].numpy()].max(initial=0.0)
 
 
-def tooth_colors(coordinates: np.ndarray, tone: np.ndarray) -> np.ndarray:
-    """(N, 3) 0..1 colours at `tooth_coordinates` (N, 5). tone: (3,) the face's usual colour, which tells its light."""
+@dataclass(frozen=True)
+class Tints:
+    """Colours (3,) 0..1 of front teeth and gums in a portrait's light."""
+
+    enamel: np.ndarray
+    gum: np.ndarray
+
+    @staticmethod
+    def of(tone: np.ndarray, seen: np.ndarray | None = None) -> Tints:
+        """tone: (3,) the face's usual colour, which tells the light. seen: (N, 3) colours that the portrait shows of
+        teeth, where it shows them."""
+        # Skin may be dark in bright light, or fair in dim: teeth are between what either would make of them.
+        light = float(np.clip(np.sqrt(tone @ LUMA / LUMINANCE), 0.5, 1.05))
+        saturated = float(np.clip((tone.max() - tone.min()) / 0.15, 0, 1))
+        enamel, gum = (light * (color @ LUMA + saturated * (color - color @ LUMA)) for color in (ENAMEL, GUM))
+        if seen is not None:
+            # The darker half are gums, shadows and what is between teeth.
+            luma = seen @ LUMA
+            enamel = np.median(seen[luma >= np.median(luma)], 0)
+        return Tints(enamel, gum)
+
+
+def tooth_colors(coordinates: np.ndarray, tints: Tints) -> np.ndarray:
+    """(N, 3) float32 0..1 colours at `tooth_coordinates` (N, 5)."""
     number, height, behind = np.abs(coordinates[:, 0]), coordinates[:, 1], coordinates[:, 3]
     row = (coordinates[:, 2] > 0.5).astype(int)
     tooth = np.minimum(number.astype(int), WIDTHS.shape[1] - 1)
@@ -113,12 +136,6 @@ def tooth_colors(coordinates: np.ndarray, tone: np.ndarray) -> np.ndarray:
     crown = HEIGHTS[row, tooth] - SCALLOP * (2 * across - 1) ** 2
     gum = np.clip((height - crown) / 0.0008 + 0.5, 0, 1)[:, None]
     line = CONTACT * np.exp(-((beside / LINE) ** 2))[:, None]
-    # Skin may be dark in bright light, or fair in dim: teeth are between what either would make of them.
-    luma = np.array([0.299, 0.587, 0.114])
-    light = float(np.clip(np.sqrt(tone @ luma / LUMINANCE), 0.5, 1.05))
-    saturated = float(np.clip((tone.max() - tone.min()) / 0.15, 0, 1))
     shade = np.exp(-np.maximum(behind, 0) / SHADE - np.maximum(coordinates[:, 4], 0) / INNER)[:, None]
-    enamel = ENAMEL * (0.25 + 0.75 * shade) ** np.array([1.0, 1.1, 1.3]) * (1 - line * np.array([0.8, 1.0, 1.0]))
-    color = enamel + gum * (GUM * (0.4 + 0.6 * shade) - enamel)
-    grey = (color @ luma)[:, None]
-    return np.clip(light * (grey + saturated * (color - grey)), 0, 1).astype(np.float32)
+    enamel = tints.enamel * (0.25 + 0.75 * shade) ** np.array([1.0, 1.1, 1.3]) * (1 - line * np.array([0.8, 1.0, 1.0]))
+    return np.clip(enamel + gum * (tints.gum * (0.4 + 0.6 * shade) - enamel), 0, 1).astype(np.float32)

@@ -53,7 +53,7 @@ def bake(
             fill.cloth,
             fill.hem[:, None],
             fill.guessed[:, None],
-            (fill.guessed & head.regions["teeth"].numpy())[:, None],
+            head.regions["teeth"].numpy()[:, None],
             tooth_coordinates(head),
         ],
         1,
@@ -63,7 +63,7 @@ def bake(
     covered = smoothstep(texel[:, 23], -HEM, HEM)[:, None]
     color = color + covered * (texel[:, 20:23] - color)
     teeth = np.flatnonzero(texel[:, 25] > 0)
-    color[teeth] += texel[teeth, 25:26] * (tooth_colors(texel[teeth, 26:], fill.tone) - color[teeth])
+    color[teeth] += texel[teeth, 25:26] * (tooth_colors(texel[teeth, 26:], fill.tints) - color[teeth])
     _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, front), _depth(here, camera)))
     for points, gain in ((there, np.exp(match)), (here, None)):
         seen = visibility(points[:, :3], unit(points[:, 3:])) * (1.0 - texel[:, 24])
