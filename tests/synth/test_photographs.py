@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,7 +18,14 @@ from geodiff.head import load_head
 from geodiff.media import write_image
 from geodiff.metrics.picture import Picture
 from geodiff.synth.bench import photographs
-from geodiff.synth.bench.photographs import Photograph, choose_portrait, compare, read_photographs, request
+from geodiff.synth.bench.photographs import (
+    Photograph,
+    choose_portrait,
+    compare,
+    reached,
+    read_photographs,
+    request,
+)
 from geodiff.synth.bench.scores import chosen, frame_metrics
 from geodiff.synth.bench.tasks import Proposal
 from geodiff.synth.subject import Subject
@@ -71,6 +79,21 @@ def test_others_are_asked_for_at_their_own_cameras(seen: list[Photograph]) -> No
     assert all(score.figures["mask_iou"] > 0.6 and score.figures["psnr"] > 9 for score in result)
     assert "no normal maps" in result[0].missing["normal_degrees"]
     assert isinstance(shown[0].truth, Picture)
+
+
+def test_what_a_photograph_does_not_reach_is_not_compared(seen: list[Photograph]) -> None:
+    head, portrait = load_head("builtin"), choose_portrait(seen)
+    whole = next(one for one in seen if one is not portrait)
+    low = dataclasses.replace(whole.track.camera, height=100)
+    track = dataclasses.replace(whole.track, camera=low, matte=whole.track.matte[:100])
+    cropped = crop_reference(whole.image[:100], track.matte, track.params, low, head, SIZE)
+    cut = Photograph("cut.png", whole.image[:100], track, cropped)
+    assert reached(whole, head).min() > 0.9 and 0.3 < reached(cut, head).mean() < 0.9
+    overlaps = [
+        compare(portrait, [one], head, Proposal(SIZE), frame_metrics(METRICS.split(",")))[0][0].figures["mask_iou"]
+        for one in (whole, cut)
+    ]
+    assert overlaps[1] > overlaps[0] - 0.05
 
 
 def test_folders_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 One photograph is the portrait. Each of the others is tracked, and asked for at its own pose and expression: what the
 tracker finds in it is carried to the portrait's identity, and its camera to the portrait's world by the similarity
 between the two fitted heads' landmarks. What is true is the photograph itself, under the crop rule, inside its matte;
-there are no true normals.
+there are no true normals. Where the photograph does not reach, nothing is compared.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def compare(
     for number, (one, picture) in enumerate(zip(others, method(asked), strict=True)):
         side, condition = one.cropped.size, asked.conditions[number]
         truth = Picture(one.cropped.image, one.cropped.mask)
-        result, baseline = sized(picture, side), sized(proposed(condition), side)
+        reach = reached(one, head)
+        result, baseline = (_within(sized(made, side), reach) for made in (picture, proposed(condition)))
         seen = sized(Picture(condition.visibility), side).image
         for name, compared in (("result", result), ("proposal", baseline)):
             figures, missing = measure(compared, truth, seen, metrics, setup)
@@ -141,6 +142,18 @@ def compare(
         crop = (asked.crops[number] * 255 + 0.5).astype(np.uint8)
         shown.append(Compared(portrait.cropped.image, crop, truth, baseline, result))
     return scores, shown
+
+
+def reached(one: Photograph, head: HeadModel) -> np.ndarray:
+    """(S, S) 0..1, how much of each pixel of its crop a photograph shows."""
+    camera = head.canonicalise(one.track.params, one.track.camera)[1]
+    return resample(np.ones(one.image.shape[:2], np.float32), camera, one.cropped.camera)
+
+
+def _within(picture: Picture, reach: np.ndarray) -> Picture:
+    """A picture, white where the photograph (S, S) does not reach."""
+    image = picture.image + (1 - reach[..., None]) * (1 - picture.image)
+    return replace(picture, image=image, alpha=None if picture.alpha is None else picture.alpha * reach)
 
 
 def _carried(found: HeadParams, own: HeadParams) -> HeadParams:
