@@ -28,12 +28,11 @@ def plain_carry(vertices, carried: Carried, camera: Camera, supersample: int, be
     full = np.zeros((*covered.shape, 10))
     full[covered] = np.concatenate([color, point[:, 3:], texel[:, 3:], inner, none, all_], 1)
     if beside is not None:
-        places, sheet, strength = beside
-        more = mesh.rasterize(places, sheet.faces, fine)
+        more = mesh.rasterize(beside.vertices, beside.faces, fine)
         shown = more.mask & ~covered
-        table = mesh.interpolate(more, sheet.faces, sheet.table)[shown]
-        color = exact_sample(sheet.photo, table[:, :2])
-        part = strength * color[:, 3:].clip(0, 1)
+        table = mesh.interpolate(more, beside.faces, beside.table)[shown]
+        color = exact_sample(beside.photo, table[:, :2])
+        part = beside.strength * color[:, 3:].clip(0, 1)
         full[shown] = part * np.concatenate([color[:, :3], table[:, 2:], np.ones((len(part), 4)) * [1, 0, 1, 1]], 1)
     out = full.reshape(camera.height, supersample, camera.width, supersample, 10).mean((1, 3))
     return out[..., :9], out[..., 9]

@@ -34,15 +34,17 @@ class Carried(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """What stands beside the head in a frame, float32.
+    """What stands beside the head in a frame, and shows where the head does not.
 
-    faces: (Q, 3) int32. table: (N, 5) the vertices' places in the portrait's pixels, and their normals. photo:
-    (D, D, 4) the portrait's colours and its matte.
+    vertices: (N, 3) metres, world. faces: (Q, 3) int32. table: (N, 5) float32 the vertices' places in the portrait's
+    pixels, and their normals. photo: (D, D, 4) float32 the portrait's colours and its matte. strength: 0..1.
     """
 
+    vertices: np.ndarray
     faces: np.ndarray
     table: np.ndarray
     photo: np.ndarray
+    strength: float
 
 
 @kept(inline="always")
@@ -103,7 +105,7 @@ def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: 
 
 
 @kept(fastmath=True, error_model="numpy")
-def _beside_kernel(covered, face, screen, inverse_z, sheet, strength, supersample, out):  # noqa: ANN001, ANN202
+def _beside_kernel(covered, face, screen, inverse_z, sheet, supersample, out):  # noqa: ANN001, ANN202
     """Adds what a sheet shows to the means of `_carry_kernel`, at samples where the head does not cover it."""
     height, width, _ = out.shape
     share = np.float32(1.0 / (supersample * supersample))
@@ -126,7 +128,7 @@ def _beside_kernel(covered, face, screen, inverse_z, sheet, strength, supersampl
                 lower = photo[row + 1, column, n]
                 lower += right * (photo[row + 1, column + 1, n] - lower)
                 color[n] = upper + down * (lower - upper)
-            part = share * strength * min(max(color[3], np.float32(0)), np.float32(1))
+            part = share * np.float32(sheet.strength) * min(max(color[3], np.float32(0)), np.float32(1))
             to = out[y // supersample, x // supersample]
             for n in range(3):
                 to[n] += part * color[n]
@@ -137,27 +139,22 @@ def _beside_kernel(covered, face, screen, inverse_z, sheet, strength, supersampl
 
 
 def carry(
-    vertices: mesh.Array,
-    carried: Carried,
-    camera: Camera,
-    supersample: int,
-    beside: tuple[np.ndarray, Sheet, float] | None = None,
+    vertices: mesh.Array, carried: Carried, camera: Camera, supersample: int, beside: Sheet | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colour, normal, visibility, what is the mouth's inside and what stands beside the head (H, W, 9) of a posed head
     in a camera's pixels, means over each pixel's samples, those that see nothing counting as 0, and the share of
     samples that see either (H, W), float32.
 
-    vertices: (V, 3) metres, world. supersample: samples along each side of a pixel. beside: vertices (N, 3) of a sheet
-    that shows where the head does not, what it shows, and how strongly, 0..1.
+    vertices: (V, 3) metres, world. supersample: samples along each side of a pixel. beside: what stands beside the
+    head.
     """
     fine = camera.resized(camera.width * supersample, camera.height * supersample)
     seen = mesh.visible(vertices, carried.faces, fine)
     out = np.zeros((camera.height, camera.width, 10), np.float32)
     _carry_kernel(seen.face, seen.screen, seen.inverse_z, carried, supersample, out)
     if beside is not None:
-        places, sheet, strength = beside
-        more = mesh.visible(places, sheet.faces, fine)
-        _beside_kernel(seen.face, more.face, more.screen, more.inverse_z, sheet, np.float32(strength), supersample, out)
+        more = mesh.visible(beside.vertices, beside.faces, fine)
+        _beside_kernel(seen.face, more.face, more.screen, more.inverse_z, beside, supersample, out)
     return out[..., :9], np.minimum(out[..., 9], 1.0)
 
 

@@ -128,17 +128,15 @@ class Conditioner:
         fringe = Fringe.around(vertices, self._carried.faces, self._photo_camera, matte)
         return fringe, np.concatenate([self._photo, matte[..., None]], 2, dtype=np.float32)
 
-    def _beside(
-        self, vertices: np.ndarray, normals: np.ndarray, camera: Camera
-    ) -> tuple[np.ndarray, Sheet, float] | None:
+    def _beside(self, vertices: np.ndarray, normals: np.ndarray, camera: Camera) -> Sheet | None:
         """For `carry`: the fringe of a posed head whose vertices (V, 3) have normals (V, 3)."""
         fringe, photo = self._fringe
         strength = fringe.strength(camera)
         if strength == 0 or not len(fringe.faces):
             return None
         turned = (fringe.weights[..., None] * normals[fringe.anchors]).sum(1)
-        sheet = Sheet(fringe.faces, np.concatenate([fringe.places, turned], 1, dtype=np.float32), photo)
-        return fringe.vertices(vertices), sheet, strength
+        table = np.concatenate([fringe.places, turned], 1, dtype=np.float32)
+        return Sheet(fringe.vertices(vertices), fringe.faces, table, photo, strength)
 
     def _pose_map(self, params: HeadParams, camera: Camera) -> np.ndarray:
         pose = (params.rotation, params.translation, params.neck_pose, camera.viewmat, camera.K)
