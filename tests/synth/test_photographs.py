@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from script_modules import load_script
 
 from geodiff.conditioning import crop_reference, framed_camera, head_frame
@@ -22,15 +23,17 @@ from geodiff.synth.bench.photographs import (
     Photograph,
     choose_portrait,
     compare,
+    expression_of,
     reached,
     read_photographs,
     request,
 )
 from geodiff.synth.bench.scores import chosen, frame_metrics
 from geodiff.synth.bench.tasks import Proposal
+from geodiff.synth.portraits import PortraitConfig, Sitter
 from geodiff.synth.subject import Subject
 from geodiff.tracking.landmarks import Face
-from geodiff.tracking.track import Track
+from geodiff.tracking.track import Track, TrackConfig, track_image
 
 SIZE = 64
 METRICS = "psnr,mask_iou,normal_degrees"
@@ -53,6 +56,12 @@ def seen() -> list[Photograph]:
     return found
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expressions as they are, of people who show no face to the detector."""
+    monkeypatch.setattr(photographs, "expression_of", lambda one, *_: one.cropped.params)
+
+
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("benchmark_real")
@@ -66,6 +75,7 @@ def test_the_portrait_is_the_most_frontal_or_the_one_named(seen: list[Photograph
         choose_portrait(seen, "x")
 
 
+@pytest.mark.usefixtures("told")
 def test_others_are_asked_for_at_their_own_cameras(seen: list[Photograph]) -> None:
     head, portrait = load_head("builtin"), choose_portrait(seen)
     others = [one for one in seen if one is not portrait]
@@ -81,6 +91,7 @@ def test_others_are_asked_for_at_their_own_cameras(seen: list[Photograph]) -> No
     assert isinstance(shown[0].truth, Picture)
 
 
+@pytest.mark.usefixtures("told")
 def test_what_a_photograph_does_not_reach_is_not_compared(seen: list[Photograph]) -> None:
     head, portrait = load_head("builtin"), choose_portrait(seen)
     whole = next(one for one in seen if one is not portrait)
@@ -110,6 +121,7 @@ def test_folders_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytes
         read_photographs(tmp_path, head, SIZE)
 
 
+@pytest.mark.usefixtures("told")
 def test_a_folder_ends_in_a_sheet_and_figures(
     script: ModuleType, seen: list[Photograph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -127,3 +139,18 @@ def test_a_folder_ends_in_a_sheet_and_figures(
     assert "Left out: back.png" in capsys.readouterr().out
     assert script.main([*arguments, "--reference", "nobody"]) == 2
     assert "the portrait must be one of" in capsys.readouterr().err
+
+
+def test_expressions_are_read_on_the_portraits_identity() -> None:
+    """On its own identity a photograph shows what it shows; on another, what fits its landmarks there."""
+    head = load_head("builtin")
+    photo = Sitter(head, 3, PortraitConfig(size=256, texture=256)).photograph(10.0)
+    track = track_image(photo.image, head, config=TrackConfig(fit_hair=False))
+    cropped = crop_reference(photo.image, track.matte, track.params, track.camera, head, SIZE)
+    one = Photograph("photo.png", photo.image, track, cropped)
+    own = expression_of(one, track.params, head)
+    np.testing.assert_allclose(own.expr, track.params.expr, atol=0.03)
+    other = track.params.replace(shape=track.params.shape + 1.5 * torch.tanh(torch.arange(head.num_shape) - 3.0))
+    read = expression_of(one, other, head)
+    np.testing.assert_allclose(read.shape, other.shape, atol=1e-6)
+    assert float((read.expr - own.expr).abs().max()) > 0.03

@@ -27,8 +27,12 @@ from geodiff.synth.bench.definition import Shot, at_rest, view_angle
 from geodiff.synth.bench.scores import Score, measure, sized
 from geodiff.synth.bench.tasks import Compared, Method, Request, proposed
 from geodiff.tracking.accuracy import similarity
+from geodiff.tracking.fit import LandmarkFitter
 from geodiff.tracking.matte import on_white
+from geodiff.tracking.refine import most_likely
+from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.track import Track, track_image
+from geodiff.tracking.witnesses import witnesses
 from geodiff.types import Camera, HeadParams
 
 #: Name of the task in scores, and what stands for "the driving photograph" in them.
@@ -101,7 +105,7 @@ def request(portrait: Photograph, others: Sequence[Photograph], head: HeadModel,
     image, track = portrait.image, portrait.track
     reference = crop_reference(image, track.matte, track.params, track.camera, head, size)
     conditioner = Conditioner(head, reference)
-    params = [_carried(one.cropped.params, reference.params) for one in others]
+    params = [_carried(expression_of(one, reference.params, head), reference.params) for one in others]
     cameras = [_camera_of(head, one.cropped, own).resized(size, size) for one, own in zip(others, params, strict=True)]
     return Request(
         head=head,
@@ -148,6 +152,17 @@ def reached(one: Photograph, head: HeadModel) -> np.ndarray:
     """(S, S) 0..1, how much of each pixel of its crop a photograph shows."""
     camera = head.canonicalise(one.track.params, one.track.camera)[1]
     return resample(np.ones(one.image.shape[:2], np.float32), camera, one.cropped.camera)
+
+
+def expression_of(one: Photograph, own: HeadParams, head: HeadModel) -> HeadParams:
+    """What a photograph shows of the person whose identity is that of `own`: who knows how wide a mouth is at rest sees
+    how far it is pursed."""
+    look = most_likely(one.image, one.track.face)
+    fitter = LandmarkFitter(head, (one.image.shape[1], one.image.shape[0]), TrackConfig().fitting(refined=True))
+    points, known = look.points[None], witnesses([look], head, fitter)
+    found = fitter.solve(points, fitter.start(points), witnesses=known)
+    found = replace(found, shape=own.shape.double().numpy())
+    return fitter.result(fitter.solve(points, found, shared=False, witnesses=known), points).params
 
 
 def _within(picture: Picture, reach: np.ndarray) -> Picture:
