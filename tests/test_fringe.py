@@ -12,6 +12,7 @@ from plain_conditions import plain_carry
 from test_conditioning import photograph
 
 from geodiff.conditioning import Conditioner, crop_reference, framed_camera, head_frame
+from geodiff.conditioning.fringe import Fringe
 from geodiff.conditioning.pixels import carry
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.teeth import WIDTHS, Tints, tooth_colors, tooth_coordinates
@@ -86,6 +87,16 @@ def test_a_head_that_bends_takes_it_along(head: HeadModel, tufted: Reference) ->
         for params in (tufted.params, bent)
     ]
     np.testing.assert_allclose(places[1] - places[0], moved[1] - moved[0], atol=4)
+
+
+def test_without_anything_beside_the_mesh_there_is_no_sheet(head: HeadModel) -> None:
+    params, camera = before_camera(head)
+    vertices, faces = head.vertices(params)[0].numpy(), head.faces.numpy()
+    inside = (mesh.rasterize(vertices, faces, camera).face >= 0).astype(np.float32)
+    away = vertices + np.array([50.0, 0, 0], np.float32)
+    for places, matte in ((vertices, np.zeros_like(inside)), (vertices, inside), (away, np.ones_like(inside))):
+        fringe = Fringe.around(places, faces, camera, matte)
+        assert len(fringe.faces) == 0 and fringe.vertices(places).shape == (0, 3)
 
 
 def test_the_sheet_is_drawn_as_by_its_plain_twin(head: HeadModel, tufted: Reference) -> None:

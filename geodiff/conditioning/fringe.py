@@ -61,7 +61,7 @@ class Fringe:
         corners = np.arange(len(nodes) ** 2).reshape(len(nodes), -1)
         cells = np.stack([corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]], -1).reshape(-1, 4)
         kept = beside[nodes[:-1, None] + step // 2, nodes[:-1] + step // 2].ravel()
-        kept &= np.ptp(depth.ravel()[cells], axis=1) < GAP
+        kept &= (depth.ravel()[cells].min(1) > 0) & (np.ptp(depth.ravel()[cells], axis=1) < GAP)
         cells = cells[kept]
         used, cells = np.unique(cells, return_inverse=True)
         cells = cells.reshape(-1, 4)
