@@ -31,7 +31,7 @@ from geodiff.tracking.perception import Region
 from geodiff.training.faces import KEPT_PIXELS, KEPT_REACH, face_file, write_shown
 
 FIRST_SEED = 2**96
-PORTRAITS = PortraitConfig(pitch=11, roll=9, texture=384)
+PORTRAITS = PortraitConfig(pitch=11, roll=9, texture=384, smiles=0.08)
 #: Sides of the photographs in pixels, one by person.
 SIZES = (256, 256, 256, 384)
 #: Photographs of a person, each in its own expression and light.

@@ -36,11 +36,27 @@ GROUPS = (
 )
 NAMES = tuple(dict.fromkeys(name for names, *_ in GROUPS for name in names))
 BLINK = ("eyeBlinkLeft", "eyeBlinkRight")
+#: What a smile that shows shut teeth is made of, on both sides, and how strong each is at most. Before cameras it is
+#: the most usual expression, and the groups hardly ever mix it.
+SMILE = {"mouthSmile": 0.9, "mouthUpperUp": 0.5, "mouthLowerDown": 0.7, "cheekSquint": 0.5}
 
 
-def random_weights(rng: np.random.Generator, mild: bool = False) -> tuple[dict[str, float], np.ndarray]:
-    """ARKit weights in 0..1 and gaze (2,) yaw, pitch in radians. mild: near neutral, as in a portrait."""
+def shut_smile(rng: np.random.Generator, mild: bool = False) -> dict[str, float]:
+    """ARKit weights in 0..1 of a smile that shows teeth while the jaw is shut."""
+    strength = rng.uniform(0.3, 0.8) if mild else rng.uniform(0.5, 1.0)
+    parts = ((f"{name}{side}", part) for name, part in SMILE.items() for side in ("Left", "Right"))
+    return {name: float(np.clip(part * strength * rng.normal(1, 0.1), 0, 1)) for name, part in parts}
+
+
+def random_weights(
+    rng: np.random.Generator, mild: bool = False, smiles: float = 0.0
+) -> tuple[dict[str, float], np.ndarray]:
+    """ARKit weights in 0..1 and gaze (2,) yaw, pitch in radians. mild: near neutral, as in a portrait. smiles: share of
+    the draws, 0..1, that smile with shut teeth."""
     weights: dict[str, float] = {}
+    if smiles > 0 and rng.random() < smiles:
+        gaze = rng.normal(0, [0.16, 0.09]) * (0.5 if mild else 1.0)
+        return shut_smile(rng, mild), np.clip(gaze, -0.45, 0.45).astype(np.float32)
     shrink = 0.45 if mild else 1.0
     for names, odds, mean, jitter in GROUPS:
         if rng.random() > odds * shrink:
@@ -74,15 +90,16 @@ def _follow(columns: dict[str, np.ndarray], gaze: np.ndarray) -> None:
         columns[f"eyeLookDown{side}"] = np.clip(-pitch, 0, 1)
 
 
-def random_expressions(rng: np.random.Generator, count: int, mild: bool = False) -> Motion:
-    """`count` unrelated expressions; one in ten is neutral."""
-    frames = [random_weights(rng, mild) for _ in range(count)]
+def random_expressions(rng: np.random.Generator, count: int, mild: bool = False, smiles: float = 0.0) -> Motion:
+    """`count` unrelated expressions; one in ten is neutral. smiles: see `random_weights`."""
+    frames = [random_weights(rng, mild, smiles) for _ in range(count)]
     return _motion([({}, gaze * 0.3) if rng.random() < 0.1 else (weights, gaze) for weights, gaze in frames])
 
 
-def random_sequence(rng: np.random.Generator, count: int, fps: float = 25.0) -> Motion:
-    """`count` frames that move smoothly through random expressions, now and then with a blink."""
-    keys = [random_weights(rng) for _ in range(3)]
+def random_sequence(rng: np.random.Generator, count: int, smiles: float = 0.0) -> Motion:
+    """`count` frames that move smoothly through random expressions, now and then with a blink. smiles: see
+    `random_weights`."""
+    keys = [random_weights(rng, smiles=smiles) for _ in range(3)]
     for weights, _ in keys:
         for name in BLINK:
             weights.pop(name, None)

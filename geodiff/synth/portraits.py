@@ -18,7 +18,7 @@ from geodiff.conditioning import head_frame
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.geometry import orbit_camera
 from geodiff.head.model import HeadModel
-from geodiff.synth.motion import BLINK, random_expressions
+from geodiff.synth.motion import BLINK, random_expressions, shut_smile
 from geodiff.synth.subject import Subject
 from geodiff.types import Camera, HeadParams, Motion
 
@@ -87,7 +87,8 @@ class Sitter:
             if draw[1] < self.config.closed_eyes:
                 motion.weights[name] = np.array([rng.uniform(0.85, 1.0)], np.float32)
         if self.config.smiles > 0 and rng.random() < self.config.smiles:
-            motion = Motion(smile(rng), motion.rotation, motion.gaze)
+            smile = {name: np.array([weight], np.float32) for name, weight in shut_smile(rng).items()}
+            motion = Motion(smile, motion.rotation, motion.gaze)
         return head.motion_params(motion, self.subject.params)
 
     def photograph(self, yaw: float) -> SyntheticPortrait:
@@ -104,17 +105,6 @@ class Sitter:
         camera = rolled(camera, math.radians(roll), aside)
         frame = self.subject.render(self._posed, camera)
         return SyntheticPortrait(develop(frame.image, frame.mask, rng), frame.mask, self.params, camera, yaw)
-
-
-def smile(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """ARKit weights (1,) of a smile that shows teeth while the jaw is shut, of any strength."""
-    strength = rng.uniform(0.5, 1.0)
-    parts = {"mouthSmile": 0.9, "mouthUpperUp": 0.5, "mouthLowerDown": 0.7, "cheekSquint": 0.5}
-    return {
-        f"{name}{side}": np.array([np.clip(part * strength * rng.normal(1, 0.1), 0, 1)], np.float32)
-        for name, part in parts.items()
-        for side in ("Left", "Right")
-    }
 
 
 def rolled(camera: Camera, roll: float, aside: np.ndarray) -> Camera:

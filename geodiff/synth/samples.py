@@ -59,6 +59,7 @@ class SampleConfig:
     targets and the driving crops. detector_noise: standard deviation of a landmark, as a share of the outer eye
     corners' distance. driver_share: of the motions whose driving crops show the driver head instead of the person, as
     built-in motions and parameter files do in use. wild: share of the people, 0..1, in colours that no person has.
+    smiles: share of the expressions, 0..1, that show shut teeth in a smile; of the portraits' twice as many.
     ground_truth: with depth, UV, cameras and the parameters of both
     heads."""
 
@@ -73,6 +74,7 @@ class SampleConfig:
     detector_noise: float = 0.012
     driver_share: float = 0.4
     wild: float = WILD
+    smiles: float = 0.08
     ground_truth: bool = False
 
 
@@ -130,7 +132,7 @@ class Session:
     def _photograph(self) -> tuple[Reference, float]:
         """A portrait with a mild expression, tracked and cropped."""
         rng, size, truth = self.rng, self.config.size, self.subject.head
-        mild = random_expressions(rng, 1, mild=True)
+        mild = random_expressions(rng, 1, mild=True, smiles=min(1.0, 2 * self.config.smiles))
         self.expression = truth.motion_params(mild, self.subject.params)
         frame = head_frame(truth, self.subject.params)
         side, distance = round(1.6 * size), float(rng.uniform(0.55, 1.5))
@@ -283,14 +285,14 @@ def make_person(truth: HeadModel, head: HeadModel, seed: int, config: SampleConf
     singles, clips = [], []
     for number in range(config.timesteps):
         session = sessions[number % len(sessions)]
-        motion = random_expressions(session.rng, 1)
+        motion = random_expressions(session.rng, 1, smiles=config.smiles)
         step = session.step(motion)
         for _ in range(config.views):
             kind = str(session.rng.choice(kinds, p=odds))
             singles.append(session.target(motion, kind, session.view(), step))
     for number in range(config.clips):
         session = sessions[-1 - number % len(sessions)]
-        motion = random_sequence(session.rng, config.clip_frames)
+        motion = random_sequence(session.rng, config.clip_frames, config.smiles)
         clips.append(session.target(motion, str(session.rng.choice(kinds, p=odds)), session.view()))
     error = max(session.error for session in sessions)
     return Person([session.reference_arrays() for session in sessions], singles, clips, error)

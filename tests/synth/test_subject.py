@@ -339,6 +339,9 @@ def test_expressions_are_mixtures_and_sequences_smooth() -> None:
     assert 0.2 < (motion.weights["jawOpen"] > 0).mean() < 0.6
     mild = random_expressions(rng, 300, mild=True)
     assert mild.weights["jawOpen"].mean() < 0.5 * motion.weights["jawOpen"].mean()
+    smiling = random_expressions(rng, 300, smiles=0.5)
+    shut = (smiling.weights["mouthLowerDownLeft"] > 0.2) & (smiling.weights["mouthSmileLeft"] > 0.2)
+    assert 0.3 < (shut & (smiling.weights["jawOpen"] == 0)).mean() < 0.6
     for seed in range(5):
         sequence = random_sequence(np.random.default_rng(seed), 8)
         steps = [np.abs(np.diff(v)).max() for name, v in sequence.weights.items() if "Blink" not in name]
