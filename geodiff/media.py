@@ -22,6 +22,8 @@ from geodiff.encoding import write_video as write_video
 from geodiff.errors import InputError
 from geodiff.files import atomic_write
 
+#: Shares of red, green and blue in a colour's brightness (Rec. 601).
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 #: Shortest side that an image must have to be used, in pixels.
 MIN_SIDE = 64
 #: Longest side that is worked with; larger images are scaled down while reading.

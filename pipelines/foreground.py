@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, label
 
 from geodiff.conditioning import Condition
+from geodiff.media import LUMA
 
 #: A decoded normal longer than this is foreground.
 NORMAL_THRESHOLD = 0.5
@@ -30,7 +31,6 @@ MOUTH = 1.3
 FINE = 0.008
 #: A proposal whose colours are all less saturated than this (largest less smallest channel) is of a grey photograph.
 GREY = 0.05
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 #: Distance from white, in RGB, below which a subject's colour cannot be told from the background.
 PALE = 0.25
 

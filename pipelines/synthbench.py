@@ -68,8 +68,7 @@ class NetworkMethod:
 
 
 class ExpressionMaker:
-    """A method as `geodiff.synth.bench.expression` asks it. ways: name -> how frames are
-    finished."""
+    """A method as `geodiff.synth.bench.expression` asks it. ways: name -> how frames are finished."""
 
     def __init__(self, method: NetworkMethod, ways: Mapping[str, Finish]) -> None:
         self.method, self.ways, self.size = method, ways, method.size

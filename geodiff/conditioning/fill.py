@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -22,8 +23,9 @@ from geodiff.conditioning.surface import (
     to_pixels,
     unit,
 )
-from geodiff.conditioning.teeth import Tints, tooth_colors, tooth_coordinates
+from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
+from geodiff.media import LUMA
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
 from geodiff.types import Camera
@@ -39,7 +41,6 @@ ABOVE = 0.006
 #: does, over TONGUE_DEPTH.
 WHITE, GUMS, THROAT, REFERENCE_LUMINANCE = (0.80, 0.75, 0.67), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
 MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def fill_vertices(
     guessed = sources.unseen_mouth(groups)
     # What is seen of a mouth that is shut are lips that lie a little otherwise than the mesh's.
     known = np.where(guessed, 0.0, known)
-    filled, cloth = _fill_groups(
-        place, color, known, sources, beyond, groups, neckline, tooth_coordinates(head), normals[:, 1] > 0.3
-    )
+    filled, cloth = _fill_groups(place, color, known, sources, beyond, groups, neckline, normals[:, 1] > 0.3)
     # What the picture shows stays as it is on its own side of the neckline alone.
     dressed = hem > 0
     stays = np.stack([np.where(dressed, 0.0, known), np.where(dressed, known, 0.0)], 1)[..., None]
@@ -181,7 +180,7 @@ class _Sources:
         place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
         return _Sources(place, color, likely, number, totals)
 
-    @property
+    @cached_property
     def tone(self) -> np.ndarray:
         """(3,) the skin's usual colour."""
         skin = self.group == GROUPS.index("skin")
@@ -218,18 +217,14 @@ def _fill_groups(
     beyond: np.ndarray,
     groups: dict[str, np.ndarray],
     neckline: Neckline,
-    teeth: np.ndarray,
     lying: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each kind of surface (V, 3) from its own visible part, priors where a kind is not seen at all; and the same with
-    the neck, wherever it is, in clothes.
+    the neck, wherever it is, in clothes. Teeth are left to `tooth_colors`, which needs finer steps than vertices.
 
-    beyond: (N, 3) colours of the portrait's hair outside the mesh. teeth: (V, 5) `tooth_coordinates`.
-    lying: (V,) bool what faces upwards.
+    beyond: (N, 3) colours of the portrait's hair outside the mesh. lying: (V,) bool what faces upwards.
     """
     priors = _priors(place, lying, groups, sources.tone)
-    priors["teeth"] = np.zeros(color.shape, np.float32)
-    priors["teeth"][groups["teeth"]] = tooth_colors(teeth[groups["teeth"]], sources.tints)
     filled = color.astype(np.float32).copy()
     cloth, dressed = filled.copy(), neckline.clothed(sources.color) > 0.5
     # A beard and its shadow may look like a coat, but not above the neckline.
@@ -237,10 +232,10 @@ def _fill_groups(
     for number, name in enumerate(GROUPS):
         # Skin and clothes of the neck are both wanted on either side of a neckline.
         target = groups[name] & ((known < 0.999) | (name == "neck" and neckline.level is not None))
-        if not target.any():
+        if name == "teeth" or not target.any():
             continue
         source = sources.group == number
-        if name == "teeth" or not sources.shows(name):
+        if not sources.shows(name):
             filled[target] = priors[name][target]
             if name == "scalp" and len(beyond) > 50:
                 filled[target] = np.median(beyond, 0)
@@ -278,8 +273,8 @@ def _fill_neck(
 def _priors(
     place: np.ndarray, lying: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Colours (V, 3) of each kind but teeth for a photograph that does not show it, in its brightness and
-    saturation. lying: (V,) bool what faces upwards."""
+    """Colours (V, 3) of each kind but teeth for a photograph that does not show it, in its brightness and saturation.
+    lying: (V,) bool what faces upwards."""
     light = float(np.clip(tone @ LUMA / REFERENCE_LUMINANCE, 0.35, 1.2))
     saturation = float(np.clip((tone.max() - tone.min()) / 0.15, 0.0, 1.0))
     front = place[groups["lips"], 2].max() if groups["lips"].any() else place[:, 2].max()

@@ -104,9 +104,9 @@ class HairTexture:
     """Patches of a portrait's hair, as log contrasts to its shading; `empty` where it shows too little hair."""
 
     def __init__(self, reference: Reference, hair: np.ndarray, depth: float) -> None:
-        photo = reference.image if reference.detail is None else reference.detail
+        photo = reference.finest
         size = photo.shape[0]
-        matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+        matte = reference.finest_mask
         likely = cv2.resize(hair, (size, size), interpolation=cv2.INTER_LINEAR)
         sure = ((likely > 0.5) & (matte > 0.98)).astype(np.uint8)
         closed = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))

@@ -56,14 +56,26 @@ def _corner(place, size):  # noqa: ANN001, ANN202
     return low, np.float32(x - low)
 
 
+@kept(inline="always")
+def _take(image, x, y, color):  # noqa: ANN001, ANN202
+    """The sample of an image (H, W, C) at a place in pixels, its first channels, in place."""
+    column, right = _corner(x, image.shape[1])
+    row, down = _corner(y, image.shape[0])
+    for n in range(color.shape[0]):
+        upper = image[row, column, n] + right * (image[row, column + 1, n] - image[row, column, n])
+        lower = image[row + 1, column, n]
+        lower += right * (image[row + 1, column + 1, n] - lower)
+        color[n] = upper + down * (lower - upper)
+
+
 @kept(fastmath=True, error_model="numpy")
 def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: ANN001, ANN202
     """Means over each pixel's samples, those that see nothing counting as 0, of colour, normal, visibility, what is the
     mouth's inside, what stands beside the head (0 here), and coverage (H, W, 10), in place."""
     height, width, _ = out.shape
-    side, photo_height, photo_width = carried.texture.shape[0], carried.photo.shape[0], carried.photo.shape[1]
+    side = carried.texture.shape[0]
     share = np.float32(1.0 / (supersample * supersample))
-    point, color = np.empty(6, np.float32), np.empty(4, np.float32)
+    point, color, shown = np.empty(6, np.float32), np.empty(4, np.float32), np.empty(3, np.float32)
     K, table, uvs, texture, photo = carried.intrinsics, carried.table, carried.uvs, carried.texture, carried.photo
     for y in range(height * supersample):
         for x in range(width * supersample):
@@ -77,23 +89,14 @@ def _carry_kernel(face, screen, inverse_z, carried, supersample, out):  # noqa: 
                 point[n] = a * table[i, n] + b * table[j, n] + c * table[k, n]
             u = a * uvs[f, 0, 0] + b * uvs[f, 1, 0] + c * uvs[f, 2, 0]
             v = a * uvs[f, 0, 1] + b * uvs[f, 1, 1] + c * uvs[f, 2, 1]
-            column, right = _corner(u * side, side)
-            row, down = _corner(v * side, side)
-            for n in range(4):
-                upper = texture[row, column, n] + right * (texture[row, column + 1, n] - texture[row, column, n])
-                lower = texture[row + 1, column, n]
-                lower += right * (texture[row + 1, column + 1, n] - lower)
-                color[n] = upper + down * (lower - upper)
+            _take(texture, u * side, v * side, color)
             seen = color[3]
             if seen > 0:
                 away = 1 / max(point[2], np.float32(1e-6))
-                column, right = _corner((K[0, 0] * point[0] + K[0, 1] * point[1]) * away + K[0, 2], photo_width)
-                row, down = _corner(K[1, 1] * point[1] * away + K[1, 2], photo_height)
+                x_photo = (K[0, 0] * point[0] + K[0, 1] * point[1]) * away + K[0, 2]
+                _take(photo, x_photo, K[1, 1] * point[1] * away + K[1, 2], shown)
                 for n in range(3):
-                    upper = photo[row, column, n] + right * (photo[row, column + 1, n] - photo[row, column, n])
-                    lower = photo[row + 1, column, n]
-                    lower += right * (photo[row + 1, column + 1, n] - lower)
-                    color[n] += seen * (upper + down * (lower - upper) - color[n])
+                    color[n] += seen * (shown[n] - color[n])
             to = out[y // supersample, x // supersample]
             for n in range(3):
                 to[n] += share * color[n]
@@ -110,7 +113,7 @@ def _beside_kernel(covered, face, screen, inverse_z, sheet, supersample, out):  
     height, width, _ = out.shape
     share = np.float32(1.0 / (supersample * supersample))
     point, color = np.empty(5, np.float32), np.empty(4, np.float32)
-    table, photo = sheet.table, sheet.photo
+    table = sheet.table
     for y in range(height * supersample):
         for x in range(width * supersample):
             f = face[y, x]
@@ -121,13 +124,7 @@ def _beside_kernel(covered, face, screen, inverse_z, sheet, supersample, out):  
             i, j, k = sheet.faces[f, 0], sheet.faces[f, 1], sheet.faces[f, 2]
             for n in range(5):
                 point[n] = a * table[i, n] + b * table[j, n] + c * table[k, n]
-            column, right = _corner(point[0], photo.shape[1])
-            row, down = _corner(point[1], photo.shape[0])
-            for n in range(4):
-                upper = photo[row, column, n] + right * (photo[row, column + 1, n] - photo[row, column, n])
-                lower = photo[row + 1, column, n]
-                lower += right * (photo[row + 1, column + 1, n] - lower)
-                color[n] = upper + down * (lower - upper)
+            _take(sheet.photo, point[0], point[1], color)
             part = share * np.float32(sheet.strength) * min(max(color[3], np.float32(0)), np.float32(1))
             to = out[y // supersample, x // supersample]
             for n in range(3):

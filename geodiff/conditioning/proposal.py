@@ -84,10 +84,14 @@ class Conditioner:
         return self._baked[1]
 
     @cached_property
+    def _photographed(self) -> np.ndarray:
+        """(V, 3) metres, the head as the portrait shows it."""
+        return self._person.vertices(without_identity(self.reference.params))[0].numpy()
+
+    @cached_property
     def _carried(self) -> Carried:
         """What every frame shows of the reference; the normals (the last three columns of `table`) are the frame's."""
-        vertices = self._person.vertices(without_identity(self.reference.params))[0].numpy()
-        places = to_local(vertices, self._photo_camera)
+        places = to_local(self._photographed, self._photo_camera)
         inner = (self.head.regions["teeth"] | self.head.regions["mouth_interior"]).numpy()
         return Carried(
             faces=self.head.faces.numpy().astype(np.int32),
@@ -123,9 +127,8 @@ class Conditioner:
     @cached_property
     def _fringe(self) -> tuple[Fringe, np.ndarray]:
         """What stands beside the head in the portrait, and the portrait with its matte (D, D, 4)."""
-        vertices = self._person.vertices(without_identity(self.reference.params))[0].numpy()
-        matte = self.reference.mask if self.reference.detail_mask is None else self.reference.detail_mask
-        fringe = Fringe.around(vertices, self._carried.faces, self._photo_camera, matte)
+        matte = self.reference.finest_mask
+        fringe = Fringe.around(self._photographed, self._carried.faces, self._photo_camera, matte)
         return fringe, np.concatenate([self._photo, matte[..., None]], 2, dtype=np.float32)
 
     def _beside(self, vertices: np.ndarray, normals: np.ndarray, camera: Camera) -> Sheet | None:

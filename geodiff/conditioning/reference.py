@@ -50,6 +50,16 @@ class Reference:
     def size(self) -> int:
         return int(self.image.shape[0])
 
+    @property
+    def finest(self) -> np.ndarray:
+        """(D, D, 3) the image at its highest resolution."""
+        return self.image if self.detail is None else self.detail
+
+    @property
+    def finest_mask(self) -> np.ndarray:
+        """(D, D) the mask at its highest resolution."""
+        return self.mask if self.detail_mask is None else self.detail_mask
+
 
 def crop_reference(
     image: np.ndarray, matte: np.ndarray, params: HeadParams, camera: Camera, head: HeadModel, size: int
@@ -124,8 +134,7 @@ def beyond_border(
 def foreground_colors(reference: Reference) -> np.ndarray:
     """(D, D, 3) the portrait at its finest, its colours continued beyond the matte's edge, where background shines
     through, from the nearest ones that surely are the person's, and beyond the photograph's borders."""
-    photo = reference.image if reference.detail is None else reference.detail
-    matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+    photo, matte = reference.finest, reference.finest_mask
     size = photo.shape[0]
     sure = np.where(matte > 0.98, 1.0, 0.0).astype(np.float32)
     inner = cv2.erode(sure, np.ones((3, 3), np.uint8), iterations=max(1, round(EDGE * size)))
@@ -188,8 +197,7 @@ def with_size(reference: Reference, head: HeadModel, size: int) -> Reference:
     """The same reference at another size; sampled down from its detail."""
     if size == reference.size:
         return reference
-    source = reference.image if reference.detail is None else reference.detail
-    matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+    source, matte = reference.finest, reference.finest_mask
     camera = reference.camera.resized(size, size)
     mode = cv2.INTER_AREA if size < source.shape[0] else cv2.INTER_LINEAR
     mask = cv2.resize(matte, (size, size), interpolation=mode)

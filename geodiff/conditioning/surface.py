@@ -97,7 +97,7 @@ class Visibility:
     """How well the reference sees points of the posed mesh; made once for each reference."""
 
     def __init__(self, head: HeadModel, reference: Reference, vertices: Tensor) -> None:
-        matte = reference.mask if reference.detail_mask is None else reference.detail_mask
+        matte = reference.finest_mask
         self.size = max(matte.shape[0], 512)
         self.camera = reference.camera.resized(self.size, self.size)
         depth = mesh.rasterize(vertices, head.faces, self.camera).depth

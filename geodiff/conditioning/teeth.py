@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from geodiff.head.model import HeadModel
+from geodiff.media import LUMA
 from geodiff.types import Motion
 
 #: Widths and heights of crowns from the middle to the second molar, metres: upper and lower.
@@ -24,7 +25,6 @@ CENTRE, PIECE, SCALLOP, LINE, CONTACT = 0.03, 0.002, 0.0018, 0.0006, 0.4
 #: over which shade falls.
 ENAMEL, GUM, LUMINANCE = np.array([0.95, 0.91, 0.84]), np.array([0.72, 0.40, 0.38]), 0.55
 SHADE, INNER = 0.035, 0.006
-LUMA = np.array([0.299, 0.587, 0.114])
 
 _rows: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-#: Weights of red, green and blue in brightness (ITU-R BT.601).
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+from geodiff.media import LUMA
 
 
 def lateral_color(image: np.ndarray, strength: float) -> np.ndarray:

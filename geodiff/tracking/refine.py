@@ -26,6 +26,7 @@ from torch import nn
 
 from geodiff.assets import find_weights
 from geodiff.errors import AssetError
+from geodiff.media import LUMA
 from geodiff.tracking.aligned import Aligned
 from geodiff.tracking.calibration import SKIN, Calibration, load_calibration
 from geodiff.tracking.landmarks import OUTER_EYE_CORNERS, Face, measure_face
@@ -238,7 +239,7 @@ def turned_head(frame: Aligned, further: np.ndarray) -> np.ndarray:
 
 def normalised(crop: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W) float32 grey of mean 0 and deviation about 1, as the network sees it."""
-    grey = crop.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    grey = crop.astype(np.float32) @ LUMA / 255
     return (grey - grey.mean()) / (grey.std() + np.float32(0.02))
 
 

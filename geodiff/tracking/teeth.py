@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from geodiff.media import LUMA
+
 #: Landmarks of the upper and the lower lip's inner edge, from corner to corner, one above the other.
 UPPER = [191, 80, 81, 82, 13, 312, 311, 310, 415]
 LOWER = [95, 88, 178, 87, 14, 317, 402, 318, 324]
@@ -27,7 +29,6 @@ BRIGHT, BRIGHTEST, REDDER = 0.45, 0.55, 0.02
 TOOTHED, PARTED, APART = (0.4, 0.65), (0.03, 0.07), (0.02, 0.06)
 #: Share of the mouth, over the lower lip, that the lip's own edge takes.
 EDGE = 0.15
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)

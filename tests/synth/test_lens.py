@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from geodiff.media import LUMA
 from geodiff.synth import samples
-from geodiff.synth.lens import LUMA, chroma_noise, lateral_color
+from geodiff.synth.lens import chroma_noise, lateral_color
 
 
 def test_lateral_color_moves_red_outwards_and_blue_inwards() -> None:
