@@ -187,6 +187,12 @@ class Motion:
     def num_frames(self) -> int:
         return int(self.rotation.shape[0])
 
+    def frame(self, t: int) -> Motion:
+        """The motion of frame t alone (T = 1)."""
+        part = slice(t, t + 1)
+        weights = {name: values[part] for name, values in self.weights.items()}
+        return replace(self, weights=weights, rotation=self.rotation[part], gaze=self.gaze[part])
+
 
 @dataclass(frozen=True)
 class Portrait:

@@ -25,7 +25,7 @@ from geodiff.metrics.image import evaluation_mask, psnr, ssim
 from geodiff.metrics.picture import Picture
 from geodiff.synth.bench.clips import AvatarClips, HeldOut
 from geodiff.synth.bench.definition import BenchConfig
-from geodiff.synth.bench.observe import KINDS
+from geodiff.synth.bench.observe import AVATAR_KINDS
 from geodiff.synth.bench.tasks import Bench
 from geodiff.types import Drive
 from recon.avatar import Avatar, render
@@ -125,7 +125,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="parameters as tracked, or the true ones")
+    parser.add_argument("--kind", choices=AVATAR_KINDS, default=AVATAR_KINDS[0],
+                        help="parameters as tracked in films, the true ones, or tracked in all cameras")  # fmt: skip
     parser.add_argument("--truth", default="builtin", help="head model of the true people")
     parser.add_argument("--preset", default="preview")
     parser.add_argument("--variants", help="numbers of the variants, comma-separated; all by default")

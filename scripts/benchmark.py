@@ -45,7 +45,7 @@ from geodiff.synth.bench import record as recorded
 from geodiff.synth.bench import report
 from geodiff.synth.bench.clips import score_avatar, try_clips
 from geodiff.synth.bench.definition import IDENTITIES, TASKS, BenchConfig
-from geodiff.synth.bench.observe import KINDS, Kind
+from geodiff.synth.bench.observe import AVATAR_KINDS, KINDS, Kind
 from geodiff.synth.bench.scores import Score, frame_metrics
 from geodiff.synth.bench.sheet import sheet, tiles
 from geodiff.synth.bench.tasks import Bench, Compared, Method, Proposal, Request
@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--avatar-method", default="geodiff4d")
     parser.add_argument("--avatar", action="append", default=[], metavar="KEY=VALUE", help="of the avatar method")
     parser.add_argument("--tasks", default="self,cross,normals,avatar", help="comma-separated")
-    parser.add_argument("--kinds", default="tracked,true", help="parameters: tracked, true or both")
+    parser.add_argument("--kinds", default="tracked,true", help="parameters: tracked, true; of avatars also captured")
     parser.add_argument("--truth", default="builtin", help="head that people are drawn from: builtin or ict:PATH")
     parser.add_argument("--head", default="builtin", help="head that conditions")
     parser.add_argument("--preset", default="preview")
@@ -158,8 +158,11 @@ class Work:
     def __init__(self, args: argparse.Namespace, fingerprint: str | None = None) -> None:
         self.args = args
         self.tasks = [choose("tasks", task, ALL_TASKS) for task in args.tasks.split(",")]
-        named = [choose("kinds", kind, KINDS) for kind in args.kinds.split(",")]
+        named = [choose("kinds", kind, AVATAR_KINDS) for kind in args.kinds.split(",")]
         self.kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in named)
+        if not self.kinds and {*self.tasks} - {"avatar"}:
+            raise ConfigError("--kinds captured is for avatars alone: add --tasks avatar, or another kind")
+        self.avatar_kinds = tuple(kind for kind in AVATAR_KINDS if kind in named)
         self.metrics = frame_metrics(args.metrics.split(",") if args.metrics else None)
         self.bench = bench_of(args)
         self.generated = [task for task in TASKS if task in self.tasks or (task == "self" and "normals" in self.tasks)]
@@ -172,7 +175,7 @@ class Work:
     def units(self) -> list[Unit]:
         """Pieces of work, the longest first: an avatar, or a person's frames of all tasks."""
         # An avatar of each kind would not fit into the quick form's minutes.
-        kinds = self.kinds[:1] if self.args.quick else self.kinds
+        kinds = self.avatar_kinds[:1] if self.args.quick else self.avatar_kinds
         avatars = range(self.bench.config.avatars if self.avatar is not None else 0)
         people = range(self.bench.config.identities if self.generated else 0)
         return [("avatar", i, kind) for i in avatars for kind in kinds] + [
@@ -211,7 +214,7 @@ class Work:
         took = time.perf_counter() - started
         scores, shown = score_avatar(clips, renderer, self.metrics, self.setup)
         share = max(1, COLUMNS // self.bench.config.avatars)
-        self._save(unit, scores, columns_of(shown, share) if kind == self.kinds[0] else [], [], [took])
+        self._save(unit, scores, columns_of(shown, share) if kind == self.avatar_kinds[0] else [], [], [took])
 
     def _save(
         self, unit: Unit, scores: list[Score], columns: list[np.ndarray], lost: list[str],
@@ -223,7 +226,7 @@ class Work:
     def _fingerprint(self) -> str:
         """Names all that decides the figures, the program included: parts of another run are not mixed in."""
         settings = [
-            asdict(self.bench.config), self.about, self.bench.truth.hash, self.bench.head.hash, self.kinds,
+            asdict(self.bench.config), self.about, self.bench.truth.hash, self.bench.head.hash, self.avatar_kinds,
             [metric.name for metric in self.metrics], self.args.avatar_method, str(self.avatar),
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(settings, default=str).encode())

@@ -29,7 +29,6 @@ from geodiff.tracking.accuracy import PosedHead, TemplateOffset
 from geodiff.tracking.footage import Footage, watch
 from geodiff.tracking.settings import TrackConfig
 from geodiff.tracking.video import VideoTrack, fit_footage, track_video
-from geodiff.types import Motion
 
 #: Films of synthetic people, and frames of each.
 FILMS, FRAMES = 5, 36
@@ -86,10 +85,8 @@ def filmed(truth: HeadModel, identity: int) -> tuple[list[np.ndarray], list[Pose
     motion = random_sequence(np.random.default_rng(100 + identity), FRAMES)
     frames, heads = [], []
     for t in range(FRAMES):
-        weights = {name: values[t : t + 1] for name, values in motion.weights.items()}
         turn = 2 * np.pi * t / FRAMES
-        shot = Motion(weights, motion.rotation[t : t + 1], motion.gaze[t : t + 1])
-        photo = person.filmed_from(shot, 28 * np.sin(turn + identity), 5 * np.sin(2 * turn), 77)
+        photo = person.filmed_from(motion.frame(t), 28 * np.sin(turn + identity), 5 * np.sin(2 * turn), 77)
         grain = np.random.default_rng(t).normal(0, 3, photo.image.shape)
         frames.append(np.clip(photo.image + grain, 0, 255).astype(np.uint8))
         heads.append(PosedHead(truth, photo.params, photo.camera))

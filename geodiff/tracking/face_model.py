@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,17 @@ from geodiff.types import HeadParams
 MOVING = ("jaw", "left_eye", "right_eye")
 #: OpenCV axes of a camera that stands at the origin and looks along the world's -z.
 FLIP = np.array([1.0, -1.0, -1.0])
+
+
+class Moving(Protocol):
+    """What moves in the faces of T frames: expr (T, E), gaze (T, 4), jaw (T,), as in `FrameStates`."""
+
+    @property
+    def expr(self) -> np.ndarray: ...
+    @property
+    def gaze(self) -> np.ndarray: ...
+    @property
+    def jaw(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -281,16 +293,20 @@ class FaceModel:
 
     def params(self, log_focal: float, shape: np.ndarray, states: FrameStates, middle: np.ndarray) -> HeadParams:
         """`HeadParams` of the frames for a camera at the origin that looks along -z."""
+        return self.placed(shape, states.rotation, translation(log_focal, states, middle), states)
+
+    def placed(self, shape: np.ndarray, rotation: np.ndarray, origin: np.ndarray, states: Moving) -> HeadParams:
+        """`HeadParams` of heads whose model's origin is turned by rotation (T, 3, 3) and lies at origin (T, 3)."""
         root = self.joints[0] + np.tensordot(shape, self.joint_shape[:, 0], 1)
         # The fit turns the head about the model's origin, the head model about its root joint.
-        translations = translation(log_focal, states, middle) + states.rotation @ root - root
-        gaze, zero = states.gaze, np.zeros(len(states))
+        translations = origin + rotation @ root - root
+        gaze, zero = states.gaze, np.zeros(len(rotation))
         values = {
             "shape": shape,
             "expr": states.expr,
-            "rotation": Rotation.from_matrix(states.rotation).as_rotvec(),
+            "rotation": Rotation.from_matrix(rotation).as_rotvec(),
             "translation": translations,
-            "neck_pose": np.zeros((len(states), 3)),
+            "neck_pose": np.zeros((len(rotation), 3)),
             "jaw_pose": np.stack([states.jaw, zero, zero], 1),
             "eyes_pose": np.stack([-gaze[:, 1], gaze[:, 0], zero, -gaze[:, 3], gaze[:, 2], zero], 1),
         }

@@ -16,22 +16,17 @@ import numpy as np
 import torch
 
 from geodiff.head.model import HeadModel
+from geodiff.tracking.descent import descend
 from geodiff.tracking.face_model import FaceModel, FrameStates
 from geodiff.tracking.groups import INNER_FACE, OVAL, landmark_weights
 from geodiff.tracking.landmarks import OUTER_EYE_CORNERS
-from geodiff.tracking.systems import Normals, Unknowns, bounded_step
+from geodiff.tracking.priors import FramePriors
+from geodiff.tracking.systems import Normals, Unknowns
 from geodiff.types import Camera, HeadParams
 
 if TYPE_CHECKING:
     from geodiff.tracking.witnesses import Witness
 
-#: Names that begin so belong to expressions with weights in 0..1, as ARKit's; others are in standard deviations.
-_WEIGHT_PREFIXES = ("brow", "cheek", "eye", "jaw", "mouth", "nose", "tongue", "pupil")
-
-#: Expressions that are often seen at full strength.
-_WIDE = ("eyeBlinkLeft", "eyeBlinkRight", "jawOpen")
-#: Standard deviations of the difference between both eyes' yaw and pitch, radians.
-_VERGENCE = np.array([0.04, 0.02])
 #: Frames that are evaluated at once: enough for the vector units, few enough for the processor's cache.
 _PART = 16
 
@@ -42,10 +37,10 @@ class FitConfig:
 
     noise: standard deviation of a landmark as a share of the outer eye corners' distance. outlier: residuals beyond
     this many standard deviations lose their pull. field_of_view: prior mean of the horizontal angle of the image's
-    longer side, degrees, with focal_spread the standard deviation of the logarithm of the focal length. distance:
-    prior mean of the distance to the head in metres, with distance_spread in logarithms. shape_prior, expr_prior:
-    strength of the priors; arkit_spread: standard deviation of an expression weight in 0..1, wide_spread: of those that
-    close the lids and open the jaw (_WIDE), which use their whole range every few seconds. bound: coefficients stay
+    longer side, degrees, with focal_spread the standard deviation of the logarithm of the focal length. distance: prior
+    mean of the distance to the head in metres, with distance_spread in logarithms. shape_prior, expr_prior: strength of
+    the priors; arkit_spread: standard deviation of an expression weight in 0..1, wide_spread: of those that close the
+    lids and open the jaw (`priors.WIDE`), which use their whole range every few seconds. bound: coefficients stay
     within this many standard deviations. gaze_spread: radians. iterations: at most so many steps. hidden: how much a
     landmark on the side that faces away counts, as a share of one that is seen: the detector guesses it. turned, moved:
     standard deviations of the rotation and of the movements that a face was seen in (`witnesses`), as shares of their
@@ -145,35 +140,28 @@ def fit_landmarks(
 
 
 class LandmarkFitter:
-    """Fits one head to landmarks of images of one size."""
+    """Fits one head to landmarks of images of one size.
 
-    def __init__(self, head: HeadModel, image_size: tuple[int, int], config: FitConfig) -> None:
-        self.face = FaceModel(head)
+    middle: (2,) the principal point in pixels, the image's middle by default. face: the head's, where it is known.
+    """
+
+    def __init__(
+        self,
+        head: HeadModel,
+        image_size: tuple[int, int],
+        config: FitConfig,
+        middle: np.ndarray | None = None,
+        face: FaceModel | None = None,
+    ) -> None:
+        self.face = face or FaceModel(head)
         self.config = config
         self.image_size = image_size
-        self.middle = np.array(image_size, np.float64) / 2
+        self.middle = np.array(image_size, np.float64) / 2 if middle is None else middle
         self.weights = landmark_weights()[self.face.indices]
         position = {int(mark): row for row, mark in enumerate(self.face.indices)}
         self._on_contour = [i for i, mark in enumerate(OVAL) if mark in position]
         self._contour_rows = np.array([position[OVAL[i]] for i in self._on_contour], int)
-        self.lower, self.upper, self.spread = self._frame_priors(head)
-
-    def _frame_priors(self, head: HeadModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Bounds and standard deviations (11 + E,) of a frame's vector."""
-        c = self.config
-        arkit = np.array([name.startswith(_WEIGHT_PREFIXES) for name in head.expression_names])
-        lower = np.where(arkit, 0.0, -c.bound)
-        upper = np.where(arkit, 1.0, c.bound)
-        wide = np.isin(head.expression_names, _WIDE)
-        spread = np.select([wide, arkit], [c.wide_spread, c.arkit_spread], 1.0) / c.expr_prior
-        opens = "jawOpen" in head.expression_names
-        jaw = (0.0, 0.0) if opens else (-0.02, 0.5)
-        free = np.full(6, np.inf)
-        return (
-            np.concatenate([-free, lower, np.full(4, -0.7), [jaw[0]]]),
-            np.concatenate([free, upper, np.full(4, 0.7), [jaw[1]]]),
-            np.concatenate([free, spread, np.full(4, c.gaze_spread), [0.15]]),
-        )
+        self.usual = FramePriors.of(head, config)
 
     def start(self, frames: np.ndarray) -> FitState:
         """Neutral identity and expression; pose by aligning the mean face's front view. frames: (T, 478, 2)."""
@@ -218,31 +206,9 @@ class LandmarkFitter:
         a coupling ties them. held: the first frames that stay as they are. tolerance: share of the energy
         that a step has to gain for another to follow. witnesses: what else is known of the frames.
         """
-        seen = self.observe(frames)
+        problem = _Landmarks(self, self.observe(frames), shared, coupling, held, witnesses)
         alone = not shared and coupling is None
-        damping = np.full(len(frames), 1e-3)
-        energies, normals = self._energies(seen, state, coupling, witnesses), None
-        for _ in range(iterations or self.config.iterations):
-            if normals is None:
-                normals = self._normals(seen, state, shared, coupling, witnesses)
-            step = bounded_step(normals, *self._bounds(state, shared, held), damping)
-            trial = self._moved(state, step)
-            new = self._energies(seen, trial, coupling, witnesses)
-            better = new < energies
-            lower = better[:-1] if alone else np.full(len(frames), new.sum() < energies.sum())
-            # Where all frames gain and what they share loses more, all are damped: the same step would come again.
-            kept = better[:-1] & ~better[:-1].all()
-            damping = np.where(lower, np.maximum(damping / 5, 1e-7), damping * np.where(kept, 1.0, 8.0))
-            if lower.any():
-                gain = energies.sum() - np.where([*lower, True], new, energies).sum()
-                state = trial if lower.all() else replace(trial, frames=state.frames.where(lower, trial.frames))
-                done, energies = gain < tolerance * energies.sum(), np.where([*lower, True], new, energies)
-                normals = None
-                if done:
-                    break
-            elif damping.max() > 1e6:
-                break
-        return state
+        return descend(problem, state, alone, iterations or self.config.iterations, tolerance)
 
     def observe(self, frames: np.ndarray) -> Observed:
         """What the fit takes from landmarks (T, 478, 2)."""
@@ -278,8 +244,17 @@ class LandmarkFitter:
         self, seen: Observed, state: FitState, coupling: Coupling | None, witnesses: Sequence[Witness] = ()
     ) -> np.ndarray:
         """(T + 1,) energy by frame, and that of the common unknowns."""
-        c, limit = self.config, self.config.outlier**2
-        frames = np.zeros(len(seen))
+        c = self.config
+        frames = self.seen_energies(seen, state, witnesses)
+        frames += self.usual.energies(state.frames) + self._distances(state) ** 2
+        if coupling is not None:
+            frames += coupling.energies(state.frames)
+        focal = (state.log_focal - self._usual_focal) / c.focal_spread
+        return np.append(frames, focal**2 + (state.shape**2).sum() * c.shape_prior**2)
+
+    def seen_energies(self, seen: Observed, state: FitState, witnesses: Sequence[Witness] = ()) -> np.ndarray:
+        """(T,) energy of what was seen of each frame, without priors."""
+        frames, limit = np.zeros(len(seen)), self.config.outlier**2
 
         def fill(part: slice) -> None:
             squared = self._residuals(seen[part], replace(state, frames=state.frames[part]))[2]
@@ -287,14 +262,9 @@ class LandmarkFitter:
             frames[part] = (squared * limit / (squared + limit)).sum(1)
 
         _each_part(fill, len(seen))
-        frames += ((state.frames.vector / self.spread) ** 2).sum(1)
-        frames += (self._squint(state.frames) ** 2).sum(1) + self._distances(state) ** 2
         for witness in witnesses:
             frames += witness.energies(state)
-        if coupling is not None:
-            frames += coupling.energies(state.frames)
-        focal = (state.log_focal - self._usual_focal) / c.focal_spread
-        return np.append(frames, focal**2 + (state.shape**2).sum() * c.shape_prior**2)
+        return frames
 
     def _normals(
         self,
@@ -305,23 +275,33 @@ class LandmarkFitter:
         witnesses: Sequence[Witness] = (),
     ) -> Normals:
         """Gauss-Newton matrix and gradient (half of the energy's) by (log focal, shape) and the frames' vectors."""
-        common, local, count = 1 + self.face.num_shape, 11 + self.face.num_expr, len(seen)
-        normals = Normals(
+        normals = self.seen_normals(seen, state, shared, witnesses)
+        self.usual.add(normals, state.frames)
+        self._add_priors(normals, state, shared)
+        if coupling is not None:
+            coupling.add(state.frames, normals)
+        return normals
+
+    def seen_normals(self, seen: Observed, state: FitState, shared: bool, witnesses: Sequence[Witness] = ()) -> Normals:
+        """The same of what was seen alone, without priors."""
+        normals = self.no_normals(len(seen))
+        parts = _each_part(lambda part: self._fill_part(normals, part, seen[part], state, shared), len(seen))
+        for matrix, gradient in parts:
+            normals.shared += matrix
+            normals.gradient.shared += gradient
+        for witness in witnesses:
+            witness.add(normals, state, shared)
+        return normals
+
+    def no_normals(self, count: int) -> Normals:
+        """Zeros for so many frames."""
+        common, local = 1 + self.face.num_shape, 11 + self.face.num_expr
+        return Normals(
             shared=np.zeros((common, common)),
             cross=np.zeros((count, local, common)),
             frames=np.zeros((count, local, local)),
             gradient=Unknowns(np.zeros(common), np.zeros((count, local))),
         )
-        parts = _each_part(lambda part: self._fill_part(normals, part, seen[part], state, shared), count)
-        for matrix, gradient in parts:
-            normals.shared += matrix
-            normals.gradient.shared += gradient
-        self._add_priors(normals, state, shared)
-        for witness in witnesses:
-            witness.add(normals, state, shared)
-        if coupling is not None:
-            coupling.add(state.frames, normals)
-        return normals
 
     def _fill_part(
         self, normals: Normals, part: slice, seen: Observed, state: FitState, shared: bool
@@ -343,18 +323,8 @@ class LandmarkFitter:
         return matrix[:, local:, local:].sum(0), gradient[:, local:].sum(0)
 
     def _add_priors(self, normals: Normals, state: FitState, shared: bool) -> None:
+        """Adds what is usual of lenses, distances and shapes."""
         c, frames = self.config, state.frames
-        normals.gradient.frames += frames.vector / self.spread**2
-        diagonal = np.einsum("tdd->td", normals.frames)  # a view
-        diagonal += self.spread**-2.0
-        squint = self._squint(frames)
-        for axis, spread in enumerate(_VERGENCE):
-            left, right = axis - 5, axis - 3
-            normals.frames[:, [left, right, left, right], [left, right, right, left]] += (
-                np.array([1, 1, -1, -1]) / spread**2
-            )
-            normals.gradient.frames[:, left] += squint[:, axis] / spread
-            normals.gradient.frames[:, right] -= squint[:, axis] / spread
         distance, inverse = self._distances(state), 1 / c.distance_spread
         normals.frames[:, 5, 5] += inverse**2
         normals.gradient.frames[:, 5] -= distance * inverse
@@ -363,19 +333,18 @@ class LandmarkFitter:
             normals.shared[0, 0] += len(frames) * inverse**2 + c.focal_spread**-2.0
             focal = (state.log_focal - self._usual_focal) / c.focal_spread
             normals.gradient.shared[0] += distance.sum() * inverse + focal / c.focal_spread
-            shape = np.arange(1, len(normals.shared))
-            normals.shared[shape, shape] += c.shape_prior**2
-            normals.gradient.shared[1:] += state.shape * c.shape_prior**2
+            self.add_shape_prior(normals, state.shape)
+
+    def add_shape_prior(self, normals: Normals, shape: np.ndarray) -> None:
+        """Adds what is usual of shapes (S,), the last of the common unknowns."""
+        trust, rows = self.config.shape_prior**2, np.arange(1, len(normals.shared))
+        normals.shared[rows, rows] += trust
+        normals.gradient.shared[1:] += shape * trust
 
     @property
     def _usual_focal(self) -> float:
         half = np.radians(self.config.field_of_view) / 2
         return float(np.log(max(self.image_size) / 2 / np.tan(half)))
-
-    @staticmethod
-    def _squint(frames: FrameStates) -> np.ndarray:
-        """(T, 2) difference of both eyes' yaw and pitch, in standard deviations: they look the same way."""
-        return (frames.gaze[:, :2] - frames.gaze[:, 2:]) / _VERGENCE
 
     def _distances(self, state: FitState) -> np.ndarray:
         """(T,) logarithm of the distance to the head from its usual value, in standard deviations."""
@@ -390,9 +359,9 @@ class LandmarkFitter:
         shape = value.frames.shape
         # Lenses between 8 and 75 degrees.
         wide, narrow = (np.log(longest / np.tan(np.radians(half))) for half in (37.5, 4))
-        lower = Unknowns(np.array([wide, *-bound]), np.broadcast_to(self.lower, shape))
-        upper = Unknowns(np.array([narrow, *bound]), np.broadcast_to(self.upper, shape))
-        free = Unknowns(np.full(len(value.shared), shared), np.tile(self.lower < self.upper, (len(state.frames), 1)))
+        lower = Unknowns(np.array([wide, *-bound]), np.broadcast_to(self.usual.lower, shape))
+        upper = Unknowns(np.array([narrow, *bound]), np.broadcast_to(self.usual.upper, shape))
+        free = Unknowns(np.full(len(value.shared), shared), np.tile(self.usual.free, (len(state.frames), 1)))
         free.frames[:held] = False
         return value, lower, upper, free
 
@@ -423,6 +392,33 @@ class LandmarkFitter:
     def result(self, state: FitState, frames: np.ndarray) -> Fit:
         params = self.face.params(state.log_focal, state.shape, state.frames, self.middle)
         return Fit(params, self.camera(state), self.errors(frames, state))
+
+
+@dataclass(frozen=True)
+class _Landmarks:
+    """Landmarks of frames, and what else is known of them, as a problem; see `LandmarkFitter.solve`."""
+
+    fitter: LandmarkFitter
+    seen: Observed
+    shared: bool
+    coupling: Coupling | None
+    held: int
+    witnesses: Sequence[Witness]
+
+    def energies(self, state: FitState) -> np.ndarray:
+        return self.fitter._energies(self.seen, state, self.coupling, self.witnesses)
+
+    def normals(self, state: FitState) -> Normals:
+        return self.fitter._normals(self.seen, state, self.shared, self.coupling, self.witnesses)
+
+    def bounds(self, state: FitState) -> tuple[Unknowns, Unknowns, Unknowns, Unknowns]:
+        return self.fitter._bounds(state, self.shared, self.held)
+
+    def moved(self, state: FitState, step: Unknowns) -> FitState:
+        return self.fitter._moved(state, step)
+
+    def mixed(self, state: FitState, trial: FitState, better: np.ndarray) -> FitState:
+        return replace(trial, frames=state.frames.where(better, trial.frames))
 
 
 def _each_part(work: Callable[[slice], Any], count: int) -> list[Any]:

@@ -14,13 +14,40 @@ HIDDEN_REFINED = 0.5
 
 
 @dataclass(frozen=True)
+class DenseConfig:
+    """How the face's texture is followed (`geodiff.tracking.dense`). rounds: 0 for landmarks alone. points: of the
+    surface. side: of the faces that are looked at, pixels. noise: standard deviation of a point, as a share of the
+    outer eye corners' distance: more than flow errs, since neighbours err together. outlier: see `FitConfig`. agree,
+    reach: shares of the side by which flow may miss its start when it goes back, and by which it may go at all."""
+
+    rounds: int = 3
+    points: int = 500
+    side: int = 224
+    noise: float = 0.0025
+    outlier: float = 5.0
+    agree: float = 0.006
+    reach: float = 0.08
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """side: degrees between the face's direction and a camera's from which on the camera says nothing of the face: a
+    detector makes up what it does not see. scale_spread: standard deviation of the logarithm of the cameras' unit in
+    metres, where that is near 1. dense: how the face's texture is followed."""
+
+    side: float = 62.0
+    scale_spread: float = 0.05
+    dense: DenseConfig = field(default_factory=DenseConfig)
+
+
+@dataclass(frozen=True)
 class TrackConfig:
     """fit, hair, bust: how landmarks, hair, and neck with shoulders are fitted. fit_hair: whether static offsets are
     fitted at all.
 
     refine: whether a network takes a second look at the face of a picture (`geodiff.tracking.refine`); otherwise the
     calibration of the landmark detector has the last word. refine_videos: the same for each frame of a video, where it
-    takes most of the time.
+    takes most of the time. capture: how pictures by known cameras are taken together.
 
     keyframes: frames of a video from which identity and focal length are estimated. smooth: how steady a video's
     parameters are over time; steadiness: multiplies all of that, 0 fits every frame on its own.
@@ -32,6 +59,7 @@ class TrackConfig:
     fit_hair: bool = True
     refine: bool = True
     refine_videos: bool = True
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
     keyframes: int = 6
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
     steadiness: float = 1.0

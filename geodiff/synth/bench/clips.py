@@ -7,7 +7,7 @@ asked for views and expressions that the clip set does not hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from geodiff.clipset import ClipSetSpec, ClipSetWriter
 from geodiff.errors import FaceError
 from geodiff.metrics.picture import Picture
 from geodiff.metrics.registry import Metric, Setup
+from geodiff.synth.bench.captured import Capture
 from geodiff.synth.bench.definition import VERSION, avatar_motions, avatar_views, view_angle
-from geodiff.synth.bench.observe import Kind, Observer, understand
+from geodiff.synth.bench.observe import AvatarKind, Kind, Observer, understand
 from geodiff.synth.bench.people import Person
 from geodiff.synth.bench.scores import Score, measure, sized
 from geodiff.synth.bench.tasks import Bench, Compared, proposed
@@ -56,14 +57,20 @@ Renderer = Callable[[HeldOut], Picture]
 class AvatarClips:
     """The clips of one person and the frames held out of them. Raises FaceError where the tracker finds no face."""
 
-    def __init__(self, bench: Bench, identity: int, kind: Kind) -> None:
+    def __init__(self, bench: Bench, identity: int, kind: AvatarKind) -> None:
         config = bench.config
         self.bench, self.kind = bench, kind
         self.person: Person = bench.person(identity)
-        self.observer: Observer = bench.observer(identity, kind, config.size)
         self.seen, self.new = avatar_motions(identity, config.steps, config.held_steps)
-        self.params, self.crops = self._driven(self.seen, _FILMS)
         self.cameras = self.person.clip_cameras(config.views)
+        self._capture: Capture | None = None
+        if kind == "captured":
+            self._capture = Capture(self.person, self.seen, self.cameras, bench.head)
+            self.observer = Observer(self.person, bench.head, self._capture.portrait, config.size)
+            self.params, self.crops = self._capture.params, self._capture.crops
+        else:
+            self.observer = bench.observer(identity, kind, config.size)
+            self.params, self.crops = self._driven(self.seen, kind, _FILMS)
 
     def write(self, folder: Path) -> Path:
         """The training clips as a finished clip set, all of whose frames are for training."""
@@ -77,7 +84,7 @@ class AvatarClips:
         writer.write_reference(self.observer.reference)
         if missing := writer.missing_views():
             chosen = [self.cameras[c] for c in missing]
-            frames = [self.person.truth(_frame(self.seen, t), chosen) for t in range(steps)]
+            frames = [self.person.truth(self.seen.frame(t), chosen) for t in range(steps)]
             for place, c in enumerate(missing):
                 writer.write_view(self._clip(c, [row[place] for row in frames]))
         every = [(t, c) for c in range(len(self.cameras)) for t in range(steps)]
@@ -91,22 +98,29 @@ class AvatarClips:
         for camera in views:
             for t in times:
                 yield self._asked(
-                    self.params.frame(int(t)), camera, "views", _frame(self.seen, int(t)), False, self.crops[t]
+                    self.params.frame(int(t)), camera, "views", self.seen.frame(int(t)), False, self.crops[t]
                 )
-        params, crops = self._driven(self.new, _FILMS + 500)
+        params, crops = self._new()
         for camera in self.cameras[: config.held_views]:
             for t in range(config.held_steps):
-                yield self._asked(params.frame(t), camera, "expressions", _frame(self.new, t), t % 2 == 1, crops[t])
+                yield self._asked(params.frame(t), camera, "expressions", self.new.frame(t), t % 2 == 1, crops[t])
 
     def _asked(
         self, params: HeadParams, camera: Camera, part: str, motion: Motion, extreme: bool, crop: np.ndarray
     ) -> HeldOut:
         return HeldOut(params, self.observer.camera(camera), camera, motion, part, extreme, crop)
 
-    def _driven(self, motion: Motion, first: int) -> tuple[HeadParams, np.ndarray]:
+    def _new(self) -> tuple[HeadParams, np.ndarray]:
+        """Parameters and driving crops of the new expressions."""
+        if self._capture is not None:
+            return self._capture.further(self.new)
+        assert self.kind != "captured"
+        return self._driven(self.new, self.kind, _FILMS + 500)
+
+    def _driven(self, motion: Motion, kind: Kind, first: int) -> tuple[HeadParams, np.ndarray]:
         """Parameters on the portrait's identity, T frames, and driving crops."""
-        films = [self.person.film(_frame(motion, t), first + t) for t in range(motion.num_frames)]
-        found = [understand(self.person, film, self.bench.head, self.kind) for film in films]
+        films = [self.person.film(motion.frame(t), first + t) for t in range(motion.num_frames)]
+        found = [understand(self.person, film, self.bench.head, kind) for film in films]
         params = HeadParams.concatenate([self.observer.carried(one) for one in found])
         return params, np.stack([one.crop for one in found])
 
@@ -149,17 +163,12 @@ def score_avatar(
     return scores, shown
 
 
-def try_clips(bench: Bench, identity: int, kind: Kind) -> tuple[AvatarClips | None, str]:
+def try_clips(bench: Bench, identity: int, kind: AvatarKind) -> tuple[AvatarClips | None, str]:
     """The clips, or why the tracker cannot give them."""
     try:
         return AvatarClips(bench, identity, kind), ""
     except FaceError:
         return None, f"avatar {identity}, {kind}: the tracker finds no face in the portrait or a driving frame"
-
-
-def _frame(motion: Motion, t: int) -> Motion:
-    weights = {name: values[t : t + 1] for name, values in motion.weights.items()}
-    return replace(motion, weights=weights, rotation=motion.rotation[t : t + 1], gaze=motion.gaze[t : t + 1])
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:

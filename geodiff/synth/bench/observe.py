@@ -2,7 +2,8 @@
 
 "tracked" is how methods are used: `geodiff.tracking` finds faces, mattes, expressions and cameras in the photograph and
 in the driving frames. "true" replaces the detector's landmarks and the matte by the true ones, and takes the parameters
-themselves where the person's head and the conditioning head are the same model.
+themselves where the person's head and the conditioning head are the same model. "captured", of avatars alone: cameras
+are known, and the tracker sees all of their pictures (`geodiff.synth.bench.captured`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from geodiff.tracking.witnesses import witnesses
 from geodiff.types import Camera, HeadParams
 
 Kind = Literal["tracked", "true"]
+AvatarKind = Literal["tracked", "true", "captured"]
 #: The headline first.
 KINDS: tuple[Kind, ...] = ("tracked", "true")
+AVATAR_KINDS: tuple[AvatarKind, ...] = (*KINDS, "captured")
 
 
 @dataclass(frozen=True)
@@ -43,25 +46,40 @@ class Expression:
     crop: np.ndarray
 
 
+@dataclass(frozen=True)
+class Understood:
+    """A photograph understood. params: T = 1. matte: (H, W) 0..1. similarity: rotation, shift and scale from the world
+    of frames to the true one, where frames are not in the reference's world."""
+
+    params: HeadParams
+    camera: Camera
+    matte: np.ndarray
+    similarity: tuple[torch.Tensor, torch.Tensor, float] | None = None
+
+
+def understood(person: Person, head: HeadModel, kind: Kind) -> Understood:
+    """A person's portrait with the head `head`. Raises FaceError where the tracker finds no face."""
+    photo = person.photo
+    if kind == "tracked":
+        track = track_image(photo.image, head)
+        params, camera, matte = track.params, track.camera, track.matte
+    else:
+        params, camera = _exact(person, head, [photo])
+        matte = photo.mask
+        params = fit_offsets(matte, params, camera, head, photo.image)
+    return Understood(params, camera, matte)
+
+
 class Observer:
-    """How one person's photograph is understood with the head `head`, and shown to methods of frames of side `size`.
+    """A person's photograph as `known`, shown to methods of frames of side `size`."""
 
-    Raises FaceError where the tracker finds no face.
-    """
-
-    def __init__(self, person: Person, head: HeadModel, kind: Kind, size: int) -> None:
-        self.person, self.head, self.kind, self.size = person, head, kind, size
-        photo = person.photo
-        if kind == "tracked":
-            track = track_image(photo.image, head)
-            params, camera, matte = track.params, track.camera, track.matte
-        else:
-            params, camera = _exact(person, head, [photo])
-            matte = photo.mask
-            params = fit_offsets(matte, params, camera, head, photo.image)
-        self.reference: Reference = crop_reference(photo.image, matte, params, camera, head, size)
+    def __init__(self, person: Person, head: HeadModel, known: Understood, size: int) -> None:
+        self.person, self.head, self.size = person, head, size
+        self.reference: Reference = crop_reference(
+            person.photo.image, known.matte, known.params, known.camera, head, size
+        )
         self._conditioner = Conditioner(head, self.reference)
-        self._turn, self._shift, self._scale = self._alignment(photo)
+        self._turn, self._shift, self._scale = known.similarity or self._alignment()
 
     def camera(self, true: Camera, size: int | None = None) -> Camera:
         """A camera of the true person's world, moved to the world of the understood head: the same picture."""
@@ -81,11 +99,10 @@ class Observer:
         """What a generator is shown of a frame; camera: of this head's world."""
         return self._conditioner.render(params, camera)
 
-    def _alignment(self, photo: Photo) -> tuple[torch.Tensor, torch.Tensor, float]:
+    def _alignment(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The similarity from this head's world to the true one, by the landmarks of the photograph's expression."""
-        truth, head = self.person.head, self.head
-        own = _landmarks(head, self.reference.params)
-        goal = _landmarks(truth, photo.params)
+        own = _landmarks(self.head, self.reference.params)
+        goal = _landmarks(self.person.head, self.person.photo.params)
         both = np.isfinite(own).all(1) & np.isfinite(goal).all(1)
         rotation, shift, scale = similarity(own[both], goal[both])
         return torch.as_tensor(rotation).float(), torch.as_tensor(shift).float(), scale
@@ -107,8 +124,13 @@ def understand(driver: Person, photo: Photo, head: HeadModel, kind: Kind) -> Exp
         params, camera = fit.params, fit.camera
         alone = on_white(photo.image, portrait_matte(photo.image, faces[-1]))
     params = params.frame(params.num_frames - 1)
-    crop = resample(alone, camera, face_camera(head, params, camera, CROP_SIZE), border=255.0)
-    return Expression(params, crop.astype(np.float32) / 255.0)
+    return Expression(params, driving_crop(alone, camera, params, head))
+
+
+def driving_crop(image: np.ndarray, camera: Camera, params: HeadParams, head: HeadModel) -> np.ndarray:
+    """(64, 64, 3) float32 0..1 the face (T = 1) of an image on white."""
+    crop = resample(image, camera, face_camera(head, params, camera, CROP_SIZE), border=255.0)
+    return crop.astype(np.float32) / 255.0
 
 
 def _exact(person: Person, head: HeadModel, photos: list[Photo]) -> tuple[HeadParams, Camera]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from geodiff.metrics.table import ARROWS, number
 from geodiff.synth.bench.definition import VERSION
-from geodiff.synth.bench.observe import KINDS
+from geodiff.synth.bench.observe import AVATAR_KINDS
 from geodiff.synth.bench.scores import FIGURES, NORMAL_METRICS, Figure, Mean, Score, chosen, groups, means
 
 SCHEMA = 1
@@ -72,7 +72,7 @@ def _kept(found: dict[str, Mean], task: str) -> dict[str, Mean]:
 
 def _summary(scores: list[Score], task: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in AVATAR_KINDS:
         for method in ("result", "proposal"):
             part = chosen(scores, kind=kind, method=method)
             if part:
@@ -93,7 +93,7 @@ def _section(run: Run, task: str) -> list[str]:
     name = run.methods.get("self" if task == "normals" else task, "result")
     columns = [
         (kind, method)
-        for kind in KINDS
+        for kind in AVATAR_KINDS
         for method in ("result", "proposal")
         if chosen(scores, kind=kind, method=method)
     ]

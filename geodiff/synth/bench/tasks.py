@@ -14,7 +14,7 @@ from geodiff.head.model import HeadModel
 from geodiff.metrics.picture import Picture
 from geodiff.metrics.registry import Metric, Setup
 from geodiff.synth.bench.definition import BenchConfig, Shot, shot
-from geodiff.synth.bench.observe import KINDS, Expression, Kind, Observer, understand
+from geodiff.synth.bench.observe import KINDS, Expression, Kind, Observer, understand, understood
 from geodiff.synth.bench.people import Person
 from geodiff.synth.bench.scores import Score, measure, sized
 from geodiff.types import Camera, HeadParams
@@ -115,7 +115,7 @@ class Bench:
         key = identity, kind, size
         if key not in self._observers:
             self._observers = {k: one for k, one in self._observers.items() if k[0] == identity}
-            self._observers[key] = Observer(self.person(identity), self.head, kind, size)
+            self._observers[key] = _observer(self.person(identity), self.head, kind, size)
         return self._observers[key]
 
     def shots(self, task: str, identity: int) -> list[Shot]:
@@ -195,6 +195,10 @@ class Bench:
             conditions=[observer.condition(own, camera) for own, camera in pairs],
             shots=kept,
         ), lost
+
+
+def _observer(person: Person, head: HeadModel, kind: Kind, size: int) -> Observer:
+    return Observer(person, head, understood(person, head, kind), size)
 
 
 def _named(one: Shot) -> str:

@@ -1,0 +1,344 @@
+"""One person before several cameras that are known: one identity, and at each time one head that all of them see.
+
+A photograph leaves distance, focal length and shape to guesses that are made together and wrong together. Where cameras
+are calibrated these guesses are not needed: every camera's landmarks, and what else is known of its pictures
+(`witnesses`), are told to one fit, whose unknowns are the head's place in the world, its expression, and its shape.
+VHAP (Qian 2024) has the same unknowns and fits them to pixels by gradient descent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from geodiff.errors import FaceError
+from geodiff.head.model import HeadModel
+from geodiff.tracking.dense import Crop, Surface, Tied, cut_out
+from geodiff.tracking.descent import descend
+from geodiff.tracking.face_model import FaceModel
+from geodiff.tracking.fit import FitState, LandmarkFitter, Observed
+from geodiff.tracking.landmarks import detect_faces
+from geodiff.tracking.refine import Look, most_likely
+from geodiff.tracking.settings import TrackConfig
+from geodiff.tracking.systems import Normals, Unknowns
+from geodiff.tracking.video import bridged
+from geodiff.tracking.witnesses import Witness, witnesses
+from geodiff.tracking.world import Station, WorldStates, add_seen, first_places
+from geodiff.types import Camera, HeadParams
+
+#: Scales within this factor of 1 are those of cameras in metres; a head's size says that only so well.
+_METRIC = 1.35
+
+#: Metres between the outer corners of the eyes, about.
+_EYES = 0.09
+
+#: A time and the number of the camera.
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CaptureState:
+    """The solver's unknowns: logarithm of the metres in the cameras' unit, shape (S,), and the heads at T times."""
+
+    log_scale: float
+    shape: np.ndarray
+    frames: WorldStates
+
+
+@dataclass(frozen=True)
+class CaptureTrack:
+    """A tracked capture of T times before C cameras.
+
+    params: HeadParams (T). cameras: C, in metres. found: (T,) bool; times at which no camera saw the face hold what
+    lies between their neighbours. errors: (T, C) mean distance of the inner face's landmarks / distance of the outer
+    eye corners, nan where a camera did not count. angles: (T, C) degrees between the face's direction and the
+    camera's. state: what was solved for. texture: (U, U) the face's, None where it was not followed.
+    """
+
+    params: HeadParams
+    cameras: list[Camera]
+    found: np.ndarray
+    errors: np.ndarray
+    angles: np.ndarray
+    state: CaptureState
+    texture: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A face in a picture: what is known of it, and how it looks; None where its texture is not followed."""
+
+    look: Look
+    crop: Crop | None = None
+
+
+def look_at(image: np.ndarray, config: TrackConfig | None = None) -> Sight | None:
+    """The largest face of an image (H, W, 3) uint8 RGB; None where there is none."""
+    config = config or TrackConfig()
+    faces = detect_faces(image)
+    if not faces:
+        return None
+    look, dense = most_likely(image, faces[0], config.refine), config.capture.dense
+    return Sight(look, cut_out(image, look.points, dense.side) if dense.rounds else None)
+
+
+def track_capture(
+    images: Iterable[tuple[Cell, np.ndarray]],
+    cameras: Sequence[Camera],
+    head: HeadModel,
+    config: TrackConfig | None = None,
+    seen: Callable[[], None] = lambda: None,
+) -> CaptureTrack:
+    """Track one person in pictures by known cameras.
+
+    images: (time, number of the camera) and (H, W, 3) uint8 RGB of the camera's size, one after the other; times count
+    from 0. seen: called after each. Raises FaceError where no picture shows a face from the front or half a side.
+    """
+    config = config or TrackConfig()
+    sights: dict[Cell, Sight] = {}
+    times = 0
+    for (t, c), image in images:
+        times = max(times, t + 1)
+        sight = look_at(image, config)
+        if sight is not None:
+            sights[t, c] = sight
+        seen()
+    return fit_capture(sights, times, cameras, head, config)
+
+
+def fit_capture(
+    sights: dict[Cell, Sight],
+    times: int,
+    cameras: Sequence[Camera],
+    head: HeadModel,
+    config: TrackConfig | None = None,
+    known: CaptureTrack | None = None,
+) -> CaptureTrack:
+    """Heads at so many times from what is known of the pictures; see `track_capture`.
+
+    known: the same person before the same cameras, whose shape, scale and texture hold.
+    """
+    return CaptureFitter(sights, times, cameras, head, config or TrackConfig()).track(known)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What camera number c saw at the times `rows` (N,). points: (N, 478, 2) pixels as if they were square."""
+
+    c: int
+    station: Station
+    fitter: LandmarkFitter
+    rows: np.ndarray
+    seen: Observed
+    points: np.ndarray
+    witnesses: list[Witness]
+    crops: list[Crop | None]
+
+    def at(self, kept: np.ndarray) -> _View:
+        """The times `kept` (N,) bool alone."""
+        where = np.flatnonzero(kept)
+        return replace(
+            self,
+            rows=self.rows[where],
+            seen=Observed(self.seen.points[where], self.seen.eyes[where], self.seen.across[where]),
+            points=self.points[where],
+            witnesses=[witness[where] for witness in self.witnesses],
+            crops=[self.crops[n] for n in where],
+        )
+
+    def state(self, world: CaptureState) -> FitState:
+        """The heads as the camera sees them."""
+        states = self.station.seen(world.frames[self.rows], world.log_scale)
+        return FitState(self.station.log_focal, world.shape, states)
+
+
+class CaptureFitter:
+    """Fits one head to what several cameras saw."""
+
+    def __init__(
+        self, sights: dict[Cell, Sight], times: int, cameras: Sequence[Camera], head: HeadModel, config: TrackConfig
+    ) -> None:
+        self.head, self.times, self.cameras = head, times, list(cameras)
+        self.config, self.fitting = config.capture, config.fitting(config.refine)
+        self.face = FaceModel(head)
+        self.stations = [Station.of(camera) for camera in cameras]
+        every = [self._view(sights, c) for c in range(len(cameras))]
+        self.views = [view for view in every if len(view.rows)]
+        if not self.views:
+            raise FaceError(
+                "a capture must show a face, but none was found in its pictures: use cameras that see the face from "
+                "the front or from half a side"
+            )
+        self.fitter = self.views[0].fitter
+        self.start = self._start()
+        metric = abs(self.start.log_scale) < math.log(_METRIC)
+        #: What is believed of the scale's logarithm: mean and standard deviation.
+        self.usual_scale = (0.0, self.config.scale_spread) if metric else (self.start.log_scale, 1.0)
+
+    def _view(self, sights: dict[Cell, Sight], c: int) -> _View:
+        camera, station = self.cameras[c], self.stations[c]
+        size = (camera.width, round(camera.height * station.stretch))
+        fitter = LandmarkFitter(self.head, size, self.fitting, station.middle, self.face)
+        rows = np.array(sorted(t for t, number in sights if number == c), int)
+        own = [sights[t, c] for t in rows]
+        looks = [_squared(sight.look, station) for sight in own]
+        points = np.stack([look.points for look in looks]) if own else np.zeros((0, 478, 2))
+        told = witnesses(looks, self.head, fitter) if own else []
+        crops = [sight.crop for sight in own]
+        return _View(c, station, fitter, rows, fitter.observe(points), points, told, crops)
+
+    def track(self, known: CaptureTrack | None = None) -> CaptureTrack:
+        """From the start to the end; shape, scale and texture as `known`, where they are."""
+        state = self.start
+        if known is not None:
+            state = replace(state, log_scale=known.state.log_scale, shape=known.state.shape)
+        # Which cameras look at the face is better known after the first round.
+        for rounds in (8, self.fitting.iterations):
+            state = self.solve(state, self.counted(state), known is None, rounds)
+        texture = None if known is None else known.texture
+        if self.config.dense.rounds and any(crop is not None for view in self.views for crop in view.crops):
+            surface = Surface(self.head, self.config.dense)
+            for _ in range(self.config.dense.rounds):
+                views, params, cameras = self.counted(state), self.params(state), self._metric(state.log_scale)
+                crops = {(int(t), v.c): crop for v in views for t, crop in zip(v.rows, v.crops, strict=True) if crop}
+                if known is None or known.texture is None:
+                    texture = surface.texture(crops, params, cameras)
+                assert texture is not None
+                tied = [self._tied(view, surface, texture, params, cameras[view.c], state) for view in views]
+                state = self.solve(state, tied, known is None, self.fitting.iterations)
+        return self.result(state, texture)
+
+    def solve(self, state: CaptureState, views: list[_View], shared: bool, rounds: int) -> CaptureState:
+        """The state that some views ask for. shared: whether scale and shape are solved for."""
+        return descend(_Capture(self, views, shared), state, not shared, rounds, 1e-4)
+
+    def _tied(
+        self,
+        view: _View,
+        surface: Surface,
+        texture: np.ndarray,
+        params: HeadParams,
+        camera: Camera,
+        state: CaptureState,
+    ) -> _View:
+        """A view with where its pictures show the face's texture as a further witness."""
+        count, dense = len(surface.points.faces), self.config.dense
+        targets, roots = np.zeros((len(view.rows), count, 2)), np.zeros((len(view.rows), count))
+        scale = np.exp(view.state(state).frames.log_scale)
+        for n, (t, crop) in enumerate(zip(view.rows, view.crops, strict=True)):
+            if crop is not None:
+                places, good = surface.followed(crop, texture, params, int(t), camera)
+                targets[n] = view.station.squared(places)
+                roots[n] = good / (dense.noise * _EYES * scale[n])
+        tied = Tied(surface.model, view.station.middle, targets, roots, dense.outlier)
+        return replace(view, witnesses=[*view.witnesses, tied])
+
+    def _start(self) -> CaptureState:
+        alone = [(view.rows, view.fitter.start_frames(view.points)) for view in self.views]
+        rotation, origin, scale = first_places([view.station for view in self.views], alone, self.times)
+        count, times = self.face.num_expr, self.times
+        frames = WorldStates(rotation, origin, np.zeros((times, count)), np.zeros((times, 4)), np.zeros(times))
+        return CaptureState(math.log(scale), np.zeros(self.face.num_shape), frames)
+
+    def counted(self, state: CaptureState) -> list[_View]:
+        """What cameras saw that look at the face; of a time that only others saw, the one that sees it best."""
+        seen = np.zeros((self.times, len(self.cameras)), bool)
+        for view in self.views:
+            seen[view.rows, view.c] = True
+        angles = np.where(seen, self.angles(state), np.inf)
+        kept = seen & ((angles <= self.config.side) | (angles == angles.min(1, keepdims=True)))
+        chosen = [view.at(kept[view.rows, view.c]) for view in self.views]
+        return [view for view in chosen if len(view.rows)]
+
+    def angles(self, state: CaptureState) -> np.ndarray:
+        """(T, C) degrees between the faces' directions and the cameras'."""
+        places = np.exp(state.log_scale) * np.stack([station.center for station in self.stations])
+        away = places - state.frames.origin[:, None]
+        away /= np.maximum(np.linalg.norm(away, axis=2, keepdims=True), 1e-9)
+        cosines = (away * state.frames.rotation[:, None, :, 2]).sum(2)
+        found: np.ndarray = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+        return found
+
+    def result(self, state: CaptureState, texture: np.ndarray | None) -> CaptureTrack:
+        """The state in this project's terms."""
+        errors = np.full((self.times, len(self.cameras)), np.nan)
+        for view in self.counted(state):
+            errors[view.rows, view.c] = view.fitter.errors(view.points, view.state(state))
+        found = np.isfinite(errors).any(1)
+        params = bridged(
+            self.params(state).frames(torch.from_numpy(found)), np.flatnonzero(found), np.zeros(self.times, int)
+        )
+        return CaptureTrack(params, self._metric(state.log_scale), found, errors, self.angles(state), state, texture)
+
+    def params(self, state: CaptureState) -> HeadParams:
+        """The heads (T) in metres."""
+        return self.face.placed(state.shape, state.frames.rotation, state.frames.origin, state.frames)
+
+    def _metric(self, log_scale: float) -> list[Camera]:
+        """The cameras in metres."""
+        unit = torch.ones(4, 4)
+        unit[:3, 3] = float(np.exp(log_scale))
+        return [replace(camera, viewmat=camera.viewmat * unit) for camera in self.cameras]
+
+
+def _squared(look: Look, station: Station) -> Look:
+    """What is known of a face, in pixels that are square."""
+    middle = None if look.middle is None else station.squared(look.middle)
+    return replace(look, points=station.squared(look.points), middle=middle)
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """What some views saw, as a problem. shared: whether scale and shape are solved for."""
+
+    whole: CaptureFitter
+    views: Sequence[_View]
+    shared: bool
+
+    def energies(self, state: CaptureState) -> np.ndarray:
+        usual = self.whole.fitter.usual
+        energies = usual.energies(state.frames)
+        for view in self.views:
+            energies[view.rows] += view.fitter.seen_energies(view.seen, view.state(state), view.witnesses)
+        scale, trust = self._scale(state), self.whole.fitting.shape_prior**2
+        return np.append(energies, scale**2 + trust * (state.shape**2).sum())
+
+    def normals(self, state: CaptureState) -> Normals:
+        fitter = self.whole.fitter
+        normals = fitter.no_normals(len(state.frames))
+        for view in self.views:
+            seen = view.fitter.seen_normals(view.seen, view.state(state), self.shared, view.witnesses)
+            slopes = view.station.slopes(state.frames[view.rows], state.log_scale)
+            add_seen(normals, view.rows, seen, slopes)
+        fitter.usual.add(normals, state.frames)
+        if self.shared:
+            spread = self.whole.usual_scale[1]
+            normals.shared[0, 0] += spread**-2.0
+            normals.gradient.shared[0] += self._scale(state) / spread
+            fitter.add_shape_prior(normals, state.shape)
+        return normals
+
+    def _scale(self, state: CaptureState) -> float:
+        mean, spread = self.whole.usual_scale
+        return (state.log_scale - mean) / spread
+
+    def bounds(self, state: CaptureState) -> tuple[Unknowns, Unknowns, Unknowns, Unknowns]:
+        usual, bound = self.whole.fitter.usual, self.whole.fitting.bound
+        value = Unknowns(np.array([state.log_scale, *state.shape]), state.frames.vector)
+        walls = np.full(len(state.shape), bound)
+        shape = value.frames.shape
+        lower = Unknowns(np.array([-np.inf, *-walls]), np.broadcast_to(usual.lower, shape))
+        upper = Unknowns(np.array([np.inf, *walls]), np.broadcast_to(usual.upper, shape))
+        free = Unknowns(np.full(len(value.shared), self.shared), np.tile(usual.free, (shape[0], 1)))
+        return value, lower, upper, free
+
+    def moved(self, state: CaptureState, step: Unknowns) -> CaptureState:
+        frames = state.frames.moved(state.frames.vector + step.frames)
+        return CaptureState(state.log_scale + float(step.shared[0]), state.shape + step.shared[1:], frames)
+
+    def mixed(self, state: CaptureState, trial: CaptureState, better: np.ndarray) -> CaptureState:
+        return replace(trial, frames=state.frames.where(better, trial.frames))
