@@ -90,7 +90,7 @@ def bring(
         note(f"{source} is on the head model {to[0].name!r} already: its parameters stay as they are")
     target, spec = (result.head, result.spec) if to is None else to
     digest = _fingerprint(result.params, target, config)
-    if _finished(out, digest):
+    if is_finished(out, digest):
         return Brought(result.params.num_frames, result.source, _called(target), None, True)
     params, residuals, origin = result.params, None, None
     if not kept:
@@ -98,17 +98,17 @@ def bring(
         report("convert", 0.0)
         done = convert(params, result.head, target, config)
         params, residuals = done.params, done.residuals
-        origin = {**_head_entry(result.head), "residuals": residuals.figures()}
+        origin = {**head_entry(result.head), "residuals": residuals.figures()}
         report("convert", 1.0)
     staged = make_folder(out / WORK / "result")
     shutil.rmtree(staged)
     meta = {
-        "head": _head_entry(target), "head_spec": absolute_spec(spec) if spec else None, "fingerprint": digest,
+        "head": head_entry(target), "head_spec": absolute_spec(spec) if spec else None, "fingerprint": digest,
         "converted_from": origin, "preset": preset,
     }  # fmt: skip
     report("write", 0.0)
     _write(staged, result, params, target, {key: value for key, value in meta.items() if value})
-    _move(staged, out)
+    move_in(staged, out)
     report("write", 1.0)
     return Brought(result.tracking.num_frames, result.source, _called(target), residuals)
 
@@ -151,6 +151,11 @@ def _write(staged: Path, result: _Result, params: HeadParams, head: HeadModel | 
     if tracking.images is None or all(image is None for image in tracking.images):
         _write_params(staged / PARAMS, tracking.params, head, tracking.fps)
         return
+    write_pictures(staged, tracking, head, meta)
+
+
+def write_pictures(staged: Path, tracking: Tracking, head: HeadModel | None, meta: dict[str, Any]) -> None:
+    """A tracking with its pictures as a clip set in a new folder. meta: what clipset.json says more of it."""
     if head is None:
         write_vhap(staged, tracking)
     else:
@@ -206,7 +211,7 @@ def _write_params(path: Path, params: HeadParams, head: HeadModel | None, fps: f
     write_npz(path, **arrays)
 
 
-def _move(staged: Path, out: Path) -> None:
+def move_in(staged: Path, out: Path) -> None:
     """Moves a finished result into place, the lists of frames last: until then the folder is no clip set."""
     last = {TRANSFORMS: 1, META: 2}
     with storage_errors(out):
@@ -218,7 +223,7 @@ def _move(staged: Path, out: Path) -> None:
         shutil.rmtree(out / WORK)
 
 
-def _finished(out: Path, digest: str) -> bool:
+def is_finished(out: Path, digest: str) -> bool:
     """Whether the folder holds this very result. Raises ClipSetError where it holds anything else of the kind."""
     taken = [name for name in (META, TRANSFORMS) if (out / name).exists()]
     if not taken:
@@ -240,7 +245,8 @@ def _fingerprint(params: HeadParams, head: HeadModel | None, config: ConvertConf
     return digest.hexdigest()[:16]
 
 
-def _head_entry(head: HeadModel | None) -> dict[str, Any]:
+def head_entry(head: HeadModel | None) -> dict[str, Any]:
+    """What clipset.json says of its head."""
     if head is None:
         return {}
     return {

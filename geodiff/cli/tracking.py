@@ -28,7 +28,7 @@ from geodiff.errors import InputError
 
 
 def track(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_VIDEO_OR_RESULT")],
+    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_VIDEO_OR_CAPTURE_OR_RESULT")],
     overrides: Overrides = None,
     out: Out = None,
     face: Face = None,
@@ -50,11 +50,19 @@ def track(
 ) -> None:
     """Pixels, or another tracker's result -> head parameters and cameras in VHAP's layout (default: out/NAME/track).
 
+    A capture is a folder of pictures by calibrated cameras, listed in a transforms.json without head parameters; all
+    of its cameras are tracked together.
     A result is a clip set of geodiff, a VHAP export, a Pixel3DMM folder or CAP4D's fit.npz. With --convert its
     parameters are fitted to another head model, and the distances that remain are told.
     """
+    from geodiff.captures import is_capture
     from geodiff.imported import is_tracking
 
+    if convert is None and is_capture(source):
+        if face is not None:
+            raise InputError(f"--face chooses among the faces of an image, and {source} is a capture: leave it out")
+        _track_capture(source, overrides, out, head or BUILTIN, preset, seed, device, dry_run)
+        return
     known = source.is_dir() or (source.exists() and (source.suffix == ".npz" or is_tracking(source)))
     result = convert is not None or known
     if not result:
@@ -104,6 +112,40 @@ def _track_pixels(
         run.result(**figures)
     error = 100 * figures["landmark_error"]
     say(f"{figures['frames']:.0f} frames, mean landmark error {error:.1f}% of the distance between the eyes' corners")
+    typer.echo(folder)
+
+
+def _track_capture(
+    source: Path,
+    overrides: list[str] | None,
+    out: Path | None,
+    head: str,
+    preset: str,
+    seed: int,
+    device: str,
+    dry_run: bool,
+) -> None:
+    from geodiff.tracking.track import TrackConfig
+
+    config = load_config(TrackConfig, "track", preset, with_named(overrides, {}))
+    if dry(dry_run, config):
+        return
+    from geodiff.captures import capture_to_clips, read_capture
+    from geodiff.head import load_head
+    from geodiff.runs import RunRecord
+
+    spec = resolve(preset, seed, device, head).head
+    folder = out or Path("out") / source.resolve().name / "track"
+    read_capture(source)  # nothing is written before it is known to be usable
+    inputs = {"source": source.resolve(), "head": spec}
+    with RunRecord(folder, "track", config, preset=preset, inputs=inputs) as run, StageProgress(run.add_time) as report:
+        figures = capture_to_clips(
+            source, folder, config, load_head(spec), head_spec=spec, preset=preset, report=report, note=say
+        )
+        run.result(**figures)
+    if "landmark_error" in figures:
+        error = 100 * figures["landmark_error"]
+        say(f"{figures['frames']:.0f} pictures, mean landmark error {error:.1f}% of the distance between the eyes")
     typer.echo(folder)
 
 

@@ -30,8 +30,9 @@ from geodiff.tracking.witnesses import Witness, witnesses
 from geodiff.tracking.world import Station, WorldStates, add_seen, first_places
 from geodiff.types import Camera, HeadParams
 
-#: Scales within this factor of 1 are those of cameras in metres; a head's size says that only so well.
-_METRIC = 1.35
+#: Units in metres that cameras usually have, and the factor within which a head's size tells that one is meant.
+_UNITS = (1.0, 0.01, 0.001)
+_NEAR = 1.35
 
 #: Metres between the outer corners of the eyes, about.
 _EYES = 0.09
@@ -175,9 +176,8 @@ class CaptureFitter:
             )
         self.fitter = self.views[0].fitter
         self.start = self._start()
-        metric = abs(self.start.log_scale) < math.log(_METRIC)
         #: What is believed of the scale's logarithm: mean and standard deviation.
-        self.usual_scale = (0.0, self.config.scale_spread) if metric else (self.start.log_scale, 1.0)
+        self.usual_scale = _usual_scale(self.start.log_scale, self.config.scale_spread)
 
     def _view(self, sights: dict[Cell, Sight], c: int) -> _View:
         camera, station = self.cameras[c], self.stations[c]
@@ -283,6 +283,12 @@ class CaptureFitter:
         unit = torch.ones(4, 4)
         unit[:3, 3] = float(np.exp(log_scale))
         return [replace(camera, viewmat=camera.viewmat * unit) for camera in self.cameras]
+
+
+def _usual_scale(start: float, spread: float) -> tuple[float, float]:
+    """Mean and standard deviation of the scale's logarithm, by its first estimate."""
+    nearest = min((math.log(unit) for unit in _UNITS), key=lambda unit: abs(unit - start))
+    return (nearest, spread) if abs(nearest - start) < math.log(_NEAR) else (start, 1.0)
 
 
 def _squared(look: Look, station: Station) -> Look:
