@@ -33,7 +33,8 @@ class DenseConfig:
 class CaptureConfig:
     """side: degrees between the face's direction and a camera's from which on the camera says nothing of the face: a
     detector makes up what it does not see. scale_spread: standard deviation of the logarithm of the cameras' unit,
-    where that is about a metre, a centimetre or a millimetre; other units are told by the head's size alone. dense: how the face's texture is followed."""
+    where that is about a metre, a centimetre or a millimetre; other units are told by the head's size alone. dense: how
+    the face's texture is followed."""
 
     side: float = 62.0
     scale_spread: float = 0.05
