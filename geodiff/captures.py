@@ -242,9 +242,9 @@ def _keep_sights(path: Path, sights: dict[int, Sight]) -> None:
     arrays: dict[str, np.ndarray] = {"cameras": np.array(sorted(sights), np.int64)}
     for c, sight in sights.items():
         arrays[f"points_{c}"], arrays[f"told_{c}"] = sight.look.points, sight.look.told
-        if sight.crop is not None:
-            arrays[f"gray_{c}"] = sight.crop.gray
-            arrays[f"place_{c}"] = np.array([sight.crop.zoom, *sight.crop.corner])
+        for part, crop in sight.crops.items():
+            arrays[f"gray_{c}_{part}"] = crop.gray
+            arrays[f"place_{c}_{part}"] = np.array([crop.zoom, *crop.corner])
     write_npz(path, **arrays)
 
 
@@ -254,11 +254,12 @@ def _kept_sights(path: Path) -> dict[int, Sight] | None:
         arrays = read_npz(path) if path.exists() else {}
         found = {}
         for c in arrays["cameras"].tolist():
-            crop = None
-            if f"gray_{c}" in arrays:
-                zoom, *corner = arrays[f"place_{c}"].tolist()
-                crop = Crop(arrays[f"gray_{c}"], zoom, np.array(corner))
-            found[c] = Sight(Look.of(arrays[f"points_{c}"], arrays[f"told_{c}"]), crop)
+            crops = {}
+            for name in arrays:
+                if name.startswith(f"gray_{c}_"):
+                    zoom, *corner = arrays[name.replace("gray", "place")].tolist()
+                    crops[name.removeprefix(f"gray_{c}_")] = Crop(arrays[name], zoom, np.array(corner))
+            found[c] = Sight(Look.of(arrays[f"points_{c}"], arrays[f"told_{c}"]), crops)
         return found
     except (InputError, KeyError, ValueError):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ _NEAR = 1.35
 #: Metres between the outer corners of the eyes, about.
 _EYES = 0.09
 
+#: (U, U) by the part's name and the camera whose pictures show it, -1 for all.
+Textures = dict[tuple[str, int], np.ndarray]
 #: A time and the number of the camera.
 Cell = tuple[int, int]
 
@@ -57,7 +59,7 @@ class CaptureTrack:
     params: HeadParams (T). cameras: C, in metres. found: (T,) bool; times at which no camera saw the face hold what
     lies between their neighbours. errors: (T, C) mean distance of the inner face's landmarks / distance of the outer
     eye corners, nan where a camera did not count. angles: (T, C) degrees between the face's direction and the
-    camera's. state: what was solved for. texture: (U, U) the face's, None where it was not followed.
+    camera's. state: what was solved for. textures: of the parts that were followed.
     """
 
     params: HeadParams
@@ -66,15 +68,16 @@ class CaptureTrack:
     errors: np.ndarray
     angles: np.ndarray
     state: CaptureState
-    texture: np.ndarray | None = None
+    textures: Textures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sight:
-    """A face in a picture: what is known of it, and how it looks; None where its texture is not followed."""
+    """A face in a picture: what is known of it, and how parts of the head look, by `Surface.part`; empty where textures
+    are not followed."""
 
     look: Look
-    crop: Crop | None = None
+    crops: dict[str, Crop] = field(default_factory=dict)
 
 
 def look_at(image: np.ndarray, config: TrackConfig | None = None) -> Sight | None:
@@ -84,7 +87,7 @@ def look_at(image: np.ndarray, config: TrackConfig | None = None) -> Sight | Non
     if not faces:
         return None
     look, dense = most_likely(image, faces[0], config.refine), config.capture.dense
-    return Sight(look, cut_out(image, look.points, dense.side) if dense.rounds else None)
+    return Sight(look, {part: cut_out(image, look.points, dense.side, part) for part in dense.parts})
 
 
 def track_capture(
@@ -128,7 +131,8 @@ def fit_capture(
 
 @dataclass(frozen=True)
 class _View:
-    """What camera number c saw at the times `rows` (N,). points: (N, 478, 2) pixels as if they were square."""
+    """What camera number c saw at the times `rows` (N,). points: (N, 478, 2) pixels as if they were square. faced:
+    whether it looks at the face; otherwise its landmarks do not count."""
 
     c: int
     station: Station
@@ -137,7 +141,8 @@ class _View:
     seen: Observed
     points: np.ndarray
     witnesses: list[Witness]
-    crops: list[Crop | None]
+    crops: list[dict[str, Crop]]
+    faced: bool = True
 
     def at(self, kept: np.ndarray) -> _View:
         """The times `kept` (N,) bool alone."""
@@ -155,6 +160,23 @@ class _View:
         """The heads as the camera sees them."""
         states = self.station.seen(world.frames[self.rows], world.log_scale)
         return FitState(self.station.log_focal, world.shape, states)
+
+    def energies(self, world: CaptureState) -> np.ndarray:
+        """(N,) energy of what was seen."""
+        state = self.state(world)
+        if self.faced:
+            return self.fitter.seen_energies(self.seen, state, self.witnesses)
+        return sum((witness.energies(state) for witness in self.witnesses), np.zeros(len(self.rows)))
+
+    def normals(self, world: CaptureState, shared: bool) -> Normals:
+        """Gauss-Newton's matrix and gradient of it, by the camera's own unknowns."""
+        state = self.state(world)
+        if self.faced:
+            return self.fitter.seen_normals(self.seen, state, shared, self.witnesses)
+        normals = self.fitter.no_normals(len(self.rows))
+        for witness in self.witnesses:
+            witness.add(normals, state, shared)
+        return normals
 
 
 class CaptureFitter:
@@ -175,6 +197,7 @@ class CaptureFitter:
                 "the front or from half a side"
             )
         self.fitter = self.views[0].fitter
+        self.surfaces = [Surface(head, self.config.dense, part) for part in self.config.dense.parts]
         self.start = self._start()
         #: What is believed of the scale's logarithm: mean and standard deviation.
         self.usual_scale = _usual_scale(self.start.log_scale, self.config.scale_spread)
@@ -188,7 +211,7 @@ class CaptureFitter:
         looks = [_squared(sight.look, station) for sight in own]
         points = np.stack([look.points for look in looks]) if own else np.zeros((0, 478, 2))
         told = witnesses(looks, self.head, fitter) if own else []
-        crops = [sight.crop for sight in own]
+        crops = [sight.crops for sight in own]
         return _View(c, station, fitter, rows, fitter.observe(points), points, told, crops)
 
     def track(self, known: CaptureTrack | None = None) -> CaptureTrack:
@@ -199,43 +222,40 @@ class CaptureFitter:
         # Which cameras look at the face is better known after the first round.
         for rounds in (8, self.fitting.iterations):
             state = self.solve(state, self.counted(state), known is None, rounds)
-        texture = None if known is None else known.texture
-        if self.config.dense.rounds and any(crop is not None for view in self.views for crop in view.crops):
-            surface = Surface(self.head, self.config.dense)
-            for _ in range(self.config.dense.rounds):
-                views, params, cameras = self.counted(state), self.params(state), self._metric(state.log_scale)
-                crops = {(int(t), v.c): crop for v in views for t, crop in zip(v.rows, v.crops, strict=True) if crop}
-                if known is None or known.texture is None:
-                    texture = surface.texture(crops, params, cameras)
-                assert texture is not None
-                tied = [self._tied(view, surface, texture, params, cameras[view.c], state) for view in views]
-                state = self.solve(state, tied, known is None, self.fitting.iterations)
-        return self.result(state, texture)
+        textures: Textures = {} if known is None else known.textures
+        for _ in range(self.config.dense.rounds):
+            views, placed = self.counted(state, aside=True), _Placed(self.params(state), self._metric(state.log_scale))
+            for surface in self.surfaces:
+                found = _textures(surface, views, placed)
+                textures = {**textures, **found} if known is None else {**found, **textures}
+            tied = [
+                replace(view, witnesses=[*view.witnesses, *self._tied(view, textures, placed, state)]) for view in views
+            ]
+            state = self.solve(state, tied, known is None, self.fitting.iterations)
+        return self.result(state, textures)
 
     def solve(self, state: CaptureState, views: list[_View], shared: bool, rounds: int) -> CaptureState:
         """The state that some views ask for. shared: whether scale and shape are solved for."""
         return descend(_Capture(self, views, shared), state, not shared, rounds, 1e-4)
 
-    def _tied(
-        self,
-        view: _View,
-        surface: Surface,
-        texture: np.ndarray,
-        params: HeadParams,
-        camera: Camera,
-        state: CaptureState,
-    ) -> _View:
-        """A view with where its pictures show the face's texture as a further witness."""
-        count, dense = len(surface.points.faces), self.config.dense
-        targets, roots = np.zeros((len(view.rows), count, 2)), np.zeros((len(view.rows), count))
-        scale = np.exp(view.state(state).frames.log_scale)
-        for n, (t, crop) in enumerate(zip(view.rows, view.crops, strict=True)):
-            if crop is not None:
-                places, good = surface.followed(crop, texture, params, int(t), camera)
-                targets[n] = view.station.squared(places)
-                roots[n] = good / (dense.noise * _EYES * scale[n])
-        tied = Tied(surface.model, view.station.middle, targets, roots, dense.outlier)
-        return replace(view, witnesses=[*view.witnesses, tied])
+    def _tied(self, view: _View, textures: Textures, placed: _Placed, state: CaptureState) -> list[Tied]:
+        """Where a view's pictures show the parts' textures."""
+        tied, dense = [], self.config.dense
+        scale = _EYES * np.exp(view.state(state).frames.log_scale)
+        for surface in self.surfaces:
+            count, part = len(surface.points.faces), surface.part
+            targets, roots = np.zeros((len(view.rows), count, 2)), np.zeros((len(view.rows), count))
+            texture = textures.get((part, view.c if part == "skull" else -1))
+            noise = dense.noise if part == "face" else dense.skull_noise
+            if part == "face" and not view.faced:
+                continue
+            for n, (t, crops) in enumerate(zip(view.rows, view.crops, strict=True)):
+                if part in crops and texture is not None:
+                    camera = placed.cameras[view.c]
+                    places, good = surface.followed(crops[part], texture, placed.params, int(t), camera)
+                    targets[n], roots[n] = view.station.squared(places), good / (noise * scale[n])
+            tied.append(Tied(surface.model, view.station.middle, targets, roots, dense.outlier))
+        return tied
 
     def _start(self) -> CaptureState:
         alone = [(view.rows, view.fitter.start_frames(view.points)) for view in self.views]
@@ -244,14 +264,18 @@ class CaptureFitter:
         frames = WorldStates(rotation, origin, np.zeros((times, count)), np.zeros((times, 4)), np.zeros(times))
         return CaptureState(math.log(scale), np.zeros(self.face.num_shape), frames)
 
-    def counted(self, state: CaptureState) -> list[_View]:
-        """What cameras saw that look at the face; of a time that only others saw, the one that sees it best."""
+    def counted(self, state: CaptureState, aside: bool = False) -> list[_View]:
+        """What cameras saw that look at the face; of a time that only others saw, the one that sees it best. aside:
+        and what the others saw of the rest of the head."""
         seen = np.zeros((self.times, len(self.cameras)), bool)
         for view in self.views:
             seen[view.rows, view.c] = True
         angles = np.where(seen, self.angles(state), np.inf)
         kept = seen & ((angles <= self.config.side) | (angles == angles.min(1, keepdims=True)))
         chosen = [view.at(kept[view.rows, view.c]) for view in self.views]
+        if aside:
+            others = [view.at(~kept[view.rows, view.c]) for view in self.views]
+            chosen += [replace(view, faced=False, witnesses=[]) for view in others]
         return [view for view in chosen if len(view.rows)]
 
     def angles(self, state: CaptureState) -> np.ndarray:
@@ -263,7 +287,7 @@ class CaptureFitter:
         found: np.ndarray = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
         return found
 
-    def result(self, state: CaptureState, texture: np.ndarray | None) -> CaptureTrack:
+    def result(self, state: CaptureState, textures: Textures) -> CaptureTrack:
         """The state in this project's terms."""
         errors = np.full((self.times, len(self.cameras)), np.nan)
         for view in self.counted(state):
@@ -272,7 +296,7 @@ class CaptureFitter:
         params = bridged(
             self.params(state).frames(torch.from_numpy(found)), np.flatnonzero(found), np.zeros(self.times, int)
         )
-        return CaptureTrack(params, self._metric(state.log_scale), found, errors, self.angles(state), state, texture)
+        return CaptureTrack(params, self._metric(state.log_scale), found, errors, self.angles(state), state, textures)
 
     def params(self, state: CaptureState) -> HeadParams:
         """The heads (T) in metres."""
@@ -298,6 +322,33 @@ def _squared(look: Look, station: Station) -> Look:
 
 
 @dataclass(frozen=True)
+class _Placed:
+    """Heads (T) and cameras, in metres."""
+
+    params: HeadParams
+    cameras: list[Camera]
+
+
+def _textures(surface: Surface, views: Sequence[_View], placed: _Placed) -> Textures:
+    """What a part looks like: to all cameras, or to each."""
+    if surface.part == "face":
+        groups = {-1: [view for view in views if view.faced]}
+    else:
+        groups = {c: [view for view in views if view.c == c] for c in sorted({view.c for view in views})}
+    found = {}
+    for c, group in groups.items():
+        crops = {
+            (int(t), view.c): own[surface.part]
+            for view in group
+            for t, own in zip(view.rows, view.crops, strict=True)
+            if surface.part in own
+        }
+        if crops:
+            found[surface.part, c] = surface.texture(crops, placed.params, placed.cameras)
+    return found
+
+
+@dataclass(frozen=True)
 class _Capture:
     """What some views saw, as a problem. shared: whether scale and shape are solved for."""
 
@@ -309,7 +360,7 @@ class _Capture:
         usual = self.whole.fitter.usual
         energies = usual.energies(state.frames)
         for view in self.views:
-            energies[view.rows] += view.fitter.seen_energies(view.seen, view.state(state), view.witnesses)
+            energies[view.rows] += view.energies(state)
         scale, trust = self._scale(state), self.whole.fitting.shape_prior**2
         return np.append(energies, scale**2 + trust * (state.shape**2).sum())
 
@@ -317,9 +368,8 @@ class _Capture:
         fitter = self.whole.fitter
         normals = fitter.no_normals(len(state.frames))
         for view in self.views:
-            seen = view.fitter.seen_normals(view.seen, view.state(state), self.shared, view.witnesses)
             slopes = view.station.slopes(state.frames[view.rows], state.log_scale)
-            add_seen(normals, view.rows, seen, slopes)
+            add_seen(normals, view.rows, view.normals(state, self.shared), slopes)
         fitter.usual.add(normals, state.frames)
         if self.shared:
             spread = self.whole.usual_scale[1]

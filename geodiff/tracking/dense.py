@@ -28,10 +28,14 @@ from geodiff.types import Camera, HeadParams
 
 #: Regions of the face whose look changes with what moves beside them: lids, eyes, and what lips hide.
 _LIVELY = ("eyes", "eyeballs", "teeth", "mouth_interior")
+#: Side of a crop as a multiple of the face's, and by how much of it the crop lies higher.
+_EXTENT, _RAISED = {"face": 1.25, "skull": 2.2}, {"face": 0.0, "skull": 0.12}
 #: Side of the mean texture, of which the face takes about a third.
 _TEXTURE = 384
 #: Cosines between a point's normal and the direction to the camera below which it does not count.
 _FACING = 0.3
+#: The same of the skull, whose outline is not that of the hair over it.
+_INNER = 0.6
 #: Metres by which a point may lie behind what is drawn and count as seen.
 _BEHIND = 0.004
 
@@ -58,11 +62,11 @@ class Crop:
         return whole
 
 
-def cut_out(image: np.ndarray, points: np.ndarray, side: int) -> Crop:
-    """The crop of side `side` around landmarks (478, 2) of an image (H, W, 3) uint8."""
+def cut_out(image: np.ndarray, points: np.ndarray, side: int, part: str = "face") -> Crop:
+    """The crop of side `side` around landmarks (478, 2) of an image (H, W, 3) uint8; of a part as in `Surface`."""
     low, high = points.min(0), points.max(0)
-    width = 1.25 * float((high - low).max())
-    corner = (low + high - width) / 2
+    width = _EXTENT[part] * float((high - low).max())
+    corner = (low + high - width) / 2 - [0.0, _RAISED[part] * width]
     zoom = side / width
     # Averaged before it is made smaller, so that nothing flickers.
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
@@ -125,16 +129,22 @@ class Tied:
 
 
 class Surface:
-    """The face of a head as a textured surface, and the points of it that are followed."""
+    """A part of a head as a textured surface, and the points of it that are followed.
 
-    def __init__(self, head: HeadModel, config: DenseConfig) -> None:
-        self.head, self.config = head, config
-        faces = head.faces.numpy()
-        lively = np.zeros(head.num_vertices, bool)
-        for name in _LIVELY:
-            lively |= head.regions[name].numpy()
-        self.faces = head.regions["face"].numpy()[faces].all(1) & ~lively[faces].any(1)
-        self.points = _embedded(head, self.faces, config.points)
+    part: "face", or "skull" for scalp and ears: they only move with the head, but hair and hats stand off them, so what
+    they look like is the same in pictures by one camera alone.
+    """
+
+    def __init__(self, head: HeadModel, config: DenseConfig, part: str = "face") -> None:
+        self.head, self.config, self.part = head, config, part
+        regions, faces = {name: mask.numpy() for name, mask in head.regions.items()}, head.faces.numpy()
+        lively = np.any([regions[name] for name in _LIVELY], 0)
+        if part == "face":
+            chosen, count, self.facing = regions["face"] & ~lively, config.points, _FACING
+        else:
+            chosen, count, self.facing = (regions["scalp"] | regions["ears"]) & ~regions["face"], config.skull, _INNER
+        self.faces = chosen[faces].all(1)
+        self.points = _embedded(head, self.faces, count)
         self.model = FaceModel(replace(head, landmarks=self.points))
         self.chart = _chart(head, self.faces)
         self._uvs = head.uvs[head.faces_uv].numpy()
@@ -151,7 +161,7 @@ class Surface:
                 camera = crop.camera(cameras[c])
                 depth = mesh.rasterize(vertices, self.head.faces, camera).depth
                 local = to_local(points, camera)
-                seen = _seen(local, upright, camera, depth) ** 2
+                seen = _seen(local, upright, camera, depth, self.facing) ** 2
                 total += seen * sample(crop.gray, to_pixels(local, camera))
                 weight += seen
         values = (total / weight).astype(np.float32)
@@ -173,7 +183,7 @@ class Surface:
         places = to_pixels(local, own)
         went = sample(ahead, places)
         returned = sample(behind, places + went)
-        good = (_seen(local, upright, own, seen.depth) > 0) & self._inside(places, len(crop.gray))
+        good = (_seen(local, upright, own, seen.depth, self.facing) > 0) & self._inside(places, len(crop.gray))
         good &= np.linalg.norm(went + returned, axis=1) < self.config.agree * len(crop.gray)
         good &= np.linalg.norm(went, axis=1) < self.config.reach * len(crop.gray)
         return crop.back(places + went), good
@@ -195,12 +205,12 @@ class Surface:
         return inside
 
 
-def _seen(local: np.ndarray, normals: np.ndarray, camera: Camera, depth: np.ndarray) -> np.ndarray:
+def _seen(local: np.ndarray, normals: np.ndarray, camera: Camera, depth: np.ndarray, least: float) -> np.ndarray:
     """(N,) cosine to the camera of points in its space, 0 where they look away or something hides them."""
     turned = normals @ camera.viewmat[:3, :3].numpy().T
     facing = -(turned * local).sum(1) / np.maximum(np.linalg.norm(turned, axis=1) * np.linalg.norm(local, axis=1), 1e-9)
     front = sample(np.where(depth > 0, depth, np.float32(1e3)), to_pixels(local, camera))
-    seen: np.ndarray = np.where((facing > _FACING) & (local[:, 2] < front + _BEHIND), facing, 0.0)
+    seen: np.ndarray = np.where((facing > least) & (local[:, 2] < front + _BEHIND), facing, 0.0)
     return seen
 
 

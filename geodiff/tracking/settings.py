@@ -22,11 +22,19 @@ class DenseConfig:
 
     rounds: int = 3
     points: int = 500
+    skull: int = 250
     side: int = 224
-    noise: float = 0.0025
+    noise: float = 0.003
+    skull_noise: float = 0.0015
     outlier: float = 5.0
     agree: float = 0.006
     reach: float = 0.08
+
+    @property
+    def parts(self) -> list[str]:
+        """What is followed; see `dense.Surface`."""
+        counts = {"face": self.points, "skull": self.skull}
+        return [part for part, count in counts.items() if count and self.rounds]
 
 
 @dataclass(frozen=True)
