@@ -24,7 +24,7 @@ from geodiff.errors import InputError
 from geodiff.files import make_folder, read_json, read_npz, write_npz
 from geodiff.head.identity import absolute_spec
 from geodiff.head.model import HeadModel
-from geodiff.media import image_size, read_image, write_image
+from geodiff.media import image_size, read_gray, read_image, write_image
 from geodiff.sheets import contact_sheet
 from geodiff.tracking.capture import CaptureTrack, Cell, Sight, fit_capture, look_at
 from geodiff.tracking.dense import Crop
@@ -100,6 +100,10 @@ def read_capture(folder: Path) -> Capture:
                 "place a camera_index of its own, or leave timestep_index out where the person keeps still"
             )
         names.setdefault(index[1], str(values.get("camera_id", f"{index[1]:02d}")))
+    sizes = sorted({(camera.width, camera.height) for camera in cameras.values()})
+    if len(sizes) > 1:
+        found = " and ".join(f"{width}x{height}" for width, height in sizes[:2])
+        raise InputError(f"pictures of a capture must have one size, and {folder} has {found}: scale or cut them alike")
     times = {t: n for n, t in enumerate(sorted({t for t, _ in images}))}
     places = {c: n for n, c in enumerate(sorted(cameras))}
     return Capture(
@@ -288,7 +292,7 @@ def _with_offsets(
     if not config.fit_hair:
         return track.params
     t, c = min(capture.images, key=lambda cell: track.angles[cell])
-    matte = read_image(masks[t, c], min_side=1)[..., 0].astype(np.float32) / 255
+    matte = read_gray(masks[t, c]).astype(np.float32) / 255
     image = read_image(capture.images[t, c], min_side=1)
     own = fit_offsets(matte, track.params.frame(t), track.cameras[c], head, image, config.hair, config.bust)
     return track.params.replace(static_offset=own.static_offset)

@@ -142,6 +142,7 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "twice the same": (lambda f: [f[0], *f], "must be the only one"),
     "another size": (lambda f: [{**f[0], "w": 100}, *f[1:]], "scale the one or the other"),
+    "two sizes": (lambda f: [{**f[0], "file_path": "small.png", "w": 100, "h": 100}, *f[1:3]], "must have one size"),
     "no matrix": (lambda f: [{k: v for k, v in f[0].items() if k != "transform_matrix"}, *f[1:]], "transform_matrix"),
 }
 
@@ -152,6 +153,7 @@ def test_captures_that_cannot_be_tracked(
 ) -> None:
     change, remedy = BAD[name]
     folder = changed(capture, tmp_path, change)
+    write_image(folder / "small.png", np.zeros((100, 100, 3), np.uint8))
     assert cli.run(["track", str(folder), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
     assert remedy in told and "Traceback" not in told

@@ -100,7 +100,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train images --data nowhere --out y --preset test model=test", "nowhere"),
         ("generate", "--ref"),
         ("nonsense", "nonsense"),
-        ("track", "IMAGE_OR_VIDEO_OR_RESULT"),
+        ("track", "SOURCE"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_code_2(

@@ -28,7 +28,7 @@ from geodiff.errors import InputError
 
 
 def track(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_VIDEO_OR_CAPTURE_OR_RESULT")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     overrides: Overrides = None,
     out: Out = None,
     face: Face = None,

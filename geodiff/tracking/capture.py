@@ -17,17 +17,17 @@ import torch
 
 from geodiff.errors import FaceError
 from geodiff.head.model import HeadModel
+from geodiff.tracking.capture_problem import CaptureProblem, CaptureState, View
 from geodiff.tracking.dense import Crop, Surface, Tied, cut_out
 from geodiff.tracking.descent import descend
 from geodiff.tracking.face_model import FaceModel
-from geodiff.tracking.fit import FitState, LandmarkFitter, Observed
+from geodiff.tracking.fit import LandmarkFitter
 from geodiff.tracking.landmarks import detect_faces
 from geodiff.tracking.refine import Look, most_likely
 from geodiff.tracking.settings import TrackConfig
-from geodiff.tracking.systems import Normals, Unknowns
 from geodiff.tracking.video import bridged
-from geodiff.tracking.witnesses import Witness, witnesses
-from geodiff.tracking.world import Station, WorldStates, add_seen, first_places
+from geodiff.tracking.witnesses import witnesses
+from geodiff.tracking.world import Station, WorldStates, first_places
 from geodiff.types import Camera, HeadParams
 
 #: Units in metres that cameras usually have, and the factor within which a head's size tells that one is meant.
@@ -41,15 +41,6 @@ _EYES = 0.09
 Textures = dict[tuple[str, int], np.ndarray]
 #: A time and the number of the camera.
 Cell = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class CaptureState:
-    """The solver's unknowns: logarithm of the metres in the cameras' unit, shape (S,), and the heads at T times."""
-
-    log_scale: float
-    shape: np.ndarray
-    frames: WorldStates
 
 
 @dataclass(frozen=True)
@@ -129,56 +120,6 @@ def fit_capture(
     return CaptureFitter(sights, times, cameras, head, config or TrackConfig()).track(known)
 
 
-@dataclass(frozen=True)
-class _View:
-    """What camera number c saw at the times `rows` (N,). points: (N, 478, 2) pixels as if they were square. faced:
-    whether it looks at the face; otherwise its landmarks do not count."""
-
-    c: int
-    station: Station
-    fitter: LandmarkFitter
-    rows: np.ndarray
-    seen: Observed
-    points: np.ndarray
-    witnesses: list[Witness]
-    crops: list[dict[str, Crop]]
-    faced: bool = True
-
-    def at(self, kept: np.ndarray) -> _View:
-        """The times `kept` (N,) bool alone."""
-        where = np.flatnonzero(kept)
-        return replace(
-            self,
-            rows=self.rows[where],
-            seen=Observed(self.seen.points[where], self.seen.eyes[where], self.seen.across[where]),
-            points=self.points[where],
-            witnesses=[witness[where] for witness in self.witnesses],
-            crops=[self.crops[n] for n in where],
-        )
-
-    def state(self, world: CaptureState) -> FitState:
-        """The heads as the camera sees them."""
-        states = self.station.seen(world.frames[self.rows], world.log_scale)
-        return FitState(self.station.log_focal, world.shape, states)
-
-    def energies(self, world: CaptureState) -> np.ndarray:
-        """(N,) energy of what was seen."""
-        state = self.state(world)
-        if self.faced:
-            return self.fitter.seen_energies(self.seen, state, self.witnesses)
-        return sum((witness.energies(state) for witness in self.witnesses), np.zeros(len(self.rows)))
-
-    def normals(self, world: CaptureState, shared: bool) -> Normals:
-        """Gauss-Newton's matrix and gradient of it, by the camera's own unknowns."""
-        state = self.state(world)
-        if self.faced:
-            return self.fitter.seen_normals(self.seen, state, shared, self.witnesses)
-        normals = self.fitter.no_normals(len(self.rows))
-        for witness in self.witnesses:
-            witness.add(normals, state, shared)
-        return normals
-
-
 class CaptureFitter:
     """Fits one head to what several cameras saw."""
 
@@ -202,7 +143,7 @@ class CaptureFitter:
         #: What is believed of the scale's logarithm: mean and standard deviation.
         self.usual_scale = _usual_scale(self.start.log_scale, self.config.scale_spread)
 
-    def _view(self, sights: dict[Cell, Sight], c: int) -> _View:
+    def _view(self, sights: dict[Cell, Sight], c: int) -> View:
         camera, station = self.cameras[c], self.stations[c]
         size = (camera.width, round(camera.height * station.stretch))
         fitter = LandmarkFitter(self.head, size, self.fitting, station.middle, self.face)
@@ -212,7 +153,7 @@ class CaptureFitter:
         points = np.stack([look.points for look in looks]) if own else np.zeros((0, 478, 2))
         told = witnesses(looks, self.head, fitter) if own else []
         crops = [sight.crops for sight in own]
-        return _View(c, station, fitter, rows, fitter.observe(points), points, told, crops)
+        return View(c, station, fitter, rows, fitter.observe(points), points, told, crops)
 
     def track(self, known: CaptureTrack | None = None) -> CaptureTrack:
         """From the start to the end; shape, scale and texture as `known`, where they are."""
@@ -226,19 +167,18 @@ class CaptureFitter:
         for _ in range(self.config.dense.rounds):
             views, placed = self.counted(state, aside=True), _Placed(self.params(state), self._metric(state.log_scale))
             for surface in self.surfaces:
-                found = _textures(surface, views, placed)
-                textures = {**textures, **found} if known is None else {**found, **textures}
+                textures = {**textures, **_textures(surface, views, placed, {} if known is None else textures)}
             tied = [
                 replace(view, witnesses=[*view.witnesses, *self._tied(view, textures, placed, state)]) for view in views
             ]
             state = self.solve(state, tied, known is None, self.fitting.iterations)
         return self.result(state, textures)
 
-    def solve(self, state: CaptureState, views: list[_View], shared: bool, rounds: int) -> CaptureState:
+    def solve(self, state: CaptureState, views: list[View], shared: bool, rounds: int) -> CaptureState:
         """The state that some views ask for. shared: whether scale and shape are solved for."""
-        return descend(_Capture(self, views, shared), state, not shared, rounds, 1e-4)
+        return descend(CaptureProblem(self.fitter, views, shared, self.usual_scale), state, not shared, rounds, 1e-4)
 
-    def _tied(self, view: _View, textures: Textures, placed: _Placed, state: CaptureState) -> list[Tied]:
+    def _tied(self, view: View, textures: Textures, placed: _Placed, state: CaptureState) -> list[Tied]:
         """Where a view's pictures show the parts' textures."""
         tied, dense = [], self.config.dense
         scale = _EYES * np.exp(view.state(state).frames.log_scale)
@@ -264,7 +204,7 @@ class CaptureFitter:
         frames = WorldStates(rotation, origin, np.zeros((times, count)), np.zeros((times, 4)), np.zeros(times))
         return CaptureState(math.log(scale), np.zeros(self.face.num_shape), frames)
 
-    def counted(self, state: CaptureState, aside: bool = False) -> list[_View]:
+    def counted(self, state: CaptureState, aside: bool = False) -> list[View]:
         """What cameras saw that look at the face; of a time that only others saw, the one that sees it best. aside:
         and what the others saw of the rest of the head."""
         seen = np.zeros((self.times, len(self.cameras)), bool)
@@ -329,8 +269,8 @@ class _Placed:
     cameras: list[Camera]
 
 
-def _textures(surface: Surface, views: Sequence[_View], placed: _Placed) -> Textures:
-    """What a part looks like: to all cameras, or to each."""
+def _textures(surface: Surface, views: Sequence[View], placed: _Placed, known: Textures) -> Textures:
+    """What a part looks like to all cameras, or to each, where that is not known."""
     if surface.part == "face":
         groups = {-1: [view for view in views if view.faced]}
     else:
@@ -343,58 +283,6 @@ def _textures(surface: Surface, views: Sequence[_View], placed: _Placed) -> Text
             for t, own in zip(view.rows, view.crops, strict=True)
             if surface.part in own
         }
-        if crops:
+        if crops and (surface.part, c) not in known:
             found[surface.part, c] = surface.texture(crops, placed.params, placed.cameras)
     return found
-
-
-@dataclass(frozen=True)
-class _Capture:
-    """What some views saw, as a problem. shared: whether scale and shape are solved for."""
-
-    whole: CaptureFitter
-    views: Sequence[_View]
-    shared: bool
-
-    def energies(self, state: CaptureState) -> np.ndarray:
-        usual = self.whole.fitter.usual
-        energies = usual.energies(state.frames)
-        for view in self.views:
-            energies[view.rows] += view.energies(state)
-        scale, trust = self._scale(state), self.whole.fitting.shape_prior**2
-        return np.append(energies, scale**2 + trust * (state.shape**2).sum())
-
-    def normals(self, state: CaptureState) -> Normals:
-        fitter = self.whole.fitter
-        normals = fitter.no_normals(len(state.frames))
-        for view in self.views:
-            slopes = view.station.slopes(state.frames[view.rows], state.log_scale)
-            add_seen(normals, view.rows, view.normals(state, self.shared), slopes)
-        fitter.usual.add(normals, state.frames)
-        if self.shared:
-            spread = self.whole.usual_scale[1]
-            normals.shared[0, 0] += spread**-2.0
-            normals.gradient.shared[0] += self._scale(state) / spread
-            fitter.add_shape_prior(normals, state.shape)
-        return normals
-
-    def _scale(self, state: CaptureState) -> float:
-        mean, spread = self.whole.usual_scale
-        return (state.log_scale - mean) / spread
-
-    def bounds(self, state: CaptureState) -> tuple[Unknowns, Unknowns, Unknowns, Unknowns]:
-        usual, bound = self.whole.fitter.usual, self.whole.fitting.bound
-        value = Unknowns(np.array([state.log_scale, *state.shape]), state.frames.vector)
-        walls = np.full(len(state.shape), bound)
-        shape = value.frames.shape
-        lower = Unknowns(np.array([-np.inf, *-walls]), np.broadcast_to(usual.lower, shape))
-        upper = Unknowns(np.array([np.inf, *walls]), np.broadcast_to(usual.upper, shape))
-        free = Unknowns(np.full(len(value.shared), self.shared), np.tile(usual.free, (shape[0], 1)))
-        return value, lower, upper, free
-
-    def moved(self, state: CaptureState, step: Unknowns) -> CaptureState:
-        frames = state.frames.moved(state.frames.vector + step.frames)
-        return CaptureState(state.log_scale + float(step.shared[0]), state.shape + step.shared[1:], frames)
-
-    def mixed(self, state: CaptureState, trial: CaptureState, better: np.ndarray) -> CaptureState:
-        return replace(trial, frames=state.frames.where(better, trial.frames))

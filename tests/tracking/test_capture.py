@@ -17,7 +17,8 @@ from tracking.marked_head import marked_head
 from geodiff.errors import FaceError
 from geodiff.geometry import orbit_camera, project
 from geodiff.head.model import HeadModel
-from geodiff.tracking.capture import CaptureFitter, CaptureState, Sight, _Capture, fit_capture
+from geodiff.tracking.capture import CaptureFitter, Sight, fit_capture
+from geodiff.tracking.capture_problem import CaptureProblem, CaptureState
 from geodiff.tracking.descent import descend
 from geodiff.tracking.fit import FitConfig
 from geodiff.tracking.refine import Look
@@ -239,7 +240,7 @@ def test_what_cameras_saw_adds_up_as_one_large_jacobian_does() -> None:
 def test_every_round_lowers_the_energy() -> None:
     head, cameras = marked_head(), rig()
     fitter = CaptureFitter(looks(head, scene(head, times=2), cameras), 2, cameras, head, config(noise=0.03))
-    problem = _Capture(fitter, fitter.counted(fitter.start), True)
+    problem = CaptureProblem(fitter.fitter, fitter.counted(fitter.start), True, fitter.usual_scale)
     state, energies = fitter.start, []
     for _ in range(6):
         energies.append(problem.energies(state).sum())
