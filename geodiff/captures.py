@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from geodiff.clipset.layout import META, TRANSFORMS, camera_from_json, inside
@@ -24,23 +23,22 @@ from geodiff.errors import InputError
 from geodiff.files import make_folder, read_json, read_npz, write_npz
 from geodiff.head.identity import absolute_spec
 from geodiff.head.model import HeadModel
-from geodiff.media import image_size, read_gray, read_image, write_image
-from geodiff.sheets import contact_sheet
+from geodiff.media import MAX_SIDE, read_gray, read_image, read_size, write_image
 from geodiff.tracking.capture import CaptureTrack, Cell, Sight, fit_capture, look_at
 from geodiff.tracking.dense import Crop
 from geodiff.tracking.importers import Tracking
 from geodiff.tracking.landmarks import detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
-from geodiff.tracking.overlay import draw_mesh
+from geodiff.tracking.overlay import TILES, draw_mesh, overlay_sheet
 from geodiff.tracking.refine import Look
 from geodiff.tracking.settings import TrackConfig
 from geodiff.types import Camera, HeadParams
 
 #: Raised whenever faces come out differently, so that those of an older run are not taken.
 SCHEMA = 1
-#: Cameras that `overlay.png` shows, and the longest side of each picture in pixels.
-OVERLAY_CAMERAS, OVERLAY_PIXELS = 8, 512
+#: Pictures after which the faces in them are kept on disk.
+KEPT_EVERY = 16
 #: Lens distortion by its usual names; pictures must be without.
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -68,17 +66,25 @@ def is_capture(path: Path) -> bool:
     if not (path / TRANSFORMS).is_file() or (path / META).exists():
         return False
     try:
-        frames = read_json(path / TRANSFORMS)["frames"]
-        return bool(frames) and not any("flame_param_path" in frame for frame in frames)
-    except (InputError, KeyError, TypeError):
+        frames = _listed(path)
+    except (InputError, RecursionError):
         return False
+    return not any("flame_param_path" in frame for frame in frames)
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    """What is said of each picture, what is said of all included. Raises InputError."""
+    content = read_json(folder / TRANSFORMS)
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames or not all(isinstance(values, dict) for values in frames):
+        raise InputError(f"{folder / TRANSFORMS} must list pictures as `frames`, and it does not: write it again")
+    shared = {key: value for key, value in content.items() if key != "frames"}
+    return [{**shared, **values} for values in frames]
 
 
 def read_capture(folder: Path) -> Capture:
     """The pictures and cameras that a folder lists. Raises InputError where they cannot be tracked together."""
-    content = read_json(folder / TRANSFORMS)
-    shared = {key: value for key, value in content.items() if key != "frames"}
-    frames = [{**shared, **values} for values in content["frames"]]
+    frames = _listed(folder)
     timed = any("timestep_index" in values for values in frames)
     images: dict[tuple[int, int], Path] = {}
     masks: dict[tuple[int, int], Path] = {}
@@ -92,6 +98,8 @@ def read_capture(folder: Path) -> Capture:
         images[index] = _picture(folder, values.get("file_path"), f"file_path in {where}")
         if values.get("fg_mask_path"):
             masks[index] = _picture(folder, values["fg_mask_path"], f"fg_mask_path in {where}")
+            if read_size(masks[index]) != read_size(images[index]):
+                raise InputError(f"masks must have their picture's size, and {masks[index]} has not: scale it")
         camera = _camera(values, images[index], where)
         first = cameras.setdefault(index[1], camera)
         if not _same(first, camera):
@@ -119,43 +127,54 @@ def read_capture(folder: Path) -> Capture:
 def _index(values: dict[str, Any], number: int, timed: bool, where: str) -> tuple[int, int]:
     if not timed:
         return 0, number
-    try:
-        return int(values["timestep_index"]), int(values["camera_index"])
-    except (KeyError, TypeError, ValueError) as error:
+    found = values.get("timestep_index"), values.get("camera_index")
+    if not all(isinstance(one, int) and 0 <= one < 10**9 for one in found):
         raise InputError(
-            f"{where} must give timestep_index and camera_index, as others do, and it does not: add them"
-        ) from error
+            f"{where} must give timestep_index and camera_index as whole numbers, as others do, and it does not: "
+            "add them"
+        )
+    return int(found[0]), int(found[1])  # type: ignore[arg-type]
 
 
 def _picture(folder: Path, name: Any, where: str) -> Path:
-    path = inside(folder, name, where)
-    # NeRF's synthetic scenes leave the ending out.
-    found = next((p for p in (path, *(path.with_name(path.name + end) for end in _PICTURES)) if p.is_file()), None)
+    try:
+        path = inside(folder, name, where)
+        # NeRF's synthetic scenes leave the ending out.
+        found = next((p for p in (path, *(path.with_name(path.name + end) for end in _PICTURES)) if p.is_file()), None)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where} must name a picture, and {name!r} cannot be a file: correct it") from error
     if found is None:
         raise InputError(f"{where} must name a picture, and {path} is missing: copy it there")
     return found
 
 
 def _camera(values: dict[str, Any], image: Path, where: str) -> Camera:
-    bent = [name for name in _DISTORTION if abs(float(values.get(name) or 0.0)) > 1e-6]
-    if bent:
-        raise InputError(
-            f"pictures of a capture must be free of lens distortion, and {where} gives {bent[0]}={values[bent[0]]}: "
-            "undistort them first (colmap image_undistorter, cv2.undistort)"
-        )
-    width, height = image_size(image)
+    for name in _DISTORTION:
+        if not _is_zero(values.get(name)):
+            raise InputError(
+                f"pictures of a capture must be free of lens distortion, and {where} gives {name}={values[name]}: "
+                "undistort them first (colmap image_undistorter, cv2.undistort)"
+            )
+    width, height = read_size(image)
     camera = camera_from_json({**values, "w": values.get("w", width), "h": values.get("h", height)}, where)
     if (camera.width, camera.height) != (width, height):
         raise InputError(
-            f"pictures must have the size that their camera says, and {image} has {width}x{height}, not "
-            f"{camera.width}x{camera.height}: scale the one or the other"
+            f"pictures must have the size that their camera says, upright and at most {MAX_SIDE} pixels a side, and "
+            f"{image} is read as {width}x{height}, not {camera.width}x{camera.height}: scale the one or the other"
         )
     return camera
 
 
+def _is_zero(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and abs(value) <= 1e-6)
+
+
 def _same(one: Camera, other: Camera) -> bool:
+    away, place = (one.viewmat - other.viewmat).abs(), one.viewmat[:3, 3].abs().max()
     return bool(
-        (one.viewmat - other.viewmat).abs().max() < 1e-4
+        away[:3, :3].max() < 1e-4
+        # In whatever unit.
+        and away[:3, 3].max() <= 1e-4 * place + 1e-9
         and (one.K - other.K).abs().max() < 1e-2
         and (one.width, one.height) == (other.width, other.height)
     )
@@ -180,7 +199,8 @@ def capture_to_clips(
     capture = read_capture(source)
     digest = _fingerprint(capture, config, head)
     if is_finished(out, digest):
-        return {"frames": float(len(capture.images))}
+        note(f"{out} was finished before")
+        return dict(read_json(out / META).get("figures", {}))
     work = make_folder(out / WORK / digest)
     sights = dict(_sights(capture, config, work, report))
     report("fit", 0.0)
@@ -197,26 +217,30 @@ def capture_to_clips(
         timesteps=np.array(capture.timesteps), images=[capture.images.get(cell) for cell in cells],
         masks=[masks.get(cell) for cell in cells], head=head.name, head_hash=head.hash,
     )  # fmt: skip
-    about = {
-        "head": head_entry(head), "head_spec": absolute_spec(head_spec), "fingerprint": digest, "preset": preset,
-    }  # fmt: skip
-    write_pictures(staged, tracking, head, about)
-    write_image(staged / "overlay.png", _overlay(capture, track, params, head))
-    move_in(staged, out)
-    return {
+    figures = {
         "frames": float(len(capture.images)),
         "timesteps": float(capture.num_times),
         "landmark_error": float(np.nanmean(track.errors)),
         "lost_timesteps": float((~track.found).sum()),
         "unit_metres": float(np.exp(track.state.log_scale)),
     }
+    about = {
+        "head": head_entry(head), "head_spec": absolute_spec(head_spec), "fingerprint": digest, "preset": preset,
+        "figures": figures,
+    }  # fmt: skip
+    write_pictures(staged, tracking, head, about)
+    write_image(staged / "overlay.png", _overlay(capture, track, params, head))
+    move_in(staged, out)
+    return figures
 
 
 def _tell(track: CaptureTrack, note: Callable[[str], None]) -> None:
     lost, unit = int((~track.found).sum()), float(np.exp(track.state.log_scale))
     if lost:
         note(f"no camera sees the face at {lost} of {len(track.found)} times; they are bridged")
-    if not 0.7 < unit < 1.4:
+    if not (np.isfinite(track.errors).sum(1) > 1).any():
+        note("no time is seen by two cameras, so nothing tells their unit: it is taken as metres")
+    elif not 0.9 < unit < 1.1:
         note(f"the cameras' unit is {unit:.4g} m, by the size of the head; cameras are written in metres")
 
 
@@ -226,24 +250,25 @@ def _sights(
     """The faces in all pictures; those of a time are kept once all of its pictures were looked at."""
     done = 0
     for t in range(capture.num_times):
-        own = {cell: path for cell, path in capture.images.items() if cell[0] == t}
         path = work / f"faces_{t:05d}.npz"
-        kept = _kept_sights(path)
-        if kept is None:
-            kept = {}
-            for (_, c), picture in own.items():
-                sight = look_at(read_image(picture, min_side=1), config)
-                if sight is not None:
-                    kept[c] = sight
-                report("faces", (done + len(kept)) / len(capture.images))
-            _keep_sights(path, kept)
-        done += len(own)
-        report("faces", done / len(capture.images))
-        yield from (((t, c), sight) for c, sight in sorted(kept.items()))
+        looked, sights = _kept_sights(path)
+        own = sorted((c, picture) for (time, c), picture in capture.images.items() if time == t)
+        for c, picture in own:
+            done += 1
+            if c in looked:
+                continue
+            sight = look_at(read_image(picture, min_side=1), config)
+            looked.add(c)
+            if sight is not None:
+                sights[c] = sight
+            if len(looked) % KEPT_EVERY == 0 or len(looked) == len(own):
+                _keep_sights(path, looked, sights)
+            report("faces", done / len(capture.images))
+        yield from (((t, c), sight) for c, sight in sorted(sights.items()))
 
 
-def _keep_sights(path: Path, sights: dict[int, Sight]) -> None:
-    arrays: dict[str, np.ndarray] = {"cameras": np.array(sorted(sights), np.int64)}
+def _keep_sights(path: Path, looked: set[int], sights: dict[int, Sight]) -> None:
+    arrays: dict[str, np.ndarray] = {"looked": np.array(sorted(looked), np.int64)}
     for c, sight in sights.items():
         arrays[f"points_{c}"], arrays[f"told_{c}"] = sight.look.points, sight.look.told
         for part, crop in sight.crops.items():
@@ -252,21 +277,21 @@ def _keep_sights(path: Path, sights: dict[int, Sight]) -> None:
     write_npz(path, **arrays)
 
 
-def _kept_sights(path: Path) -> dict[int, Sight] | None:
-    """What an earlier run kept, None where that is nothing or damaged."""
+def _kept_sights(path: Path) -> tuple[set[int], dict[int, Sight]]:
+    """Which cameras' pictures of a time an earlier run looked at, and what it saw; nothing where that is damaged."""
     try:
         arrays = read_npz(path) if path.exists() else {}
-        found = {}
-        for c in arrays["cameras"].tolist():
+        looked, found = set(arrays["looked"].tolist()), {}
+        for c in [c for c in looked if f"points_{c}" in arrays]:
             crops = {}
             for name in arrays:
                 if name.startswith(f"gray_{c}_"):
                     zoom, *corner = arrays[name.replace("gray", "place")].tolist()
                     crops[name.removeprefix(f"gray_{c}_")] = Crop(arrays[name], zoom, np.array(corner))
             found[c] = Sight(Look.of(arrays[f"points_{c}"], arrays[f"told_{c}"]), crops)
-        return found
+        return looked, found
     except (InputError, KeyError, ValueError):
-        return None
+        return set(), {}
 
 
 def _masks(capture: Capture, work: Path, report: Callable[[str, float], None]) -> dict[Cell, Path]:
@@ -291,7 +316,9 @@ def _with_offsets(
     """The heads with hair and shoulders as the camera shows them that sees the face best."""
     if not config.fit_hair:
         return track.params
-    t, c = min(capture.images, key=lambda cell: track.angles[cell])
+    t, c = min(
+        (cell for cell in capture.images if np.isfinite(track.errors[cell])), key=lambda cell: track.angles[cell]
+    )
     matte = read_gray(masks[t, c]).astype(np.float32) / 255
     image = read_image(capture.images[t, c], min_side=1)
     own = fit_offsets(matte, track.params.frame(t), track.cameras[c], head, image, config.hair, config.bust)
@@ -303,12 +330,9 @@ def _overlay(capture: Capture, track: CaptureTrack, params: HeadParams, head: He
     counts = np.bincount([t for t, _ in capture.images], minlength=capture.num_times)
     t = int(np.argmax(counts * track.found))
     own = [c for time, c in capture.images if time == t]
-    shown = []
-    for c in [own[n] for n in np.unique(np.linspace(0, len(own) - 1, OVERLAY_CAMERAS).astype(int))]:
-        drawn = draw_mesh(read_image(capture.images[t, c], min_side=1), params.frame(t), track.cameras[c], head)
-        scale = min(1.0, OVERLAY_PIXELS / max(drawn.shape[:2]))
-        shown.append(cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
-    return contact_sheet([("", shown[first : first + 4]) for first in range(0, len(shown), 4)], OVERLAY_PIXELS)
+    chosen = [own[n] for n in np.unique(np.linspace(0, len(own) - 1, TILES).astype(int))]
+    pictures = [(read_image(capture.images[t, c], min_side=1), track.cameras[c]) for c in chosen]
+    return overlay_sheet([draw_mesh(image, params.frame(t), camera, head) for image, camera in pictures])
 
 
 def _fingerprint(capture: Capture, config: TrackConfig, head: HeadModel) -> str:

@@ -28,6 +28,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MIN_SIDE = 64
 #: Longest side that is worked with; larger images are scaled down while reading.
 MAX_SIDE = 4096
+#: EXIF's number of the orientation.
+_ORIENTATION = 274
 #: Pixels beyond which a file is refused unread: a decompression bomb, or nothing that a camera takes.
 MAX_PIXELS = 400_000_000
 
@@ -98,6 +100,16 @@ def image_size(path: Path | str) -> tuple[int, int]:
             return opened.size
     except Exception as error:  # PIL raises half a dozen kinds for one cause
         raise InputError(f"{file} must be a readable image, and it is not ({error}): save it again as PNG") from error
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """Width and height that `read_image` gives a file, upright and not too large. Raises InputError."""
+    width, height = image_size(path)
+    with Image.open(path) as opened:
+        turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    width, height = round(width * scale), round(height * scale)
+    return (height, width) if turned else (width, height)
 
 
 def require_file(path: Path | str, kind: str) -> Path:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from geodiff.clipset import ClipSetSpec, ClipSetWriter
@@ -17,17 +16,12 @@ from geodiff.errors import InputError
 from geodiff.files import read_json
 from geodiff.head.model import HeadModel
 from geodiff.media import VIDEO_SUFFIXES, VideoFrames, read_image, read_video, write_image
-from geodiff.sheets import contact_sheet
 from geodiff.tracking.matte import on_white, portrait_matte
-from geodiff.tracking.overlay import draw_mesh, draw_overlay
+from geodiff.tracking.overlay import TILES, draw_mesh, draw_overlay, overlay_sheet
 from geodiff.tracking.track import TrackConfig, VideoTrack, track_image, track_video
 
 Report = Callable[[str, float], None]
 Note = Callable[[str], None]
-
-#: Frames of a video that `overlay.png` shows, and the longest side of each in pixels.
-OVERLAY_FRAMES = 8
-OVERLAY_PIXELS = 512
 
 
 def track_to_clips(
@@ -116,19 +110,16 @@ def _write_frames(
 ) -> None:
     """Writes the frames that are not yet there, and a few with the mesh drawn over them."""
     seen = np.flatnonzero(track.found)
-    shown = set(seen[np.linspace(0, len(seen) - 1, OVERLAY_FRAMES).astype(int)].tolist())
+    shown = set(seen[np.linspace(0, len(seen) - 1, TILES).astype(int)].tolist())
     overlays = []
     for t, image in zip(range(track.params.num_frames), video, strict=False):
         if t in shown:
-            overlay = draw_mesh(image, track.params.frame(t), track.camera, head)
-            scale = min(1.0, OVERLAY_PIXELS / max(overlay.shape[:2]))
-            overlays.append(cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+            overlays.append(draw_mesh(image, track.params.frame(t), track.camera, head))
         if not writer.has_frame(t, 0):
             matte = portrait_matte(image, track.face(t))
             writer.write_frame(t, 0, *_on_white(image, matte), track.params.frame(t))
         report("frames", (t + 1) / track.params.num_frames)
-    rows = [overlays[first : first + 4] for first in range(0, len(overlays), 4)]
-    write_image(writer.folder / "overlay.png", contact_sheet([("", row) for row in rows], OVERLAY_PIXELS))
+    write_image(writer.folder / "overlay.png", overlay_sheet(overlays))
 
 
 def _check_folder(out: Path, spec: ClipSetSpec, head: HeadModel) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from geodiff import captures, cli
 from geodiff.captures import is_capture, read_capture
@@ -18,7 +19,7 @@ from geodiff.clipset import ClipSet
 from geodiff.clipset.layout import camera_to_json
 from geodiff.files import read_json
 from geodiff.head import load_head
-from geodiff.media import read_image, write_image
+from geodiff.media import read_image, read_size, write_image
 from geodiff.synth.bench.definition import BenchConfig, avatar_motions
 from geodiff.synth.bench.people import Person
 from geodiff.tracking.accuracy import similarity
@@ -73,7 +74,7 @@ def test_the_command_makes_a_clip_set_of_a_capture(
     assert cli.run(command) == 130, "interrupted"
     assert not (out / "transforms.json").exists()
     assert cli.run(command) == 0
-    assert len(calls) == 5 + 2, "faces of the first time are kept"
+    assert len(calls) == 5 + 2, "faces of the first three pictures are kept"
     head = load_head("builtin")
     clips = ClipSet.open(out, head)
     assert clips.num_timesteps == TIMES and clips.camera_ids == ["cam0", "cam1", "cam2"]
@@ -96,6 +97,7 @@ def test_the_command_makes_a_clip_set_of_a_capture(
     offsets = clips.params.static_offset
     assert offsets is not None and offsets.norm(dim=1).max() > 0.004, "hair was fitted"
     assert cli.run(command) == 0 and len(calls) == 7, "a finished run is not made again"
+    assert read_json(out / "run.json")["results"] == figures
 
 
 def test_pictures_without_times_are_of_one_moment(capture: Path, tmp_path: Path) -> None:
@@ -134,6 +136,12 @@ def moved(frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
 BAD: dict[str, tuple[Change, str]] = {
     "a picture is missing": (lambda f: [{**f[0], "file_path": "images/none.png"}, *f[1:]], "is missing: copy it there"),
     "a picture elsewhere": (lambda f: [{**f[0], "file_path": "../x.png"}, *f[1:]], "leads out of it"),
+    "no list": (lambda f: [f[0], "x"], "must list"),  # type: ignore[list-item]
+    "a number that is none": (lambda f: [{**f[0], "k1": "abc"}, *f[1:]], "undistort them first"),
+    "half a time": (lambda f: [{**f[0], "timestep_index": 1.5}, *f[1:]], "as whole numbers"),
+    "infinite": (lambda f: [{**f[0], "fl_x": float("inf")}, *f[1:]], "finite intrinsics"),
+    "no name of a file": (lambda f: [{**f[0], "file_path": "a\0.png"}, *f[1:]], "cannot be a file"),
+    "a small mask": (lambda f: [{**f[0], "fg_mask_path": "small.png"}, *f[1:]], "masks must have their picture's size"),
     "a camera moves": (moved, "cameras of a capture must stand still"),
     "a bent lens": (lambda f: [{**f[0], "k1": 0.1}, *f[1:]], "undistort them first"),
     "no number of the time": (
@@ -167,6 +175,44 @@ def test_a_capture_without_faces_says_so(capture: Path, tmp_path: Path, capsys: 
     assert cli.run(["track", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "use cameras that see the face" in capsys.readouterr().err
     assert not (tmp_path / "out" / "transforms.json").exists()
+
+
+def test_a_moment_nobody_saw_does_not_decide_the_hair(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time shows no face: hair is of the first, and heads of both are alike."""
+    folder = changed(capture, tmp_path, lambda frames: frames)
+    for path in (folder / "images").glob("1_*.png"):
+        write_image(path, np.full((224, 224, 3), 200, np.uint8))
+    chosen: list[np.ndarray] = []
+    fit = captures.fit_offsets
+
+    def fit_offsets(matte: np.ndarray, *rest: Any) -> Any:
+        chosen.append(matte)
+        return fit(matte, *rest)
+
+    monkeypatch.setattr(captures, "fit_offsets", fit_offsets)
+    assert cli.run(["track", str(folder), "--out", str(tmp_path / "out"), "capture.dense.rounds=0"]) == 0
+    assert 0.1 < chosen[0].mean() < 0.9
+    clips = ClipSet.open(tmp_path / "out", load_head("builtin"))
+    assert torch.equal(clips.params.rotation[0], clips.params.rotation[1])
+
+
+def test_pictures_are_as_large_as_they_are_read(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    about = picture.getexif()
+    about[274] = 6
+    picture.save(tmp_path / "turned.jpg", exif=about)
+    Image.fromarray(np.zeros((80, 4200, 3), np.uint8)).save(tmp_path / "wide.png")
+    for name in ("turned.jpg", "wide.png"):
+        height, width = read_image(tmp_path / name, min_side=1).shape[:2]
+        assert read_size(tmp_path / name) == (width, height)
+
+
+@pytest.mark.parametrize("setting", ["scale_spread=0", "side=-1", "dense.points=-1", "dense.side=8", "dense.outlier=0"])
+def test_settings_that_cannot_be(setting: str, capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["track", str(capture), f"capture.{setting}"]) == 2
+    assert "must be" in capsys.readouterr().err
 
 
 def test_a_face_cannot_be_chosen_in_a_capture(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:

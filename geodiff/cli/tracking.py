@@ -61,7 +61,7 @@ def track(
     if convert is None and is_capture(source):
         if face is not None:
             raise InputError(f"--face chooses among the faces of an image, and {source} is a capture: leave it out")
-        _track_capture(source, overrides, out, head or BUILTIN, preset, seed, device, dry_run)
+        _track_pixels(source, overrides, out, None, head or BUILTIN, preset, seed, device, dry_run)
         return
     known = source.is_dir() or (source.exists() and (source.suffix == ".npz" or is_tracking(source)))
     result = convert is not None or known
@@ -96,56 +96,30 @@ def _track_pixels(
     config = load_config(TrackConfig, "track", preset, with_named(overrides, {}))
     if dry(dry_run, config):
         return
+    from geodiff.captures import capture_to_clips, read_capture
     from geodiff.head import load_head
     from geodiff.media import require_file
     from geodiff.runs import RunRecord
     from geodiff.tracked import track_to_clips
 
     spec = resolve(preset, seed, device, head).head
-    require_file(source, "an image or a video")
-    folder = out or Path("out") / source.stem / "track"
+    several = source.is_dir()
+    # Nothing is written before the source is known to be usable.
+    if several:
+        read_capture(source)
+    else:
+        require_file(source, "an image or a video")
+    folder = out or Path("out") / (source.resolve().name if several else source.stem) / "track"
     inputs = {"source": source.resolve(), "head": spec, "face": face}
+    told: dict[str, Any] = {"head_spec": spec, "preset": preset, "note": say}
     with RunRecord(folder, "track", config, preset=preset, inputs=inputs) as run, StageProgress(run.add_time) as report:
-        figures = track_to_clips(
-            source, folder, config, load_head(spec), head_spec=spec, face=face, preset=preset, report=report, note=say
-        )
+        if several:
+            figures = capture_to_clips(source, folder, config, load_head(spec), report=report, **told)
+        else:
+            figures = track_to_clips(source, folder, config, load_head(spec), face=face, report=report, **told)
         run.result(**figures)
     error = 100 * figures["landmark_error"]
     say(f"{figures['frames']:.0f} frames, mean landmark error {error:.1f}% of the distance between the eyes' corners")
-    typer.echo(folder)
-
-
-def _track_capture(
-    source: Path,
-    overrides: list[str] | None,
-    out: Path | None,
-    head: str,
-    preset: str,
-    seed: int,
-    device: str,
-    dry_run: bool,
-) -> None:
-    from geodiff.tracking.track import TrackConfig
-
-    config = load_config(TrackConfig, "track", preset, with_named(overrides, {}))
-    if dry(dry_run, config):
-        return
-    from geodiff.captures import capture_to_clips, read_capture
-    from geodiff.head import load_head
-    from geodiff.runs import RunRecord
-
-    spec = resolve(preset, seed, device, head).head
-    folder = out or Path("out") / source.resolve().name / "track"
-    read_capture(source)  # nothing is written before it is known to be usable
-    inputs = {"source": source.resolve(), "head": spec}
-    with RunRecord(folder, "track", config, preset=preset, inputs=inputs) as run, StageProgress(run.add_time) as report:
-        figures = capture_to_clips(
-            source, folder, config, load_head(spec), head_spec=spec, preset=preset, report=report, note=say
-        )
-        run.result(**figures)
-    if "landmark_error" in figures:
-        error = 100 * figures["landmark_error"]
-        say(f"{figures['frames']:.0f} pictures, mean landmark error {error:.1f}% of the distance between the eyes")
     typer.echo(folder)
 
 

@@ -82,7 +82,7 @@ def camera_from_json(values: dict[str, Any], where: str) -> Camera:
         fy = float(values.get("fl_y", fx))
         cx, cy = float(values.get("cx", width / 2)), float(values.get("cy", height / 2))
         transform = torch.tensor(values["transform_matrix"], dtype=torch.float64)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ClipSetError(f"{where} must give w, h, fl_x and transform_matrix, and it does not ({error!r})") from error
     numbers = torch.tensor([fx, fy, cx, cy, float(width), float(height)])
     if transform.shape != (4, 4) or not torch.isfinite(transform).all() or not torch.isfinite(numbers).all():

@@ -9,7 +9,7 @@ VHAP (Qian 2024) has the same unknowns and fits them to pixels by gradient desce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from geodiff.tracking.capture_problem import CaptureProblem, CaptureState, View
 from geodiff.tracking.dense import Crop, Surface, Tied, cut_out
 from geodiff.tracking.descent import descend
 from geodiff.tracking.face_model import FaceModel
-from geodiff.tracking.fit import LandmarkFitter
+from geodiff.tracking.fit import EYES, LandmarkFitter
 from geodiff.tracking.landmarks import detect_faces
 from geodiff.tracking.refine import Look, most_likely
 from geodiff.tracking.settings import TrackConfig
@@ -33,9 +33,8 @@ from geodiff.types import Camera, HeadParams
 #: Units in metres that cameras usually have, and the factor within which a head's size tells that one is meant.
 _UNITS = (1.0, 0.01, 0.001)
 _NEAR = 1.35
-
-#: Metres between the outer corners of the eyes, about.
-_EYES = 0.09
+#: Height of a pixel over its width, less 1, beyond which a network that knows square pixels is not believed.
+_SQUEEZED = 0.02
 
 #: (U, U) by the part's name and the camera whose pictures show it, -1 for all.
 Textures = dict[tuple[str, int], np.ndarray]
@@ -50,7 +49,7 @@ class CaptureTrack:
     params: HeadParams (T). cameras: C, in metres. found: (T,) bool; times at which no camera saw the face hold what
     lies between their neighbours. errors: (T, C) mean distance of the inner face's landmarks / distance of the outer
     eye corners, nan where a camera did not count. angles: (T, C) degrees between the face's direction and the
-    camera's. state: what was solved for. textures: of the parts that were followed.
+    camera's, nan where no camera saw it. state: what was solved for. textures: of the parts that were followed.
     """
 
     params: HeadParams
@@ -86,12 +85,11 @@ def track_capture(
     cameras: Sequence[Camera],
     head: HeadModel,
     config: TrackConfig | None = None,
-    seen: Callable[[], None] = lambda: None,
 ) -> CaptureTrack:
     """Track one person in pictures by known cameras.
 
     images: (time, number of the camera) and (H, W, 3) uint8 RGB of the camera's size, one after the other; times count
-    from 0. seen: called after each. Raises FaceError where no picture shows a face from the front or half a side.
+    from 0. Raises FaceError where no picture shows a face.
     """
     config = config or TrackConfig()
     sights: dict[Cell, Sight] = {}
@@ -101,7 +99,6 @@ def track_capture(
         sight = look_at(image, config)
         if sight is not None:
             sights[t, c] = sight
-        seen()
     return fit_capture(sights, times, cameras, head, config)
 
 
@@ -138,7 +135,8 @@ class CaptureFitter:
                 "the front or from half a side"
             )
         self.fitter = self.views[0].fitter
-        self.surfaces = [Surface(head, self.config.dense, part) for part in self.config.dense.parts]
+        surfaces = [Surface(head, self.config.dense, part) for part in self.config.dense.parts]
+        self.surfaces = [surface for surface in surfaces if surface.faces.any()]
         self.start = self._start()
         #: What is believed of the scale's logarithm: mean and standard deviation.
         self.usual_scale = _usual_scale(self.start.log_scale, self.config.scale_spread)
@@ -159,7 +157,7 @@ class CaptureFitter:
         """From the start to the end; shape, scale and texture as `known`, where they are."""
         state = self.start
         if known is not None:
-            state = replace(state, log_scale=known.state.log_scale, shape=known.state.shape)
+            state = replace(self._start(math.exp(known.state.log_scale)), shape=known.state.shape)
         # Which cameras look at the face is better known after the first round.
         for rounds in (8, self.fitting.iterations):
             state = self.solve(state, self.counted(state), known is None, rounds)
@@ -181,7 +179,7 @@ class CaptureFitter:
     def _tied(self, view: View, textures: Textures, placed: _Placed, state: CaptureState) -> list[Tied]:
         """Where a view's pictures show the parts' textures."""
         tied, dense = [], self.config.dense
-        scale = _EYES * np.exp(view.state(state).frames.log_scale)
+        scale = EYES * np.exp(view.state(state).frames.log_scale)
         for surface in self.surfaces:
             count, part = len(surface.points.faces), surface.part
             targets, roots = np.zeros((len(view.rows), count, 2)), np.zeros((len(view.rows), count))
@@ -197,9 +195,10 @@ class CaptureFitter:
             tied.append(Tied(surface.model, view.station.middle, targets, roots, dense.outlier))
         return tied
 
-    def _start(self) -> CaptureState:
+    def _start(self, scale: float | None = None) -> CaptureState:
         alone = [(view.rows, view.fitter.start_frames(view.points)) for view in self.views]
-        rotation, origin, scale = first_places([view.station for view in self.views], alone, self.times)
+        stations = [view.station for view in self.views]
+        rotation, origin, scale = first_places(stations, alone, self.times, scale)
         count, times = self.face.num_expr, self.times
         frames = WorldStates(rotation, origin, np.zeros((times, count)), np.zeros((times, 4)), np.zeros(times))
         return CaptureState(math.log(scale), np.zeros(self.face.num_shape), frames)
@@ -213,7 +212,7 @@ class CaptureFitter:
         angles = np.where(seen, self.angles(state), np.inf)
         kept = seen & ((angles <= self.config.side) | (angles == angles.min(1, keepdims=True)))
         chosen = [view.at(kept[view.rows, view.c]) for view in self.views]
-        if aside:
+        if aside and any(surface.part == "skull" for surface in self.surfaces):
             others = [view.at(~kept[view.rows, view.c]) for view in self.views]
             chosen += [replace(view, faced=False, witnesses=[]) for view in others]
         return [view for view in chosen if len(view.rows)]
@@ -236,7 +235,8 @@ class CaptureFitter:
         params = bridged(
             self.params(state).frames(torch.from_numpy(found)), np.flatnonzero(found), np.zeros(self.times, int)
         )
-        return CaptureTrack(params, self._metric(state.log_scale), found, errors, self.angles(state), state, textures)
+        angles = np.where(found[:, None], self.angles(state), np.nan)
+        return CaptureTrack(params, self._metric(state.log_scale), found, errors, angles, state, textures)
 
     def params(self, state: CaptureState) -> HeadParams:
         """The heads (T) in metres."""
@@ -256,7 +256,9 @@ def _usual_scale(start: float, spread: float) -> tuple[float, float]:
 
 
 def _squared(look: Look, station: Station) -> Look:
-    """What is known of a face, in pixels that are square."""
+    """What is known of a face, in pixels that are square. Of a face that was seen squeezed, landmarks alone."""
+    if abs(station.stretch - 1) > _SQUEEZED:
+        return Look(station.squared(look.points))
     middle = None if look.middle is None else station.squared(look.middle)
     return replace(look, points=station.squared(look.points), middle=middle)
 

@@ -13,6 +13,9 @@ from geodiff.tracking.systems import Normals, Unknowns
 from geodiff.tracking.witnesses import Witness
 from geodiff.tracking.world import Station, WorldStates, add_seen
 
+#: Metres before a camera from which on heads are, and the energy of one that is not.
+NEAREST, FORBIDDEN = 0.05, 1e12
+
 
 @dataclass(frozen=True)
 class CaptureState:
@@ -44,7 +47,7 @@ class View:
         return replace(
             self,
             rows=self.rows[where],
-            seen=Observed(self.seen.points[where], self.seen.eyes[where], self.seen.across[where]),
+            seen=self.seen[where],
             points=self.points[where],
             witnesses=[witness[where] for witness in self.witnesses],
             crops=[self.crops[n] for n in where],
@@ -56,11 +59,14 @@ class View:
         return FitState(self.station.log_focal, world.shape, states)
 
     def energies(self, world: CaptureState) -> np.ndarray:
-        """(N,) energy of what was seen."""
+        """(N,) energy of what was seen. A head is not where the camera cannot see it."""
         state = self.state(world)
         if self.faced:
-            return self.fitter.seen_energies(self.seen, state, self.witnesses)
-        return sum((witness.energies(state) for witness in self.witnesses), np.zeros(len(self.rows)))
+            energies = self.fitter.seen_energies(self.seen, state, self.witnesses)
+        else:
+            energies = sum((witness.energies(state) for witness in self.witnesses), np.zeros(len(self.rows)))
+        near = state.frames.log_scale > self.station.log_focal - np.log(NEAREST)
+        return np.where(near, FORBIDDEN, energies)
 
     def normals(self, world: CaptureState, shared: bool) -> Normals:
         """Gauss-Newton's matrix and gradient of it, by the camera's own unknowns."""

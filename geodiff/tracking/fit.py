@@ -27,6 +27,8 @@ from geodiff.types import Camera, HeadParams
 if TYPE_CHECKING:
     from geodiff.tracking.witnesses import Witness
 
+#: Metres between the outer corners of the eyes, about.
+EYES = 0.09
 #: Frames that are evaluated at once: enough for the vector units, few enough for the processor's cache.
 _PART = 16
 
@@ -117,7 +119,7 @@ class Observed:
     def __len__(self) -> int:
         return len(self.points)
 
-    def __getitem__(self, part: slice) -> Observed:
+    def __getitem__(self, part: slice | np.ndarray) -> Observed:
         return Observed(self.points[part], self.eyes[part], self.across[part])
 
 
@@ -226,7 +228,7 @@ class LandmarkFitter:
     def _whitening(self, seen: Observed, states: FrameStates) -> np.ndarray:
         """(T, L, 2, 2) roots of the landmarks' information, inverse pixels."""
         # The pose foreshortens the eyes' distance; the head's scale does not change with it.
-        sigma = self.config.noise * np.maximum(seen.eyes, 0.09 * np.exp(states.log_scale))
+        sigma = self.config.noise * np.maximum(seen.eyes, EYES * np.exp(states.log_scale))
         visible = np.clip((self.face.facing(states) + 0.35) / 0.5, self.config.hidden, 1.0)
         roots = np.sqrt(self.weights * visible) / sigma[:, None]
         whitening = roots[..., None, None] * np.eye(2)

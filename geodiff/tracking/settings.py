@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from geodiff.errors import ConfigError
 from geodiff.tracking.bust import BustConfig
 from geodiff.tracking.fit import FitConfig
 from geodiff.tracking.hair import HairConfig
@@ -15,9 +16,10 @@ HIDDEN_REFINED = 0.5
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """How the face's texture is followed (`geodiff.tracking.dense`). rounds: 0 for landmarks alone. points: of the
-    surface. side: of the faces that are looked at, pixels. noise: standard deviation of a point, as a share of the
-    outer eye corners' distance: more than flow errs, since neighbours err together. outlier: see `FitConfig`. agree,
+    """How the head's texture is followed (`geodiff.tracking.dense`). rounds: 0 for landmarks alone. points, skull: how
+    many of the face, and of scalp and ears. side: of the crops that are looked at, pixels. noise, skull_noise: standard
+    deviation of a point, as a share of the outer eye corners' distance: more than flow errs, since neighbours err
+    together. outlier: see `FitConfig`. agree,
     reach: shares of the side by which flow may miss its start when it goes back, and by which it may go at all."""
 
     rounds: int = 3
@@ -29,6 +31,12 @@ class DenseConfig:
     outlier: float = 5.0
     agree: float = 0.006
     reach: float = 0.08
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.points, self.skull) < 0 or self.side < 32:
+            raise ConfigError("dense: rounds, points and skull must be at least 0, and side at least 32")
+        if min(self.noise, self.skull_noise, self.outlier, self.agree, self.reach) <= 0:
+            raise ConfigError("dense: noise, skull_noise, outlier, agree and reach must be above 0")
 
     @property
     def parts(self) -> list[str]:
@@ -47,6 +55,12 @@ class CaptureConfig:
     side: float = 62.0
     scale_spread: float = 0.05
     dense: DenseConfig = field(default_factory=DenseConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.scale_spread, self.side) <= 0:
+            raise ConfigError(
+                f"capture: side and scale_spread must be above 0, not {self.side} and {self.scale_spread}"
+            )
 
 
 @dataclass(frozen=True)

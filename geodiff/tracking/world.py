@@ -93,7 +93,7 @@ class Station:
     def seen(self, states: WorldStates, log_scale: float) -> FrameStates:
         """How the camera sees heads; scale: metres in the world's unit."""
         place = states.origin @ self.turn.T + np.exp(log_scale) * self.shift
-        # A head behind the camera is seen nowhere; a step that leads there costs more than any other.
+        # Heads behind the camera are seen nowhere: who fits refuses steps that lead there.
         depth = np.maximum(-place[:, 2], 1e-3)
         across = self.focal / depth
         return FrameStates(
@@ -157,10 +157,13 @@ def add_seen(world: Normals, rows: np.ndarray, seen: Normals, slopes: np.ndarray
 
 
 def first_places(
-    stations: Sequence[Station], views: Sequence[tuple[np.ndarray, FrameStates]], times: int
+    stations: Sequence[Station],
+    views: Sequence[tuple[np.ndarray, FrameStates]],
+    times: int,
+    scale: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Where heads are, by what each camera makes of them alone: rotations (T, 3, 3), origins (T, 3) in metres, and
-    metres in the world's unit.
+    metres in the world's unit, where `scale` does not tell them; 1 where no time is seen from two places.
 
     views: of each camera, the times (N,) that it saw and the heads as it saw them. A camera before which the head
     stands sideways counts little.
@@ -186,7 +189,8 @@ def first_places(
         middles[:, t] = (weights * ray).sum(0), (weights * stand).sum(0)
         ray, stand = ray - middles[0, t], stand - middles[1, t]
         above, below = above - float((weights * ray * stand).sum()), below + float((weights * stand**2).sum())
-    scale = above / below if below > 1e-9 and above > 0 else 1.0
+    if scale is None:
+        scale = above / below if below > 0 and above > 0 else 1.0
     rotation = np.tile(np.eye(3), (times, 1, 1))
     for t in seen:
         rotation[t] = Rotation.from_matrix(np.stack(turns[t])).mean(np.array(trust[t])).as_matrix()

@@ -138,6 +138,28 @@ def test_a_known_person_keeps_shape_and_scale() -> None:
     assert apart(head, track.params, truth.frames(slice(2, 4))) < 1.0
 
 
+def test_a_person_known_in_millimetres_is_found_by_one_camera() -> None:
+    head = marked_head()
+    truth, cameras = scene(head, times=3), rig(scale=0.001)
+    seen = looks(head, truth, cameras, 0.001)
+    first = fit_capture({cell: look for cell, look in seen.items() if cell[0] < 2}, 2, cameras, head, config())
+    alone = fit_capture({(0, 2): seen[2, 2]}, 1, cameras, head, config(), known=first)
+    size = math.exp(first.state.log_scale) / 0.001
+    later = truth.frame(2)
+    apart_mm = 1e3 * (head.landmark_points(alone.params) / size - head.landmark_points(later)).norm(dim=-1).mean()
+    assert apart_mm < 15, "within what one camera can tell"
+
+
+def test_heads_behind_a_camera_are_refused() -> None:
+    head, cameras = marked_head(), rig((0.0,))
+    fitter = CaptureFitter(looks(head, scene(head, times=1), cameras, noise=1.0), 1, cameras, head, config(noise=0.02))
+    problem = CaptureProblem(fitter.fitter, fitter.counted(fitter.start), False, fitter.usual_scale)
+    behind = fitter.start.frames.vector
+    behind[:, 3:6] += 3 * (cameras[0].center.numpy() - behind[:, 3:6])
+    there = replace(fitter.start, frames=fitter.start.frames.moved(behind))
+    assert problem.energies(there)[0] > 1e6 > problem.energies(fitter.start)[0]
+
+
 def test_without_any_face_the_remedy_is_named() -> None:
     with pytest.raises(FaceError, match="use cameras that see the face"):
         fit_capture({}, 2, rig(), marked_head())

@@ -63,7 +63,7 @@ class Capture:
     def _crops(self, motion: Motion, params: HeadParams, cameras: list[Camera], angles: np.ndarray) -> np.ndarray:
         crops = []
         for t in range(motion.num_frames):
-            best = int(np.argmin(angles[t, : len(self.cameras)]))
+            best = int(np.argmin(np.nan_to_num(angles[t, : len(self.cameras)], nan=180.0)))
             picture = self.person.truth(motion.frame(t), [self.cameras[best]])[0]
             crops.append(driving_crop(picture.bytes, cameras[best], params.frame(t), self.head))
         return np.stack(crops)
