@@ -24,13 +24,14 @@ from geodiff.files import make_folder, read_json, read_npz, write_npz
 from geodiff.head.identity import absolute_spec
 from geodiff.head.model import HeadModel
 from geodiff.media import MAX_SIDE, read_gray, read_image, read_size, write_image
+from geodiff.sheets import TILES, tiled
 from geodiff.tracking.capture import CaptureTrack, Cell, Sight, fit_capture, look_at
 from geodiff.tracking.dense import Crop
 from geodiff.tracking.importers import Tracking
 from geodiff.tracking.landmarks import detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
-from geodiff.tracking.overlay import TILES, draw_mesh, overlay_sheet
+from geodiff.tracking.overlay import draw_mesh
 from geodiff.tracking.refine import Look
 from geodiff.tracking.settings import TrackConfig
 from geodiff.types import Camera, HeadParams
@@ -332,7 +333,7 @@ def _overlay(capture: Capture, track: CaptureTrack, params: HeadParams, head: He
     own = [c for time, c in capture.images if time == t]
     chosen = [own[n] for n in np.unique(np.linspace(0, len(own) - 1, TILES).astype(int))]
     pictures = [(read_image(capture.images[t, c], min_side=1), track.cameras[c]) for c in chosen]
-    return overlay_sheet([draw_mesh(image, params.frame(t), camera, head) for image, camera in pictures])
+    return tiled([draw_mesh(image, params.frame(t), camera, head) for image, camera in pictures])
 
 
 def _fingerprint(capture: Capture, config: TrackConfig, head: HeadModel) -> str:

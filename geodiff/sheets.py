@@ -7,6 +7,8 @@ import numpy as np
 
 #: Height in pixels of the strip above a row that holds its title.
 TITLE_HEIGHT = 26
+#: Pictures that a sheet of one run shows, and the longest side of each in pixels.
+TILES, TILE = 8, 512
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -53,3 +55,12 @@ def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], tile: int = 256, gap
             strip[TITLE_HEIGHT : TITLE_HEIGHT + tile, left : left + tile] = fit_tile(image, tile)
         strips.append(strip)
     return np.concatenate(strips)
+
+
+def tiled(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) uint8, reduced to tiles in rows of four."""
+    tiles = []
+    for picture in pictures:
+        scale = min(1.0, TILE / max(picture.shape[:2]))
+        tiles.append(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+    return contact_sheet([("", tiles[first : first + 4]) for first in range(0, len(tiles), 4)], TILE)

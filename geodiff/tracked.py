@@ -16,8 +16,9 @@ from geodiff.errors import InputError
 from geodiff.files import read_json
 from geodiff.head.model import HeadModel
 from geodiff.media import VIDEO_SUFFIXES, VideoFrames, read_image, read_video, write_image
+from geodiff.sheets import TILES, tiled
 from geodiff.tracking.matte import on_white, portrait_matte
-from geodiff.tracking.overlay import TILES, draw_mesh, draw_overlay, overlay_sheet
+from geodiff.tracking.overlay import draw_mesh, draw_overlay
 from geodiff.tracking.track import TrackConfig, VideoTrack, track_image, track_video
 
 Report = Callable[[str, float], None]
@@ -119,7 +120,7 @@ def _write_frames(
             matte = portrait_matte(image, track.face(t))
             writer.write_frame(t, 0, *_on_white(image, matte), track.params.frame(t))
         report("frames", (t + 1) / track.params.num_frames)
-    write_image(writer.folder / "overlay.png", overlay_sheet(overlays))
+    write_image(writer.folder / "overlay.png", tiled(overlays))
 
 
 def _check_folder(out: Path, spec: ClipSetSpec, head: HeadModel) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from geodiff.conditioning import noise, surface
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.pixels import Carried
-from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels, unit
+from geodiff.conditioning.surface import Visibility, smoothstep, unit
 from geodiff.raster import mesh
+from geodiff.raster.chart import sample, to_local, to_pixels
 from geodiff.types import Camera
 
 

@@ -22,7 +22,7 @@ ORDER = [
     {"metrics"},
     {"synth"},
     {"training"},
-    {"tracked", "imported", "converted", "console", "doctor_heads", "doctor"},
+    {"tracked", "captures", "imported", "converted", "console", "doctor_heads", "doctor"},
     {"batch"},
     {"cli"},
     {"__main__"},

@@ -12,21 +12,12 @@ from scipy.spatial import cKDTree
 
 from geodiff.conditioning.clothes import FAR, Neckline
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import (
-    GROUPS,
-    Chart,
-    Visibility,
-    sample,
-    smoother,
-    smoothstep,
-    to_local,
-    to_pixels,
-    unit,
-)
+from geodiff.conditioning.surface import GROUPS, Visibility, smoother, smoothstep, unit
 from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
 from geodiff.media import LUMA
 from geodiff.raster import mesh
+from geodiff.raster.chart import Chart, sample, to_local, to_pixels
 from geodiff.raster.compiled import kept
 from geodiff.types import Camera
 

@@ -17,9 +17,10 @@ from scipy.special import ndtr
 
 from geodiff.conditioning.noise import strand_noise
 from geodiff.conditioning.reference import Reference, wide_blur
-from geodiff.conditioning.surface import FACING, bilinear, sample, smoothstep, to_local, to_pixels, unit, vertex_groups
+from geodiff.conditioning.surface import FACING, bilinear, smoothstep, unit, vertex_groups
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.chart import sample, to_local, to_pixels
 from geodiff.raster.compiled import kept
 from geodiff.tracking.hair_color import hair_likelihood
 from geodiff.tracking.hair_surface import HairSurface

@@ -12,10 +12,10 @@ from geodiff.conditioning.fringe import Fringe
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import Carried, Sheet, carry, scaled_normals
 from geodiff.conditioning.reference import Reference, foreground_colors, without_expression
-from geodiff.conditioning.surface import to_local
 from geodiff.conditioning.texture import bake
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.chart import to_local
 from geodiff.types import POSE_WIDTHS, Camera, HeadParams
 
 #: Samples a pixel along each axis.

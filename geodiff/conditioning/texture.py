@@ -13,11 +13,12 @@ from geodiff.conditioning.clothes import HEM, without_shoulders
 from geodiff.conditioning.fill import fill_vertices
 from geodiff.conditioning.hair import HairTexture, hair_pixels, person_groups
 from geodiff.conditioning.reference import Reference, foreground_colors
-from geodiff.conditioning.surface import Visibility, sample, smoothstep, to_local, to_pixels, unit, uv_chart
+from geodiff.conditioning.surface import Visibility, smoothstep, unit
 from geodiff.conditioning.teeth import tooth_colors, tooth_coordinates
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.chart import sample, to_local, to_pixels, uv_chart
 from geodiff.types import Camera
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from geodiff.conditioning.noise import fractal_noise
-from geodiff.conditioning.surface import uv_chart
 from geodiff.head.model import HeadModel
+from geodiff.raster.chart import uv_chart
 from geodiff.synth.fields import Canvas, canvas, template_fields
 
 #: Share of people in colours that no person has, unless asked otherwise.

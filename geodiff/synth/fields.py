@@ -11,10 +11,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.surface import smoother, uv_chart
+from geodiff.conditioning.surface import smoother
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import JOINTS, HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.chart import uv_chart
 
 NUM_LANDMARKS = 478
 #: Metres over which `Fields.hairline` goes from 0 to 1.

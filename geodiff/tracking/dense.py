@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import torch
 
-from geodiff.conditioning.surface import Chart, sample, to_local, to_pixels, uv_chart
 from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel, LandmarkEmbedding
 from geodiff.raster import mesh
+from geodiff.raster.chart import Chart, sample, to_local, to_pixels, uv_chart
 from geodiff.tracking.face_model import FaceModel
 from geodiff.tracking.fit import FitState
 from geodiff.tracking.settings import DenseConfig

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import interpolate, rasterize, render_normals
-from geodiff.sheets import contact_sheet
 from geodiff.tracking.track import Track
 from geodiff.types import Camera, HeadParams
-
-#: Pictures that an overlay sheet shows, and the longest side of each in pixels.
-TILES, TILE = 8, 512
 
 
 def draw_overlay(image: np.ndarray, track: Track, head: HeadModel, strength: float = 0.65) -> np.ndarray:
     """The shaded mesh blended over the image: (H, W, 3) uint8 -> (H, W, 3) uint8. Hair offsets are shown as well."""
     return draw_mesh(image, track.params, track.camera, head, strength)
-
-
-def overlay_sheet(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures with a mesh over them, reduced to tiles in rows of four."""
-    tiles = []
-    for picture in pictures:
-        scale = min(1.0, TILE / max(picture.shape[:2]))
-        tiles.append(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
-    return contact_sheet([("", tiles[first : first + 4]) for first in range(0, len(tiles), 4)], TILE)
 
 
 def draw_mesh(
