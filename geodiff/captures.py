@@ -8,7 +8,6 @@ found here. Pictures without timesteps are all of one moment.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from geodiff.clipset.layout import META, TRANSFORMS, camera_from_json, inside
 from geodiff.config import to_yaml
-from geodiff.converted import WORK, head_entry, is_finished, move_in, write_pictures
+from geodiff.converted import WORK, head_entry, is_finished, result_folder, write_pictures
 from geodiff.errors import InputError
 from geodiff.files import make_folder, read_json, read_npz, write_npz
 from geodiff.head.identity import absolute_spec
@@ -27,8 +26,8 @@ from geodiff.media import MAX_SIDE, read_gray, read_image, read_size, write_imag
 from geodiff.sheets import TILES, tiled
 from geodiff.tracking.capture import CaptureTrack, Cell, Sight, fit_capture, look_at
 from geodiff.tracking.dense import Crop
+from geodiff.tracking.follow import face_at
 from geodiff.tracking.importers import Tracking
-from geodiff.tracking.landmarks import detect_faces
 from geodiff.tracking.matte import portrait_matte
 from geodiff.tracking.offsets import fit_offsets
 from geodiff.tracking.overlay import draw_mesh
@@ -207,11 +206,9 @@ def capture_to_clips(
     report("fit", 0.0)
     track = fit_capture(sights, capture.num_times, capture.cameras, head, config)
     report("fit", 1.0)
-    masks = _masks(capture, work, report)
+    masks = _masks(capture, sights, work, report)
     params = _with_offsets(capture, track, masks, head, config)
     _tell(track, note)
-    staged = make_folder(out / WORK / "result")
-    shutil.rmtree(staged)
     cells = [(t, c) for t in range(capture.num_times) for c in range(len(capture.cameras))]
     tracking = Tracking(
         params=params, cameras=track.cameras, source="geodiff", camera_ids=capture.camera_ids,
@@ -229,9 +226,9 @@ def capture_to_clips(
         "head": head_entry(head), "head_spec": absolute_spec(head_spec), "fingerprint": digest, "preset": preset,
         "figures": figures,
     }  # fmt: skip
-    write_pictures(staged, tracking, head, about)
-    write_image(staged / "overlay.png", _overlay(capture, track, params, head))
-    move_in(staged, out)
+    with result_folder(out) as folder:
+        write_pictures(folder, tracking, head, about)
+        write_image(folder / "overlay.png", _overlay(capture, track, params, head))
     return figures
 
 
@@ -248,7 +245,7 @@ def _tell(track: CaptureTrack, note: Callable[[str], None]) -> None:
 def _sights(
     capture: Capture, config: TrackConfig, work: Path, report: Callable[[str, float], None]
 ) -> Iterator[tuple[Cell, Sight]]:
-    """The faces in all pictures; those of a time are kept once all of its pictures were looked at."""
+    """The faces in all pictures; what was looked at is kept every few pictures, and at the end of each time."""
     done = 0
     for t in range(capture.num_times):
         path = work / f"faces_{t:05d}.npz"
@@ -295,7 +292,9 @@ def _kept_sights(path: Path) -> tuple[set[int], dict[int, Sight]]:
         return set(), {}
 
 
-def _masks(capture: Capture, work: Path, report: Callable[[str, float], None]) -> dict[Cell, Path]:
+def _masks(
+    capture: Capture, sights: dict[Cell, Sight], work: Path, report: Callable[[str, float], None]
+) -> dict[Cell, Path]:
     """Files of all mattes: the capture's own, or found here."""
     if capture.masks.keys() == capture.images.keys():
         return capture.masks
@@ -303,9 +302,8 @@ def _masks(capture: Capture, work: Path, report: Callable[[str, float], None]) -
     for number, (cell, path) in enumerate(capture.images.items()):
         masks[cell] = capture.masks.get(cell, work / f"matte_{cell[0]:05d}_{cell[1]:02d}.png")
         if not masks[cell].is_file():
-            image = read_image(path, min_side=1)
-            faces = detect_faces(image)
-            matte = portrait_matte(image, faces[0] if faces else None)
+            face = face_at(sights[cell].look.points) if cell in sights else None
+            matte = portrait_matte(read_image(path, min_side=1), face)
             write_image(masks[cell], (matte * 255 + 0.5).astype(np.uint8))
         report("mattes", (number + 1) / len(capture.images))
     return masks

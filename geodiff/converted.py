@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,15 +101,13 @@ def bring(
         params, residuals = done.params, done.residuals
         origin = {**head_entry(result.head), "residuals": residuals.figures()}
         report("convert", 1.0)
-    staged = make_folder(out / WORK / "result")
-    shutil.rmtree(staged)
     meta = {
         "head": head_entry(target), "head_spec": absolute_spec(spec) if spec else None, "fingerprint": digest,
         "converted_from": origin, "preset": preset,
     }  # fmt: skip
     report("write", 0.0)
-    _write(staged, result, params, target, {key: value for key, value in meta.items() if value})
-    move_in(staged, out)
+    with result_folder(out) as folder:
+        _write(folder, result, params, target, {key: value for key, value in meta.items() if value})
     report("write", 1.0)
     return Brought(result.tracking.num_frames, result.source, _called(target), residuals)
 
@@ -211,7 +210,16 @@ def _write_params(path: Path, params: HeadParams, head: HeadModel | None, fps: f
     write_npz(path, **arrays)
 
 
-def move_in(staged: Path, out: Path) -> None:
+@contextmanager
+def result_folder(out: Path) -> Iterator[Path]:
+    """A folder for a result, which is moved to `out` once it is whole."""
+    folder = make_folder(out / WORK / "result")
+    shutil.rmtree(folder)
+    yield folder
+    _move(folder, out)
+
+
+def _move(staged: Path, out: Path) -> None:
     """Moves a finished result into place, the lists of frames last: until then the folder is no clip set."""
     last = {TRANSFORMS: 1, META: 2}
     with storage_errors(out):

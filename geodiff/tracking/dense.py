@@ -176,14 +176,13 @@ class Surface:
         seen = mesh.rasterize(vertices, self.head.faces, own)
         drawn = self._drawn(seen, texture, crop.gray)
         ahead, behind = _flow(drawn, crop.gray), _flow(crop.gray, drawn)
-        corners, weights = self.head.faces[self.points.faces], self.points.barycentrics[..., None]
-        points = (vertices[corners] * weights).sum(1).numpy()
-        upright = (normals[corners] * weights).sum(1).numpy()
+        points, upright = (self.points.points(of, self.head.faces).numpy() for of in (vertices, normals))
         local = to_local(points, own)
         places = to_pixels(local, own)
         went = sample(ahead, places)
         returned = sample(behind, places + went)
-        good = (_seen(local, upright, own, seen.depth, self.facing) > 0) & self._inside(places, len(crop.gray))
+        good = _seen(local, upright, own, seen.depth, self.facing) > 0
+        good &= ((places > 2) & (places < len(crop.gray) - 2)).all(1)
         good &= np.linalg.norm(went + returned, axis=1) < self.config.agree * len(crop.gray)
         good &= np.linalg.norm(went, axis=1) < self.config.reach * len(crop.gray)
         return crop.back(places + went), good
@@ -198,11 +197,6 @@ class Surface:
         places = np.stack([uvs[..., 0], 1 - uvs[..., 1]], -1).reshape(-1, 2) * len(texture)
         drawn = sample(texture, places.astype(np.float32)).reshape(gray.shape)
         return np.where(seen.mask & self.faces[np.maximum(seen.face, 0)], drawn, gray)
-
-    @staticmethod
-    def _inside(places: np.ndarray, side: int) -> np.ndarray:
-        inside: np.ndarray = ((places > 2) & (places < side - 2)).all(1)
-        return inside
 
 
 def _seen(local: np.ndarray, normals: np.ndarray, camera: Camera, depth: np.ndarray, least: float) -> np.ndarray:

@@ -8,8 +8,8 @@ model is linear in shape and expression up to three small rotations and the came
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,8 +38,32 @@ class Moving(Protocol):
     def jaw(self) -> np.ndarray: ...
 
 
+_Frames = TypeVar("_Frames", bound="PerFrame")
+
+
 @dataclass(frozen=True)
-class FrameStates:
+class PerFrame:
+    """Arrays of which each has a row for every one of T frames."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self: _Frames, index: slice | np.ndarray | list[int]) -> _Frames:
+        """Some of the frames, by a slice or an array."""
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @classmethod
+    def concatenate(cls: type[_Frames], parts: Sequence[_Frames]) -> _Frames:
+        """The frames of several, one after the other."""
+        return cls(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)})
+
+    def where(self: _Frames, chosen: np.ndarray, other: _Frames) -> _Frames:
+        """The states of `other` in the frames `chosen` (T,) bool, one's own in the rest."""
+        return self.concatenate([self, other])[np.arange(len(self)) + len(self) * chosen]
+
+
+@dataclass(frozen=True)
+class FrameStates(PerFrame):
     """The unknowns of T frames.
 
     rotation: (T, 3, 3) of the head. centre: (T, 2) pixels at which the model's origin is seen. log_scale: (T,)
@@ -53,23 +77,6 @@ class FrameStates:
     expr: np.ndarray
     gaze: np.ndarray
     jaw: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rotation)
-
-    def __getitem__(self, index: slice | np.ndarray | list[int]) -> FrameStates:
-        """Some of the frames, by a slice or an array."""
-        return FrameStates(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    @staticmethod
-    def concatenate(parts: Sequence[FrameStates]) -> FrameStates:
-        """The frames of several, one after the other."""
-        return FrameStates(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FrameStates)})
-
-    def where(self, chosen: np.ndarray, other: FrameStates) -> FrameStates:
-        """The states of `other` in the frames `chosen` (T,) bool, one's own in the rest."""
-        picked = np.where(chosen, np.arange(len(self)) + len(self), np.arange(len(self)))
-        return FrameStates.concatenate([self, other])[picked]
 
     @property
     def vector(self) -> np.ndarray:

@@ -236,6 +236,11 @@ def box_of(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
 
 
+def face_at(points: np.ndarray) -> Face:
+    """The face with landmarks (478, 2) of which nothing else is kept."""
+    return Face(points.astype(np.float32), np.zeros(len(points), np.float32), box_of(points))
+
+
 def _near(face: Face, last: Face) -> bool:
     """Whether a face can be the one of the frame before by its place and size."""
     away = np.linalg.norm((face.box[:2] + face.box[2:] - last.box[:2] - last.box[2:]) / 2)

@@ -20,7 +20,7 @@ from geodiff.head.model import HeadModel
 from geodiff.media import VideoFrames, read_video
 from geodiff.tracking.face_model import FrameStates
 from geodiff.tracking.fit import Fit, FitState, LandmarkFitter
-from geodiff.tracking.follow import SAME, box_of
+from geodiff.tracking.follow import SAME, face_at
 from geodiff.tracking.footage import Footage, watch
 from geodiff.tracking.landmarks import Face
 from geodiff.tracking.refine import Look
@@ -64,8 +64,7 @@ class VideoTrack:
         """The person's face in a frame; None where it was lost or landmarks were not kept."""
         if not self.found[t] or t >= len(self.landmarks):
             return None
-        points = self.landmarks[t]
-        return Face(points, np.zeros(len(points), np.float32), box_of(points))
+        return face_at(self.landmarks[t])
 
 
 def track_video(

@@ -8,18 +8,18 @@ that camera saw back to the head's place in the world.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from geodiff.tracking.face_model import FLIP, FrameStates, translation
+from geodiff.tracking.face_model import FLIP, FrameStates, PerFrame, translation
 from geodiff.tracking.systems import Normals
 from geodiff.types import Camera
 
 
 @dataclass(frozen=True)
-class WorldStates:
+class WorldStates(PerFrame):
     """The unknowns of heads at T times. rotation: (T, 3, 3). origin: (T, 3) metres, where the model's origin lies.
     expr: (T, E), gaze: (T, 4), jaw: (T,) as in `FrameStates`."""
 
@@ -28,17 +28,6 @@ class WorldStates:
     expr: np.ndarray
     gaze: np.ndarray
     jaw: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rotation)
-
-    def __getitem__(self, index: slice | np.ndarray) -> WorldStates:
-        return WorldStates(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def where(self, chosen: np.ndarray, other: WorldStates) -> WorldStates:
-        """The states of `other` at the times `chosen` (T,) bool, one's own at the rest."""
-        both = {f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
-        return WorldStates(**both)[np.arange(len(self)) + len(self) * chosen]
 
     @property
     def vector(self) -> np.ndarray:

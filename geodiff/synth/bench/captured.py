@@ -21,7 +21,7 @@ from geodiff.tracking.offsets import fit_offsets
 from geodiff.types import Camera, HeadParams, Motion
 
 
-class Capture:
+class CapturedClips:
     """T expressions `motion` before the cameras, with the portrait as one picture more.
 
     portrait: the photograph; its world is the capture's. params: T, with the portrait's static offsets. crops: (T, 64,

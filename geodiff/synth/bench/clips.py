@@ -16,7 +16,7 @@ from geodiff.clipset import ClipSetSpec, ClipSetWriter
 from geodiff.errors import FaceError
 from geodiff.metrics.picture import Picture
 from geodiff.metrics.registry import Metric, Setup
-from geodiff.synth.bench.captured import Capture
+from geodiff.synth.bench.captured import CapturedClips
 from geodiff.synth.bench.definition import VERSION, avatar_motions, avatar_views, view_angle
 from geodiff.synth.bench.observe import AvatarKind, Kind, Observer, understand
 from geodiff.synth.bench.people import Person
@@ -63,9 +63,9 @@ class AvatarClips:
         self.person: Person = bench.person(identity)
         self.seen, self.new = avatar_motions(identity, config.steps, config.held_steps)
         self.cameras = self.person.clip_cameras(config.views)
-        self._capture: Capture | None = None
+        self._capture: CapturedClips | None = None
         if kind == "captured":
-            self._capture = Capture(self.person, self.seen, self.cameras, bench.head)
+            self._capture = CapturedClips(self.person, self.seen, self.cameras, bench.head)
             self.observer = Observer(self.person, bench.head, self._capture.portrait, config.size)
             self.params, self.crops = self._capture.params, self._capture.crops
         else:
