@@ -12,6 +12,8 @@ from scipy import sparse
 from scipy.spatial.transform import Rotation
 
 from geodiff.head.builtin import load_builtin
+from geodiff.head.model import HeadModel
+from geodiff.types import HeadParams, Motion
 
 NUM_SHAPE, NUM_EXPR = 4, 100
 #: Parents of root, neck, jaw and eyes as the files hold them.
@@ -126,3 +128,8 @@ def plain(content: dict[str, Any]) -> dict[str, np.ndarray]:
     arrays = {key: value.x if isinstance(value, Ch) else value for key, value in content.items()}
     arrays["J_regressor"] = content["J_regressor"].toarray()
     return {key: np.ascontiguousarray(value) for key, value in arrays.items() if not isinstance(value, str)}
+
+
+def weights_of(head: HeadModel, **weights: float) -> HeadParams:
+    motion = Motion({k: np.array([v]) for k, v in weights.items()}, np.zeros((1, 3)), np.zeros((1, 2)))
+    return head.motion_params(motion, head.zeros())
