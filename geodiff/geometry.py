@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,12 @@ from geodiff.types import Camera
 
 #: Turns OpenCV camera axes into OpenGL camera axes, and back; also camera-space vectors into the axes of normal maps.
 CV_GL = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+
+
+def smoothstep(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
+    """0 below low, 1 above high, smooth between."""
+    t = np.clip((np.asarray(x) - low) / (high - low), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
 
 
 def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:

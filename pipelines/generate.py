@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from geodiff.clipset import ClipSetSpec, ClipSetWriter
@@ -22,6 +23,7 @@ from geodiff.clipset.layout import INDEXINGS
 from geodiff.conditioning import crop_reference, framed_camera, head_frame
 from geodiff.config import choose
 from geodiff.errors import ConfigError
+from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.media import read_image, write_image
 from geodiff.models.networks import Networks
@@ -31,7 +33,7 @@ from geodiff.normals import find_estimator, with_estimated_normals
 from geodiff.normals import resolve as resolve_normals
 from geodiff.tracking.overlay import draw_overlay
 from geodiff.tracking.track import Track, track_image
-from geodiff.types import Camera
+from geodiff.types import Camera, HeadParams
 from pipelines.foreground import Finish
 from pipelines.motion import DRIVE_CROPS, HEAD_POSES, DriveSequence, resolve_drive
 from pipelines.viewpoints import Viewpoint, select_viewpoints
@@ -45,6 +47,8 @@ from pipelines.views import (
     make_views_on,
 )
 
+#: Share of the scalp beyond the photograph's borders from which that is said.
+MUCH_CUT = 0.4
 #: Called with the stage's name and how much of it is done, 0..1.
 Progress = Callable[[str, float], None]
 
@@ -195,6 +199,8 @@ def _prepare(
     notice: Callable[[str], None] | None,
 ) -> Generation:
     """The cropped reference, the driving sequence on its identity, and the cameras."""
+    if notice is not None and cut_share(track.params, track.camera, head) > MUCH_CUT:
+        notice("the photograph ends below the crown: the hair above is made up; one with the whole head is better")
     reference = crop_reference(image, track.matte, track.params, track.camera, head, size)
     if (estimator := find_estimator(config.normals)) is not None:
         reference, axes = with_estimated_normals(reference, estimator)
@@ -205,6 +211,15 @@ def _prepare(
     distance = float((reference.camera.center - frame.center).norm())
     cameras = tuple(_camera(view, frame, distance, size) for view in select_viewpoints(config.views))
     return Generation(head, reference, drive, cameras)
+
+
+def cut_share(params: HeadParams, camera: Camera, head: HeadModel) -> float:
+    """Share of a fitted head's scalp (T = 1), 0..1, that lies beyond the borders of its camera's picture."""
+    if not head.regions["scalp"].any():
+        return 0.0
+    pixels, _ = project(head.vertices(params)[0][head.regions["scalp"]], camera)
+    size = torch.tensor([camera.width, camera.height])
+    return float(((pixels < 0) | (pixels > size)).any(1).float().mean())
 
 
 def _camera(view: Viewpoint, frame: Any, distance: float, size: int) -> Camera:

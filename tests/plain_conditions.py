@@ -7,7 +7,8 @@ import numpy as np
 from geodiff.conditioning import noise, surface
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.pixels import Carried
-from geodiff.conditioning.surface import Visibility, smoothstep, unit
+from geodiff.conditioning.surface import Visibility, unit
+from geodiff.geometry import smoothstep
 from geodiff.raster import mesh
 from geodiff.raster.chart import sample, to_local, to_pixels
 from geodiff.types import Camera

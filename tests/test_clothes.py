@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import cv2
 import numpy as np
 import pytest
+import random_portraits
 import torch
+from heads import ellipsoid_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodiff.conditioning import Conditioner, Reference, crop_reference, framed_camera, head_frame
 from geodiff.conditioning.clothes import Neckline
+from geodiff.conditioning.fill import inside_by
+from geodiff.conditioning.layers import RING
+from geodiff.conditioning.surface import vertex_groups
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -117,6 +123,50 @@ def test_a_neckline_is_found_where_it_is(level: float, shirt: tuple[float, ...])
     found = Neckline.found(face, place, color)
     wrong = (found.below(place) > 0) != (height(place) < level)
     assert wrong.mean() < 0.04
+
+
+def test_a_deep_shadow_under_a_chin_is_no_coat() -> None:
+    """What is too dark for the face's skin and like no cloth below is not taken to be in clothes."""
+    rng = np.random.default_rng(1)
+    place = rng.uniform([-0.1, -0.2, -0.02], [0.1, -0.09, 0.04], (1500, 3))
+    level = height(place)[:, None]
+    color = np.where(level < -0.15, (0.6, 0.7, 0.9), np.where(level < -0.11, (0.14, 0.07, 0.03), SKIN))
+    color = np.clip(color * rng.uniform(0.8, 1.1, (1500, 1)), 0, 1).astype(np.float32)
+    face = np.clip(np.array(SKIN) * rng.uniform(0.7, 1.1, (800, 1)), 0, 1).astype(np.float32)
+    found = Neckline.found(face, place, color)
+    assert found.level is not None and abs(found.level + 0.15) < 0.01
+
+
+def test_the_shadow_of_a_chin_does_not_go_round_the_neck() -> None:
+    head, reference = clothed(SHIRT)
+    place = head.template.numpy()
+    shadow = (height(place) > NECKLINE) & (place[:, 1] < -0.075) & (place[:, 2] > -0.02) & (np.abs(place[:, 0]) < 0.06)
+    shadow &= vertex_groups(head)["neck"]
+    seen = mesh.rasterize(head.vertices(reference.params)[0], head.faces, reference.camera)
+    dark = mesh.interpolate(seen, head.faces, shadow.astype(np.float32)[:, None])
+    image = reference.image * (1 - dark) + dark * np.array([0.16, 0.08, 0.04])
+    photo = (image * 255).round().astype(np.uint8)
+    shaded = crop_reference(photo, reference.mask, reference.params, reference.camera, head, 160)
+    proposal, level = behind(head, shaded)
+    skin = level > NECKLINE + 0.02
+    assert np.abs(np.median(proposal[skin], 0) - SKIN).max() < 0.12
+
+
+@given(st.floats(-0.02, 0.06), st.floats(-0.3, 0.3))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_borders_between_kinds_of_surface_do_not_follow_triangles(at: float, slope: float) -> None:
+    """Vertices on one side of a plane: the line that is drawn between them is the plane's, to a third of an edge."""
+    head, reference = ellipsoid_head(), random_portraits.reference()
+    reference = replace(reference, params=head.zeros())
+    place = head.template.numpy()
+    back = ~head.regions["neck"].numpy() & (place[:, 2] < 0.02)
+    beyond = (place[:, 1] - at - slope * place[:, 2]) / math.hypot(1, slope)
+    line = inside_by(head, reference, back & (beyond > 0), back & (beyond <= 0))
+    edge = float(np.linalg.norm(np.diff(place[head.faces.numpy()[:, :2]], axis=1), axis=-1).mean())
+    near = back & (np.abs(beyond) < 1.5 * edge) & (place[:, 2] < 0.0)
+    assert near.sum() > 20 and np.abs(line).max() < RING + 1e-6
+    straight = np.polynomial.Polynomial.fit(beyond[near], line[near], 1)
+    assert straight.deriv()(0) > 0 and np.abs(line[near] - straight(beyond[near])).mean() < edge / 3
 
 
 def test_no_neckline_without_clothes_or_a_face() -> None:

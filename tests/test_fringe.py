@@ -1,4 +1,4 @@
-"""What a portrait shows beside the mesh and beyond its own borders, and what it does not show: the teeth."""
+"""What a portrait shows beside the mesh, and what it does not show: the teeth."""
 
 from __future__ import annotations
 
@@ -112,37 +112,6 @@ def test_the_sheet_is_drawn_as_by_its_plain_twin(head: HeadModel, tufted: Refere
     assert found[0][..., 8].sum() > 3
     for one, other in zip(found, plain, strict=True):
         np.testing.assert_allclose(one, other, atol=3e-4)
-
-
-def test_a_photograph_goes_on_below_its_border_as_in_a_mirror(head: HeadModel) -> None:
-    params, camera = before_camera(head)
-    image, matte = photograph(head, params, camera)
-    stripes = (np.arange(200) // 3 % 2 * 120 + 60).astype(np.uint8)[:, None, None]
-    neck = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
-    shown = neck.mask & head.regions["neck"].numpy()[head.faces.numpy()[neck.face]].all(-1)
-    image[shown] = np.broadcast_to(stripes, image.shape)[shown]
-    whole = crop_reference(image, matte, params, camera, head, SIZE)
-    assert whole.beyond is None or whole.beyond[..., 3].max() == 0
-    border = int(np.flatnonzero(shown.any(1))[0]) + 30
-    low = Camera(camera.viewmat, camera.K, 200, border)
-    cut = crop_reference(image[:border], matte[:border], params, low, head, SIZE)
-    assert cut.beyond is not None
-    known = cv2.resize(cut.beyond[..., 3], (SIZE, SIZE), interpolation=cv2.INTER_AREA) > 0.9
-    assert known.sum() > 100 and cut.mask[known].mean() < 0.1
-    assert not known[: int(0.6 * SIZE)].any()
-    # Seen from where the photograph was taken, what goes on below is striped too, and what is above has not changed.
-    proposals = [Conditioner(head, one).render(one.params, one.camera).proposal for one in (whole, cut)]
-    rows = np.flatnonzero(known[:, SIZE // 2])
-    assert proposals[1][rows, SIZE // 2].std() > 0.5 * proposals[0][rows, SIZE // 2].std()
-    np.testing.assert_allclose(proposals[1][: rows[0] - 6], proposals[0][: rows[0] - 6], atol=0.1)
-
-
-def test_a_photograph_cut_at_the_chin_does_not_go_on_as_a_face(head: HeadModel) -> None:
-    params, camera = before_camera(head)
-    image, matte = photograph(head, params, camera)
-    chin = Camera(camera.viewmat, camera.K, 200, 105)
-    cut = crop_reference(image[:105], matte[:105], params, chin, head, SIZE)
-    assert cut.beyond is None or cut.beyond[..., 3].max() < 0.1
 
 
 def test_teeth_are_counted_from_the_middle(head: HeadModel) -> None:

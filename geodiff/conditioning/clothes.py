@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import smoothstep, vertex_groups
+from geodiff.conditioning.surface import vertex_groups
+from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 
 #: Metres: height of the slices in which hair beside the neck is looked for, and share of a slice's outer pixels in
-#: hair's colour from which the slice has hair.
-SLICE, HAIRY = 0.012, 0.5
+#: hair's colour from which the slice has hair, below ears that are seen and below ears that hair covers.
+SLICE, HAIRY = 0.012, (0.5, 0.2)
 #: Share of a slice's half width beyond which pixels are at its sides.
 SIDES = 0.7
 #: Metres by which a neckline may rise for every metre towards the back; the middle one where nothing tells.
@@ -47,15 +48,17 @@ def without_shoulders(
     if not moved.any():
         return groups
     place = head.shaped(reference.params, expression=False, offsets=False)[0].numpy()
-    hanging = _hanging(place, head, reference, front, hair)
+    covered = bool((groups["scalp"] & head.regions["ears"].numpy()).any())
+    hanging = _hanging(place, head, reference, front, hair, HAIRY[covered])
     bare = moved & ~(place[:, 1] > hanging)
     return groups | {"neck": groups["neck"] | bare, "scalp": groups["scalp"] & ~bare}
 
 
 def _hanging(
-    place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray
+    place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray, share: float
 ) -> float:
-    """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not."""
+    """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not. share: of a
+    slice's outer pixels that has to be hair."""
     neck = vertex_groups(head)["neck"]
     corners = head.faces.numpy()[np.maximum(front.face, 0)]
     shown = front.mask & neck[corners].all(-1) & (reference.mask > 0.9)
@@ -72,7 +75,7 @@ def _hanging(
             continue
         half = np.abs(spots[inside, 0]).max()
         outer = inside & (np.abs(spots[:, 0]) > SIDES * half)
-        if outer.sum() >= 4 and likely[outer].mean() < HAIRY:
+        if outer.sum() >= 4 and likely[outer].mean() < share:
             break
         level = top - (slice_ + 1) * SLICE
     return level
@@ -143,12 +146,15 @@ class Neckline:
         return place[:, 1] + self.rise * place[:, 2]
 
     def clothed(self, color: np.ndarray) -> np.ndarray:
-        """(N,) 0..1 whether colours (N, 3) are rather those of clothes than the face's."""
+        """(N,) 0..1 whether colours (N, 3) are rather those of clothes than the face's; no more than a half for what
+        is darker than the face and like neither: a deep shadow."""
         if self.skin is None:
             return np.zeros(len(color))
         strange = smoothstep(self.skin.away(color), *NO_SKIN)
         if self.cloth is None:
             return strange
+        dark = _lab(color)[:, 0] < self.skin.median[0]
+        strange = np.where(dark, np.minimum(strange, 1 - 0.5 * smoothstep(self.cloth.away(color), *NO_SKIN)), strange)
         likelier = self.skin.surprise(color) - self.cloth.surprise(color)
         return np.maximum(strange, smoothstep(likelier, *LIKELIER))
 

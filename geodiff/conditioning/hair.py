@@ -17,7 +17,8 @@ from scipy.special import ndtr
 
 from geodiff.conditioning.noise import strand_noise
 from geodiff.conditioning.reference import Reference, wide_blur
-from geodiff.conditioning.surface import FACING, bilinear, smoothstep, unit, vertex_groups
+from geodiff.conditioning.surface import FACING, bilinear, unit, vertex_groups
+from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import sample, to_local, to_pixels
@@ -45,6 +46,8 @@ BAND_RANGE = (0.02, 0.12)
 SAMPLES, CONTRAST, STRENGTH = 160, 0.8, 0.75
 #: Steps from the darkest to the lightest of hair's tones, and metres from the whorl to the middle of the skull.
 TONES, SKULL = 24, 0.09
+#: Log contrast of the darkest and the lightest strands where no hair is seen.
+PLAIN = 0.3
 #: How much less hair has to change along its strands than across for it to count as curls and as combed, and the most
 #: that drawn strands take the place of patches.
 COMBED, DRAWN = (0.2, 0.4), 0.9
@@ -55,10 +58,31 @@ _above: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 def hair_pixels(head: HeadModel, reference: Reference, seen: mesh.Fragments) -> np.ndarray:
     """(S, S) 0..1: how likely the reference's pixels are hair, by their colours. seen: the posed mesh in its camera."""
     coded = (np.clip(reference.image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    row = _ear_row(head, reference, seen)
+    return hair_likelihood(coded, reference.mask, seen, head, row) * (reference.mask > 0.5)
+
+
+def grown_pixels(head: HeadModel, reference: Reference, seen: mesh.Fragments, hair: np.ndarray) -> np.ndarray:
+    """(S, S) `hair_pixels` without brows, beards, eyes, shadows on the neck and gleams on a forehead: pieces that reach
+    from above the ears to the outline."""
+    corners = head.faces.numpy()[np.maximum(seen.face, 0)]
+    inner = [head.regions[name].numpy()[corners].any(-1) for name in ("face", "eyes", "eyeballs")]
+    beside = hair * ~(np.any(inner, axis=0) & seen.mask)
+    count, pieces = cv2.connectedComponents((beside > 0.5).astype(np.uint8))
+    outline = cv2.dilate((reference.mask < 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    outline[[0, -1]] = outline[:, [0, -1]] = True
+    above = np.arange(len(hair))[:, None] < _ear_row(head, reference, seen)
+    touches = [np.bincount(pieces[where], minlength=count) > 0 for where in (outline, above & (pieces > 0))]
+    kept = touches[0] & touches[1]
+    kept[0] = True
+    return beside * kept[pieces]
+
+
+def _ear_row(head: HeadModel, reference: Reference, seen: mesh.Fragments) -> float:
+    """The picture's row in which the ears are."""
     ears = head.regions["ears"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].any(-1) & seen.mask
     rows = np.flatnonzero(ears.any(1))
-    row = float(rows.mean()) if len(rows) else 0.5 * reference.size
-    return hair_likelihood(coded, reference.mask, seen, head, row) * (reference.mask > 0.5)
+    return float(rows.mean()) if len(rows) else 0.5 * reference.size
 
 
 def person_groups(head: HeadModel, reference: Reference, haired: bool) -> dict[str, np.ndarray]:
@@ -102,7 +126,8 @@ def _above_ears(head: HeadModel) -> np.ndarray:
 
 
 class HairTexture:
-    """Patches of a portrait's hair, as log contrasts to its shading; `empty` where it shows too little hair."""
+    """Patches of a portrait's hair, as log contrasts to its shading; `empty` where it shows too little hair: then plain
+    strands."""
 
     def __init__(self, reference: Reference, hair: np.ndarray, depth: float) -> None:
         photo = reference.finest
@@ -121,6 +146,7 @@ class HairTexture:
         self.radius = float(np.clip(largest / self.scale, 0.0, PATCH[0]))
         self.empty = self.radius < PATCH[1]
         if self.empty:
+            self.tones = np.repeat(np.linspace(-PLAIN, PLAIN, TONES)[:, None], 3, 1)
             return
         self.contrast = _contrast(photo, inside.astype(np.float32), SHADING * size)
         rng = np.random.default_rng(0)
@@ -132,9 +158,11 @@ class HairTexture:
 
     def over(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of hair on surface points (N, 3) with normals (N, 3), in metres around the head."""
-        bands = self._bands(points, normals)
         top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
         whorl = np.array([top[0], top[1], points[:, 2].mean()])
+        if self.empty:
+            return self._drawn(points, whorl)
+        bands = self._bands(points, normals)
         share = DRAWN * float(smoothstep(np.array(self.combed), *COMBED))
         texture = np.sqrt(1 - share**2) * self._patches(points, normals, whorl)
         if share > 0:

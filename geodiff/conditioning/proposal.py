@@ -128,6 +128,7 @@ class Conditioner:
     def _fringe(self) -> tuple[Fringe, np.ndarray]:
         """What stands beside the head in the portrait, and the portrait with its matte (D, D, 4)."""
         matte = self.reference.finest_mask
+        matte = matte if self.reference.uncut is None else matte * self.reference.uncut
         fringe = Fringe.around(self._photographed, self._carried.faces, self._photo_camera, matte)
         return fringe, np.concatenate([self._photo, matte[..., None]], 2, dtype=np.float32)
 

@@ -133,12 +133,6 @@ def _visibility_kernel(points, normals, viewmat, K, far, near, matte, out):  # n
         out[n] = seen * min(max(2 * bilinear(matte, x, y) - 1, np.float32(0)), np.float32(1))
 
 
-def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below low, 1 above high, smooth between."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
-
-
 def unit(vectors: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
     return vectors / np.maximum(length, 1e-9)[..., None]

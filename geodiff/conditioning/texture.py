@@ -11,15 +11,19 @@ import numpy as np
 
 from geodiff.conditioning.clothes import HEM, without_shoulders
 from geodiff.conditioning.fill import fill_vertices
-from geodiff.conditioning.hair import HairTexture, hair_pixels, person_groups
+from geodiff.conditioning.hair import HairTexture, grown_pixels, hair_pixels, person_groups
+from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.reference import Reference, foreground_colors
-from geodiff.conditioning.surface import Visibility, smoothstep, unit
+from geodiff.conditioning.surface import Visibility, unit
 from geodiff.conditioning.teeth import tooth_colors, tooth_coordinates
-from geodiff.geometry import vertex_normals
+from geodiff.geometry import smoothstep, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import sample, to_local, to_pixels, uv_chart
 from geodiff.types import Camera
+
+#: Metres over which hair begins at its line, how far the line strays, and how wide the locks are that make it do so.
+SOFT, RAGGED, LOCKS = 0.003, 0.003, 0.005
 
 
 def bake(
@@ -37,9 +41,11 @@ def bake(
     visibility = Visibility(head, reference, vertices)
     front = mesh.rasterize(vertices, head.faces, reference.camera)
     hair = hair_pixels(head, reference, front)
+    grown = grown_pixels(head, reference, front, hair)
     groups = person_groups(head, reference, bool((hair > 0.5).mean() > 0.005))
     groups = without_shoulders(groups, head, reference, front, hair)
-    fill = fill_vertices(head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, hair, groups)
+    likely = np.where(front.mask & groups["scalp"][head.faces.numpy()[np.maximum(front.face, 0)]].all(-1), grown, hair)
+    fill = fill_vertices(head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, likely, groups)
     flip = head.mirror
     kinds = np.stack([groups["scalp"], groups["skin"] & head.regions["ears"].numpy()], 1).astype(np.float32)
     table = np.concatenate(
@@ -55,6 +61,8 @@ def bake(
             fill.hem[:, None],
             fill.guessed[:, None],
             head.regions["teeth"].numpy()[:, None],
+            fill.hair,
+            fill.hairline[:, None],
             tooth_coordinates(head),
         ],
         1,
@@ -64,8 +72,9 @@ def bake(
     covered = smoothstep(texel[:, 23], -HEM, HEM)[:, None]
     color = color + covered * (texel[:, 20:23] - color)
     teeth = np.flatnonzero(texel[:, 25] > 0)
-    color[teeth] += texel[teeth, 25:26] * (tooth_colors(texel[teeth, 26:], fill.tints) - color[teeth])
-    _add_hair(color, here, texel[:, 18], HairTexture(reference, hair * _beside_face(head, front), _depth(here, camera)))
+    color[teeth] += texel[teeth, 25:26] * (tooth_colors(texel[teeth, 30:], fill.tints) - color[teeth])
+    strands = HairTexture(reference, grown, _depth(here, camera)) if fill.haired else None
+    _add_hair(color, texel[:, 26:29], texel[:, 29], here, strands)
     for points, gain in ((there, np.exp(match)), (here, None)):
         seen = visibility(points[:, :3], unit(points[:, 3:])) * (1.0 - texel[:, 24])
         pixels = to_pixels(to_local(points[:, :3], camera), camera)
@@ -78,19 +87,21 @@ def bake(
     return np.ascontiguousarray(texture[..., :3]), np.ascontiguousarray(texture[..., 3])
 
 
-def _add_hair(color: np.ndarray, surface: np.ndarray, scalp: np.ndarray, hair: HairTexture) -> None:
-    """Give the filled colours (N, 3) of the scalp the texture of hair, in place. surface: (N, 6) places, normals."""
-    chosen = np.flatnonzero(scalp > 0.05)
-    if hair.empty or len(chosen) < 100:
+def _add_hair(
+    color: np.ndarray, grown: np.ndarray, hairline: np.ndarray, surface: np.ndarray, strands: HairTexture | None
+) -> None:
+    """Let hair grow on filled colours (N, 3), in place. grown: (N, 3) its colours there. hairline: (N,) metres inside
+    of it. surface: (N, 6) places, normals. strands: none on a bald head."""
+    ragged = RAGGED * fractal_noise(surface[:, :3], (LOCKS, 4 * LOCKS, LOCKS), 2, 7)
+    inside = smoothstep(hairline + ragged, -SOFT, SOFT)
+    chosen = np.flatnonzero(inside > 0.01)
+    if not len(chosen):
         return
-    contrast = hair.over(surface[chosen, :3], surface[chosen, 3:])
-    color[chosen] = np.clip(color[chosen] * np.exp(scalp[chosen, None] * contrast), 0.0, 1.0)
-
-
-def _beside_face(head: HeadModel, seen: mesh.Fragments) -> np.ndarray:
-    """(S, S) 1 outside the face: brows and beards are no patches of the head's hair."""
-    corners = head.faces.numpy()[np.maximum(seen.face, 0)]
-    return 1.0 - (head.regions["face"].numpy()[corners].any(-1) & seen.mask).astype(np.float32)
+    hairs = grown[chosen]
+    if strands is not None and len(chosen) >= 100:
+        contrast = strands.over(surface[chosen, :3], surface[chosen, 3:])
+        hairs = np.clip(hairs * np.exp(contrast), 0.0, 1.0)
+    color[chosen] += inside[chosen, None] * (hairs - color[chosen])
 
 
 def _depth(surface: np.ndarray, camera: Camera) -> float:

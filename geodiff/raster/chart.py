@@ -71,13 +71,14 @@ def to_pixels(local: np.ndarray, camera: Camera) -> np.ndarray:
     return (homogeneous[:, :2] / np.maximum(homogeneous[:, 2:], 1e-6)).astype(np.float32)
 
 
-def sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Bilinear samples of an image (H, W) or (H, W, C) at pixels (N, 2), centres at +0.5 -> (N,) or (N, C)."""
+def sample(image: np.ndarray, pixels: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+    """Bilinear samples of an image (H, W) or (H, W, C) at pixels (N, 2), centres at +0.5 -> (N,) or (N, C). border:
+    OpenCV's, what lies outside of the image."""
     # cv2.remap takes maps of at most 32767 columns, so the points are laid out as a square.
     count = len(pixels)
     side = max(1, int(np.ceil(np.sqrt(count))))
     padded = np.zeros((side * side, 2), np.float32)
     padded[:count] = pixels - 0.5
     grid = padded.reshape(side, side, 2)
-    out = cv2.remap(image, grid, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    out = cv2.remap(image, grid, np.empty(0), cv2.INTER_LINEAR, borderMode=border)
     return out.reshape(side * side, *image.shape[2:])[:count]

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from geodiff.geometry import project
+from geodiff.geometry import project, smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import rasterize
 from geodiff.tracking.bust_surface import Bust
 from geodiff.tracking.hair_color import hair_likelihood
-from geodiff.tracking.hair_rays import smoothstep, window, window_camera
+from geodiff.tracking.hair_rays import window, window_camera
 from geodiff.types import Camera, HeadParams
 
 #: Metres that are searched outwards and inwards of the mesh's outline, and the distance of points along it.

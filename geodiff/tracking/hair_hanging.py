@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from geodiff.tracking.hair_rays import ROW, smoothstep
+from geodiff.geometry import smoothstep
+from geodiff.tracking.hair_rays import ROW
 
 #: Metres: a gap between mesh and matte that counts as none.
 NO_GAP = 0.003
@@ -17,6 +18,9 @@ HANG, BELOW_EARS = 0.05, 0.6
 FLARE = {0.6: 1.0, 0.65: 1.8, 0.7: 1.8, 0.8: 5.0}
 #: Rays between hair and the picture's lower border that still mean that the border cuts it off.
 TO_BORDER = 4
+#: Likelihoods from which a ray meets hair, below ears that are seen and below ears that hair covers: that ends at a jaw
+#: more rarely than its colour becomes uncertain there.
+LEAST = (0.5, 0.25)
 
 
 def widest(edge: np.ndarray) -> np.ndarray:
@@ -24,10 +28,10 @@ def widest(edge: np.ndarray) -> np.ndarray:
     return np.interp(edge, list(FLARE), list(FLARE.values()))
 
 
-def hung(hair: np.ndarray, known: np.ndarray) -> float:
+def hung(hair: np.ndarray, known: np.ndarray, covered: float) -> float:
     """How many rays of one side, from the top down, hair (n,) 0..1 reaches; infinite where the picture's border cuts it
-    off. known: (n,) bool, rays that begin inside the picture."""
-    last = np.flatnonzero(hair > 0.5)
+    off. known: (n,) bool, rays that begin inside the picture. covered: 0 or 1 whether hair covers the ears."""
+    last = np.flatnonzero(hair > LEAST[int(covered > 0.5)])
     if not len(last):
         return 0.0
     ahead = known[last[-1] : last[-1] + 1 + TO_BORDER]

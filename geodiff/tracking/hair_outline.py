@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from geodiff.geometry import project
+from geodiff.geometry import project, smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import Fragments, rasterize
 from geodiff.tracking.hair_color import hair_likelihood
 from geodiff.tracking.hair_hanging import BELOW_EARS, NO_GAP, below_ears, hanging, hung, widest
-from geodiff.tracking.hair_rays import ARCH, DEPTH, ROW, rays_around, row_of_ears, smoothstep, window, window_camera
+from geodiff.tracking.hair_rays import ARCH, DEPTH, ROW, rays_around, row_of_ears, window, window_camera
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.types import Camera, HeadParams
 
@@ -32,6 +32,11 @@ EDGE = 0.010
 WISPS = 0.012
 #: Metres over which strands that hang make a mass or do not.
 STRANDS = 0.004
+#: Metres by which hair usually stands off the skull, where the picture ends below the crown and shows some; and the
+#: share of the matte that has to have its colour.
+USUAL, SOME = 0.016, 0.004
+#: Rays beside those that leave the picture that may end at its border, and over how many neighbours tell.
+ASKEW, NEIGHBOURS = 3, 20
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ class View:
             lowest = surface.rest[ears, 1].min() if ears.any() else surface.centre[1]
             beside = np.arange(1, len(rays) + 1) * ROW < surface.centre[1] - lowest
             hair[rays] *= part * np.where(beside, 1.0, max(covered, float(hangs)))
-            low = min(low, surface.centre[1] - ROW * hung(hair[rays], known[rays]))
+            low = min(low, surface.centre[1] - ROW * hung(hair[rays], known[rays], covered))
         cut = ~self.known[self._pixel(person + 2)]
         return Belief(covered, person, cut, hair, behind, visible & (hair < 0.5), low)
 
@@ -212,6 +217,13 @@ class View:
             return np.ones(len(start))
         inside = (self.radii[None] > start[:, None]) & (self.radii[None] < end[:, None])
         return (self.along(self.likelihood) * inside).sum(1) / np.maximum(inside.sum(1), 1)
+
+    def shows_hair(self) -> bool:
+        """Whether some of the person has hair's colour, where colours are known."""
+        if self.likelihood is None:
+            return True
+        person = self.matte > 0.5
+        return bool((self.likelihood[person] > 0.5).sum() > SOME * max(person.sum(), 1))
 
     def _pixel(self, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and column of the pixels at radius (R,) along the rays."""
@@ -259,7 +271,8 @@ def look(
     weight = moving.seen * belief.hair * (mine | behind)
     weight = weight * (moving.weights * surface.free[moving.corners]).sum(1) ** 2
     gap = (belief.person - np.where(mine, whole.radius, moving.radius)) * view.metres
-    gap, weight = _beyond_the_picture(gap, weight, belief.cut, view.side)
+    risen = (moving.weights * amount[moving.corners]).sum(1)
+    gap, weight = _beyond_the_picture(gap, weight, belief.cut, view.side, risen, USUAL * view.shows_hair())
     rows, target, length = moving.equations(view, reach, amount, _along(gap, weight, view.side))
     # A ray that runs along its surface says little about how far out that is.
     weight = weight * smoothstep(length, 0.2, 0.6)
@@ -312,18 +325,23 @@ class Rim:
 
 
 def _beyond_the_picture(
-    gap: np.ndarray, weight: np.ndarray, cut: np.ndarray, side: np.ndarray
+    gap: np.ndarray, weight: np.ndarray, cut: np.ndarray, side: np.ndarray, risen: np.ndarray, usual: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gaps of rays that leave the picture: at least up to its border, and as much as their neighbours'."""
-    arch = np.flatnonzero(side == 0)
-    known = arch[~cut[arch]]
+    """Gaps of rays that leave the picture: at least up to its border, and as much as their neighbours' hair stands off,
+    or as is `usual` (metres) where there are none. risen: (R,) metres that hair stands off already."""
     if not cut.any():
         return gap, weight
+    arch = np.flatnonzero(side == 0)
+    # Beside a border that lies askew the last ones end at it as well.
+    known = arch[~ndimage.binary_dilation(cut[arch], iterations=ASKEW)]
     filled, kept = gap.copy(), np.where(cut & (side != 0), 0.0, weight)
+    cut = ndimage.binary_dilation(cut[arch], iterations=ASKEW)
+    guess = np.full(len(arch), usual)
     if len(known):
-        guess = np.interp(arch, known, gap[known])
-        filled[arch] = np.where(cut[arch], np.maximum(gap[arch], guess), gap[arch])
-    kept[arch] = np.where(cut[arch], 0.3 * weight[arch], weight[arch])
+        away = np.abs(arch[:, None] - known).min(1) / NEIGHBOURS
+        guess += np.exp(-away) * (np.interp(arch, known, (gap + risen)[known]) - usual)
+    filled[arch] = np.where(cut, np.maximum(gap[arch], guess - risen[arch]), gap[arch])
+    kept[arch] = np.where(cut, 0.3 * weight[arch], weight[arch])
     return filled, kept
 
 
@@ -340,7 +358,7 @@ def _along(gap: np.ndarray, weight: np.ndarray, side: np.ndarray) -> np.ndarray:
 def _level(view: View, surface: HairSurface, rim: Rim, offset: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(V,) metres: offsets (R,) of the outline, carried to what is not seen: the usual one above, on the neck those of
     the same height."""
-    upper = (view.side == 0) & (weight > 0.3)
+    upper = (view.side == 0) & (weight > 0.25)
     common = max(float(np.median(offset[upper])), 0.0) if upper.any() else 0.0
     height = (surface.rest[rim.corners, 1] * rim.weights).sum(1)
     lower = np.flatnonzero(view.side != 0)

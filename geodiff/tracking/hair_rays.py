@@ -64,8 +64,3 @@ def window_camera(camera: Camera, box: tuple[int, int, int, int], size: tuple[in
     K[1, 2] -= y0
     scale = torch.diag(torch.tensor([size[0] / float(x1 - x0), size[1] / float(y1 - y0), 1.0], dtype=K.dtype))
     return Camera(camera.viewmat, scale @ K, *size)
-
-
-def smoothstep(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
-    t = np.clip((np.asarray(x) - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from geodiff.geometry import smoothstep
 from geodiff.head.authoring.landmarks import Landmarks
 from geodiff.head.authoring.parts import RigidMotion, best_rigid
 from geodiff.head.authoring.skin import Skin
@@ -11,11 +12,6 @@ from geodiff.head.authoring.skin import Skin
 #: Rest positions of root and neck in head axes, metres; jaw and eyes are measured.
 ROOT = np.array([0.0, -0.135, -0.030])
 NECK = np.array([0.0, -0.055, -0.022])
-
-
-def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def jaw_motion(landmarks: Landmarks, name: str) -> RigidMotion | None:

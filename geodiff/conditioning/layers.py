@@ -1,0 +1,214 @@
+"""Layers of colour over a head's vertices: what is bare, the neck in clothes, and the scalp in hair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from geodiff.conditioning.clothes import Neckline
+from geodiff.conditioning.sources import Sources
+from geodiff.conditioning.surface import GROUPS
+from geodiff.geometry import smoothstep
+from geodiff.media import LUMA
+from geodiff.raster.compiled import kept
+
+#: Distances (metres) over which a fill turns from the nearest visible colours into the mean of its kind.
+FILL_RANGE = (0.02, 0.12)
+#: The same on the neck, which turns into the mean of its height.
+NECK_RANGE = (0.05, 0.2)
+#: Metres from the border of hair up to which both sides' colours are wanted on the other.
+RING = 0.03
+#: Pixels of hair beside the mesh, or points of it on the scalp, that tell its colour.
+HAIRS, FEW = 50, 6
+#: Colours of eyes and of what a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the
+#: front of the mouth turn into its dark depth over MOUTH_DEPTH metres, and what faces upwards there, as the tongue
+#: does, over TONGUE_DEPTH.
+WHITE, GUMS, THROAT, REFERENCE_LUMINANCE = (0.80, 0.75, 0.67), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
+MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
+
+
+@dataclass(frozen=True)
+class Hair:
+    """What tells the colour of hair: beyond, (N, 3) of the portrait's hair outside the mesh, and brows, (3,), where
+    they are known."""
+
+    beyond: np.ndarray
+    brows: np.ndarray | None
+
+
+def fill_layers(
+    place: np.ndarray,
+    color: np.ndarray,
+    known: np.ndarray,
+    sources: Sources,
+    strands: Hair,
+    groups: dict[str, np.ndarray],
+    neckline: Neckline,
+    lying: np.ndarray,
+) -> tuple[np.ndarray, bool]:
+    """Each kind of surface from its own visible part, priors where a kind is not seen at all: (V, 3, 3), three layers
+    of colours. The first is bare, the second the neck, wherever it is, in clothes, the third the scalp and what is
+    close to it in hair. Teeth are left to `tooth_colors`, which needs finer steps than vertices. Also whether there is
+    hair.
+
+    lying: (V,) bool what faces upwards.
+    """
+    priors = _priors(place, lying, groups, sources.tone)
+    filled = color.astype(np.float32).copy()
+    cloth, hair = filled.copy(), filled.copy()
+    for number, name in enumerate(GROUPS):
+        # Skin and clothes of the neck are both wanted on either side of a neckline.
+        target = groups[name] & ((known < 0.999) | (name == "neck" and neckline.level is not None))
+        if name in ("teeth", "scalp") or not target.any():
+            continue
+        source = sources.group == number
+        if not sources.shows(name):
+            filled[target] = priors[name][target]
+            continue
+        if name == "neck":
+            bare, dressed = sources.of_neck(neckline)
+            _fill_neck(filled, place, target, sources, bare, neckline)
+            _fill_neck(cloth, place, target, sources, dressed, neckline)
+            continue
+        mean = np.median(sources.color[source], 0)
+        filled[target] = nearest_mean(sources.place[source], sources.color[source], place[target], FILL_RANGE, mean)
+    haired = _fill_scalp(filled, hair, place, sources, strands, groups["scalp"], priors["scalp"])
+    return np.stack([filled, cloth, hair], 1), haired
+
+
+def _fill_scalp(
+    filled: np.ndarray,
+    hair: np.ndarray,
+    place: np.ndarray,
+    sources: Sources,
+    strands: Hair,
+    scalp: np.ndarray,
+    prior: np.ndarray,
+) -> bool:
+    """Hair on the scalp and close to it, and skin on the scalp close to skin, both in place. Returns whether it is hair
+    or, on a bald head, skin as well.
+
+    scalp: (V,) bool. prior: (V, 3) hair where neither it nor brows are seen."""
+    skin = sources.group == GROUPS.index("skin")
+    if not scalp.any():
+        return False
+    filled[scalp] = sources.tone
+    if skin.sum() > 20:
+        filled[scalp] = nearest_mean(
+            sources.place[skin], sources.color[skin], place[scalp], FILL_RANGE, np.asarray(sources.tone)
+        )
+    if not sources.shows("scalp"):
+        few = (sources.group == GROUPS.index("scalp")) & (sources.hair > 0.5)
+        known = np.concatenate([strands.beyond, sources.color[few]])
+        hair[:] = (
+            np.median(known, 0)
+            if len(strands.beyond) >= HAIRS or few.sum() >= FEW
+            else prior
+            if strands.brows is None
+            else strands.brows
+        )
+        return True
+    near = scalp | (cKDTree(place[scalp]).query(place, distance_upper_bound=2 * RING)[0] < 2 * RING)
+    source, mean, haired = _haired(sources.group == GROUPS.index("scalp"), sources, strands.beyond)
+    hair[:] = mean
+    hair[near] = nearest_mean(sources.place[source], sources.color[source], place[near], FILL_RANGE, mean)
+    return haired
+
+
+def _fill_neck(
+    filled: np.ndarray,
+    place: np.ndarray,
+    target: np.ndarray,
+    sources: Sources,
+    allowed: np.ndarray,
+    neckline: Neckline,
+) -> None:
+    """Neck and shoulders from some of the sources, in place. target: (V,) bool. allowed: (N,) bool."""
+    # Collars go round the neck at one height.
+    heights, levels = neckline.height(sources.place[allowed]), neckline.height(place[target])
+    metric = np.array([1.0, 3.0, 1.0], np.float32)
+    here, there = sources.place[allowed] * metric, place[target] * metric
+    here[:, 1], there[:, 1] = 3.0 * heights, 3.0 * levels
+    mean = _by_height(heights, sources.color[allowed], levels)
+    filled[target] = nearest_mean(here, sources.color[allowed], there, NECK_RANGE, mean)
+
+
+def _priors(
+    place: np.ndarray, lying: np.ndarray, groups: dict[str, np.ndarray], tone: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Colours (V, 3) of each kind but teeth for a photograph that does not show it, in its brightness and saturation.
+    lying: (V,) bool what faces upwards."""
+    light = float(np.clip(tone @ LUMA / REFERENCE_LUMINANCE, 0.35, 1.2))
+    saturation = float(np.clip((tone.max() - tone.min()) / 0.15, 0.0, 1.0))
+    front = place[groups["lips"], 2].max() if groups["lips"].any() else place[:, 2].max()
+    depth = np.clip(front - 0.012 - place[:, 2], 0.0, None)
+    inside = np.exp(-depth / np.where(lying, TONGUE_DEPTH, MOUTH_DEPTH))[:, None]
+    gums, throat = np.array(GUMS), np.array(THROAT)
+    colors = {
+        "mouth_interior": (throat + (gums - throat) * inside) * light,
+        "eyeballs": np.array(WHITE) * light,
+        "lips": tone * np.array([0.92, 0.68, 0.68]),
+        "scalp": tone * 0.6,
+        "skin": tone,
+        "neck": tone,
+    }
+    priors = {}
+    for name, color in colors.items():
+        grey = (color @ LUMA)[..., None]
+        toned = color if name in ("skin", "neck") else grey + saturation * (color - grey)
+        priors[name] = np.broadcast_to(np.clip(toned, 0.0, 1.0), place.shape).astype(np.float32)
+    return priors
+
+
+def _haired(scalp: np.ndarray, sources: Sources, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Of the visible scalp (N,) bool, the part that has hair, the hair's colour (3,), and whether there is any.
+
+    The head's hairline and the person's differ; without this a high forehead would colour the back of the head. Who
+    shows little hair is bald: then all of the scalp counts.
+    """
+    haired = scalp & (sources.hair > 0.5)
+    if haired.sum() < 0.08 * scalp.sum() + 5:
+        return scalp, np.median(sources.color[scalp], 0), False
+    return haired, np.median(np.concatenate([sources.color[haired], beyond]), 0), True
+
+
+def _by_height(heights: np.ndarray, color: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(M, 3) colours at heights (M,) in metres: the medians of those (N, 3) seen at the same height, or nearest it."""
+    order = np.argsort(heights)
+    slices = [part for part in np.array_split(order, max(1, min(12, len(order) // 8))) if len(part)]
+    levels = np.array([heights[part].mean() for part in slices])
+    medians = np.array([np.median(color[part], 0) for part in slices])
+    return np.stack([np.interp(targets, levels, medians[:, c]) for c in range(3)], 1).astype(np.float32)
+
+
+def nearest_mean(
+    sources: np.ndarray, values: np.ndarray, targets: np.ndarray, reach: tuple[float, float], far: np.ndarray
+) -> np.ndarray:
+    """Inverse-distance mean of the nearest sources' values, turning into `far` beyond `reach` metres. (N, C)."""
+    if len(sources) > 4000:
+        kept = np.linspace(0, len(sources) - 1, 4000).round().astype(int)
+        sources, values = sources[kept], values[kept]
+    count = min(40, len(sources))
+    distance, index = cKDTree(sources).query(targets, k=count)
+    distance, index = distance.reshape(len(targets), count), index.reshape(len(targets), count)
+    mean = np.empty((len(targets), values.shape[1]), np.float32)
+    _mean_kernel(distance, index, np.ascontiguousarray(values, np.float32), mean)
+    away = smoothstep(distance[:, 0], *reach)[:, None]
+    return (mean + away * (far - mean)).astype(np.float32)
+
+
+@kept()
+def _mean_kernel(distance, index, values, mean):  # noqa: ANN001, ANN202
+    """Means (N, C) of values (M, C) at index (N, K), weighted by distance (N, K) metres, in place."""
+    for n in range(index.shape[0]):
+        total = 0.0
+        sums = np.zeros(values.shape[1])
+        for k in range(index.shape[1]):
+            weight = 1.0 / (distance[n, k] + 0.003) ** 2
+            total += weight
+            for c in range(values.shape[1]):
+                sums[c] += weight * values[index[n, k], c]
+        for c in range(values.shape[1]):
+            mean[n, c] = sums[c] / total

@@ -1,0 +1,153 @@
+"""What the photograph tells of each kind of surface: points that it sees, with their colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from geodiff.conditioning.clothes import Neckline
+from geodiff.conditioning.reference import Reference
+from geodiff.conditioning.surface import GROUPS, Visibility, unit
+from geodiff.conditioning.teeth import Tints
+from geodiff.head.model import HeadModel
+from geodiff.raster import mesh
+from geodiff.raster.chart import Chart, sample, to_local, to_pixels
+from geodiff.tracking.groups import BROWS
+from geodiff.types import Camera
+
+#: Metres above a neckline from which colours are the neck's, unless they are none of skin's.
+ABOVE = 0.006
+#: Standard deviations from the face's colours from which a colour above the neckline is a coat's, or a shadow's that is
+#: too deep to go round a neck.
+STRANGE = 3.2
+#: Share of the side by which a brow's darkest colours may lie beside its landmarks.
+BROW = 0.008
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Surface points spread evenly over the chart that the photograph sees, itself or mirrored: place (N, 3), color
+    (N, 3), hair (N,) 0..1, group (N,) index into GROUPS; and totals, the number of points of each group, seen or
+    not."""
+
+    place: np.ndarray
+    color: np.ndarray
+    hair: np.ndarray
+    group: np.ndarray
+    totals: np.ndarray
+
+    @staticmethod
+    def collect(
+        head: HeadModel,
+        chart: Chart,
+        vertices: np.ndarray,
+        normals: np.ndarray,
+        place: np.ndarray,
+        matching: np.ndarray,
+        picture: np.ndarray,
+        camera: Camera,
+        seeing: Visibility,
+        groups: dict[str, np.ndarray],
+    ) -> Sources:
+        """picture: (S, S, 4) colours and likelihood of hair."""
+        step = max(1, len(chart.texels) // 16000)
+        points = mesh.Fragments(*(np.ascontiguousarray(part[:, ::step]) for part in vars(chart.fragments).values()))
+        flip = head.mirror.numpy()
+        kinds = np.stack([groups[name] for name in GROUPS], 1).astype(np.float32)
+        table = np.concatenate(
+            [vertices, normals, vertices[flip], normals[flip], place, matching, kinds], 1, dtype=np.float32
+        )
+        texel = mesh.interpolate(points, head.faces, table)[0]
+        group = texel[:, 18:].argmax(1)
+        places, colors, hairs, kind = [], [], [], []
+        seen = np.zeros(len(texel), bool)
+        for start, gain in ((0, 0.0), (6, texel[:, 15:18])):
+            here = texel[:, start : start + 3]
+            certain = (seeing(here, unit(texel[:, start + 3 : start + 6])) > 0.5) & ~seen
+            shown = sample(picture, to_pixels(to_local(here, camera), camera))
+            places.append(texel[certain, 12:15])
+            colors.append(np.clip((shown[:, :3] * np.exp(gain))[certain], 0.0, 1.0))
+            hairs.append(shown[certain, 3])
+            kind.append(group[certain])
+            seen |= certain
+        totals = np.bincount(group, minlength=len(GROUPS))
+        place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
+        return Sources(place, color, likely, number, totals)
+
+    @cached_property
+    def tone(self) -> np.ndarray:
+        """(3,) the skin's usual colour."""
+        skin = self.group == GROUPS.index("skin")
+        return np.median(self.color[skin], 0) if skin.sum() > 20 else np.array([0.7, 0.55, 0.47], np.float32)
+
+    @property
+    def tints(self) -> Tints:
+        """Of teeth."""
+        return Tints.of(self.tone, self.color[self.group == GROUPS.index("teeth")] if self.shows("teeth") else None)
+
+    def shows(self, name: str) -> bool:
+        """Whether enough is seen of a kind of surface to fill the rest of it."""
+        number = GROUPS.index(name)
+        # The mouth is shown when it is open only; a few points between closed lips say nothing about it.
+        share = 0.15 if name == "mouth_interior" else 0.02
+        return bool((self.group == number).sum() >= max(10, share * self.totals[number]))
+
+    def unseen_mouth(self, groups: dict[str, np.ndarray]) -> np.ndarray:
+        """(V,) bool teeth and mouth of which the portrait tells nothing."""
+        hidden = [groups[name] for name in ("teeth", "mouth_interior") if not self.shows(name)]
+        return np.any([np.zeros(len(groups["skin"]), bool), *hidden], axis=0)
+
+    def of_neck(self, neckline: Neckline) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) bool each: what colours the neck where it is bare, the face's skin included, and where it is in
+        clothes."""
+        neck, skin = (self.group == GROUPS.index(name) for name in ("neck", "skin"))
+        skin &= self.hair < 0.5
+        dressed = neckline.clothed(self.color) > 0.5
+        if neckline.skin is None:
+            return neck, neck
+        like = neckline.skin.away(self.color) < STRANGE
+        if neckline.level is None:
+            return neck | (skin & like), neck
+        # A shadow may look like a coat, but not above the neckline.
+        bare = neck & like & (~dressed | (neckline.below(self.place) < -ABOVE))
+        bare |= skin & like
+        return bare if bare.sum() >= 10 else neck, neck & dressed if (neck & dressed).sum() >= 10 else neck
+
+    def neckline(self) -> Neckline:
+        skin, neck = (self.group == GROUPS.index(name) for name in ("skin", "neck"))
+        skin &= self.hair < 0.5
+        return Neckline.found(self.color[skin], self.place[neck], self.color[neck])
+
+
+def hair_beyond(
+    reference: Reference,
+    vertices: np.ndarray,
+    place: np.ndarray,
+    seeing: Visibility,
+    photo: np.ndarray,
+    hair: np.ndarray,
+) -> np.ndarray:
+    """(N, 3) colours of the portrait's hair above the chin that lies outside the mesh."""
+    size = reference.size
+    covered = cv2.resize(seeing.far, (size, size), interpolation=cv2.INTER_AREA) > 0
+    chin = vertices[place[:, 1] > np.quantile(place[:, 1], 0.35)]
+    row = to_pixels(to_local(chin, reference.camera), reference.camera)[:, 1].max()
+    outside = (reference.mask > 0.98) & (hair > 0.5) & ~covered & (np.arange(size)[:, None] < row)
+    return cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)[outside]
+
+
+def brow_color(head: HeadModel, reference: Reference, photo: np.ndarray) -> np.ndarray | None:
+    """(3,) the brows' colour, which stands for hair that nobody sees; None where the head has no landmarks."""
+    if head.landmarks is None:
+        return None
+    chosen = np.isin(head.landmarks.indices.numpy(), BROWS)
+    if not chosen.any():
+        return None
+    camera = reference.camera.resized(photo.shape[1], photo.shape[0])
+    points = head.landmark_points(reference.params)[0].numpy()[chosen]
+    size = 1 + 2 * max(1, round(BROW * len(photo)))
+    darkest = cv2.erode(np.ascontiguousarray(photo, np.float32), np.ones((size, size), np.uint8))
+    return np.asarray(np.median(sample(darkest, to_pixels(to_local(points, camera), camera)), 0))
