@@ -48,7 +48,8 @@ def without_shoulders(
     if not moved.any():
         return groups
     place = head.shaped(reference.params, expression=False, offsets=False)[0].numpy()
-    covered = bool((groups["scalp"] & head.regions["ears"].numpy()).any())
+    ears = head.regions["ears"].numpy()
+    covered = bool(ears.any() and groups["scalp"][ears].mean() > 0.4)
     hanging = _hanging(place, head, reference, front, hair, HAIRY[covered])
     bare = moved & ~(place[:, 1] > hanging)
     return groups | {"neck": groups["neck"] | bare, "scalp": groups["scalp"] & ~bare}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.clothes import Neckline
+from geodiff.conditioning.clothes import LEAST, NO_SKIN, SHADOW, Neckline, Tones
 from geodiff.conditioning.sources import Sources
 from geodiff.conditioning.surface import GROUPS
 from geodiff.geometry import smoothstep
@@ -166,11 +166,13 @@ def _haired(scalp: np.ndarray, sources: Sources, beyond: np.ndarray) -> tuple[np
     """Of the visible scalp (N,) bool, the part that has hair, the hair's colour (3,), and whether there is any.
 
     The head's hairline and the person's differ; without this a high forehead would colour the back of the head. Who
-    shows little hair is bald: then all of the scalp counts.
+    shows little hair is bald: then all of the scalp counts. (Or wears a cap: then it has not the face's colour.)
     """
     haired = scalp & (sources.hair > 0.5)
     if haired.sum() < 0.08 * scalp.sum() + 5:
-        return scalp, np.median(sources.color[scalp], 0), False
+        color, skin = np.median(sources.color[scalp], 0), sources.skin
+        bald = len(skin) < LEAST or Tones.of(skin, SHADOW).away(color[None])[0] < NO_SKIN[1]
+        return scalp, color, not bald
     return haired, np.median(np.concatenate([sources.color[haired], beyond]), 0), True
 
 

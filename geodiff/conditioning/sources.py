@@ -116,10 +116,15 @@ class Sources:
         bare |= skin & like
         return bare if bare.sum() >= 10 else neck, neck & dressed if (neck & dressed).sum() >= 10 else neck
 
+    @property
+    def skin(self) -> np.ndarray:
+        """(N, 3) colours of the face's skin without beards."""
+        return self.color[(self.group == GROUPS.index("skin")) & (self.hair < 0.5)]
+
     def neckline(self) -> Neckline:
-        skin, neck = (self.group == GROUPS.index(name) for name in ("skin", "neck"))
-        skin &= self.hair < 0.5
-        return Neckline.found(self.color[skin], self.place[neck], self.color[neck])
+        """Where clothes begin."""
+        neck = self.group == GROUPS.index("neck")
+        return Neckline.found(self.skin, self.place[neck], self.color[neck])
 
 
 def hair_beyond(
