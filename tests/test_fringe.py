@@ -13,9 +13,10 @@ from test_conditioning import photograph
 
 from geodiff.conditioning import Conditioner, crop_reference, framed_camera, head_frame
 from geodiff.conditioning.fringe import Fringe
+from geodiff.conditioning.lips import DARK, Lips
 from geodiff.conditioning.pixels import carry
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.teeth import WIDTHS, Tints, tooth_colors, tooth_coordinates
+from geodiff.conditioning.teeth import WIDTHS, Tints, seen_teeth, tooth_colors, tooth_coordinates
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -153,6 +154,44 @@ def test_teeth_that_are_seen_tell_the_colour_of_the_others() -> None:
     np.testing.assert_allclose(front, yellow, atol=0.03)
 
 
+def opened(head: HeadModel, amount: float) -> HeadParams:
+    """The head at rest with its lips apart and its teeth bared."""
+    drawn = ("mouthSmileLeft", "mouthSmileRight", "mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft",
+             "mouthLowerDownRight")  # fmt: skip
+    return head.zeros().replace(expr=torch.tensor([[amount * (name in drawn) for name in head.expression_names]]))
+
+
+@pytest.mark.parametrize(("colors", "shown"), [("teeth", True), ("lips", False)])
+def test_teeth_are_seen_where_they_differ_from_lips(head: HeadModel, colors: str, shown: bool) -> None:
+    """The mesh's lips may part where the portrait's do not: then lips are seen in the place of teeth."""
+    params, camera = before_camera(head)
+    params = params.replace(expr=opened(head, 0.8).expr)
+    image, matte = photograph(head, params, camera)
+    seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
+    corners = head.faces.numpy()[np.maximum(seen.face, 0)]
+    for name, color in (("lips", (170, 70, 70)), ("teeth", (170, 70, 70) if colors == "lips" else (215, 205, 180))):
+        image[seen.mask & head.regions[name].numpy()[corners].any(-1)] = color
+    reference = crop_reference(image, matte, params, camera, head, SIZE)
+    front = mesh.rasterize(head.vertices(reference.params)[0], head.faces, reference.camera)
+    found = seen_teeth(head, reference, front)
+    assert (found is not None) == shown
+    if found is not None:
+        np.testing.assert_allclose(np.median(found, 0), np.array([215, 205, 180]) / 255, atol=0.08)
+
+
+def test_a_slit_between_lips_is_dark(head: HeadModel) -> None:
+    lips = Lips.of(head)
+    assert lips is not None
+    lights = [lips.light(head.vertices(opened(head, amount))[0].numpy()) for amount in (0.0, 0.1, 0.2, 0.4, 0.8)]
+    assert lights == sorted(lights) and lights[0] == DARK and lights[-1] == 1.0 and DARK < lights[1] < 0.8
+    params, camera = before_camera(head)
+    conditioner = Conditioner(head, crop_reference(*photograph(head, params, camera), params, camera, head, SIZE))
+    view = framed_camera(head_frame(head, conditioner.reference.params), 0.0, 0.0, 1.0, 256)
+    shown = [conditioner.render(opened(head, amount), view) for amount in (0.1, 0.8)]
+    bright = [one.proposal[one.mouth > 0.9].max(1) for one in shown]
+    assert len(bright[0]) > 5 and np.median(bright[0]) < 0.6 * np.quantile(bright[1], 0.75)
+
+
 def test_a_shut_mouth_does_not_colour_the_teeth(head: HeadModel) -> None:
     """Lips that lie a little otherwise than the mesh's are not painted on what is behind them."""
     params, camera = before_camera(head)
@@ -161,11 +200,8 @@ def test_a_shut_mouth_does_not_colour_the_teeth(head: HeadModel) -> None:
     lips = seen.mask & head.regions["lips"].numpy()[head.faces.numpy()[seen.face]].any(-1)
     image[lips] = [150, 0, 0]
     conditioner = Conditioner(head, crop_reference(image, matte, params, camera, head, SIZE))
-    drawn = ("mouthSmileLeft", "mouthSmileRight", "mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft",
-             "mouthLowerDownRight")  # fmt: skip
-    smile = torch.tensor([[0.8 * (name in drawn) for name in head.expression_names]])
     view = framed_camera(head_frame(head, conditioner.reference.params), 0.0, 0.0, 1.0, 192)
-    condition = conditioner.render(params.replace(expr=smile, translation=torch.zeros(1, 3)), view)
+    condition = conditioner.render(opened(head, 0.8), view)
     inside = condition.mouth > 0.9
     bright = condition.proposal[inside].min(1) > 0.4
     assert inside.sum() > 50 and bright.mean() > 0.6

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import vertex_groups
+from geodiff.conditioning.surface import lab, vertex_groups
 from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -92,13 +91,13 @@ class Tones:
     @staticmethod
     def of(color: np.ndarray, least: tuple[float, float, float]) -> Tones:
         """Of colours (N, 3) in 0..1, their spread taken to be no smaller than `least`."""
-        lab = _lab(color)
-        median = np.median(lab, 0)
-        return Tones(median, np.hypot(1.5 * np.median(np.abs(lab - median), 0), least))
+        places = lab(color)
+        median = np.median(places, 0)
+        return Tones(median, np.hypot(1.5 * np.median(np.abs(places - median), 0), least))
 
     def away(self, color: np.ndarray) -> np.ndarray:
         """(N,) distance of colours (N, 3) in spreads."""
-        return np.linalg.norm((_lab(color) - self.median) / self.spread, axis=1)
+        return np.linalg.norm((lab(color) - self.median) / self.spread, axis=1)
 
     def surprise(self, color: np.ndarray) -> np.ndarray:
         """(N,) minus the logarithm of a normal density, up to a constant."""
@@ -154,7 +153,7 @@ class Neckline:
         strange = smoothstep(self.skin.away(color), *NO_SKIN)
         if self.cloth is None:
             return strange
-        dark = _lab(color)[:, 0] < self.skin.median[0]
+        dark = lab(color)[:, 0] < self.skin.median[0]
         strange = np.where(dark, np.minimum(strange, 1 - 0.5 * smoothstep(self.cloth.away(color), *NO_SKIN)), strange)
         likelier = self.skin.surprise(color) - self.cloth.surprise(color)
         return np.maximum(strange, smoothstep(likelier, *LIKELIER))
@@ -164,10 +163,3 @@ class Neckline:
         if self.level is None:
             return np.full(len(place), -FAR)
         return np.clip(self.level - self.height(place), -FAR, FAR)
-
-
-def _lab(color: np.ndarray) -> np.ndarray:
-    """(N, 3) 0..1 -> CIELAB, lightness in 0..100."""
-    if not len(color):
-        return np.zeros((0, 3))
-    return cv2.cvtColor(np.ascontiguousarray(color[None], np.float32), cv2.COLOR_RGB2LAB)[0].astype(np.float64)

@@ -50,11 +50,12 @@ def fill_vertices(
     photo: np.ndarray,
     hair: np.ndarray,
     groups: dict[str, np.ndarray],
+    teeth: np.ndarray | None,
 ) -> Fill:
     """Smooth colours for every vertex.
 
     photo: (D, D, 3) the portrait's colours, continued beyond its matte. hair: (S, S) 0..1 where its pixels are hair.
-    groups: the person's kinds of surface.
+    groups: the person's kinds of surface. teeth: (T, 3) as of `seen_teeth`.
     """
     seen = seeing(vertices, normals)
     blurred = _blurred(reference, photo, 0.012)
@@ -78,7 +79,7 @@ def fill_vertices(
     picture = np.concatenate(
         [blurred, cv2.resize(hair, blurred.shape[:2], interpolation=cv2.INTER_LINEAR)[..., None]], 2
     )
-    sources = Sources.collect(head, chart, vertices, normals, place, matching, picture, camera, seeing, groups)
+    sources = Sources.collect(head, chart, vertices, normals, place, matching, picture, camera, seeing, groups, teeth)
     strands = Hair(hair_beyond(reference, vertices, place, seeing, photo, hair), brow_color(head, reference, photo))
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.

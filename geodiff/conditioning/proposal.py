@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from geodiff.conditioning.fringe import Fringe
+from geodiff.conditioning.lips import Lips
 from geodiff.conditioning.personal import personal_head, without_identity
 from geodiff.conditioning.pixels import Carried, Sheet, carry, scaled_normals
 from geodiff.conditioning.reference import Reference, foreground_colors, without_expression
@@ -66,11 +67,12 @@ class Conditioner:
         self._person = personal_head(head, reference.params, offsets=True)
         self._bare = personal_head(head, reference.params, offsets=False)
         self._corner_uvs = head.uvs[head.faces_uv].numpy()
+        self._lips = Lips.of(head)
         self._pose_maps: dict[bytes, np.ndarray] = {}
         self._posed: dict[bytes, Tensor] = {}
 
     @cached_property
-    def _baked(self) -> tuple[np.ndarray, np.ndarray]:
+    def _baked(self) -> tuple[np.ndarray, np.ndarray, bool]:
         return bake(self.head, self.reference, self.texture_size, self._photo)
 
     @property
@@ -114,6 +116,8 @@ class Conditioner:
         carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
         beside = self._beside(vertices.numpy(), normals, camera)
         layers, silhouette = carry(vertices, carried, camera, SUPERSAMPLE, beside)
+        if self._lips is not None and self._baked[2]:
+            layers[..., :3] *= 1.0 - (1.0 - self._lips.light(vertices.numpy())) * layers[..., 7:8]
         return Condition(
             pose_map=self._pose_map(params, camera),
             proposal=np.clip(layers[..., :3] + (1.0 - silhouette[..., None]), 0.0, 1.0),

@@ -31,13 +31,15 @@ BROW = 0.008
 class Sources:
     """Surface points spread evenly over the chart that the photograph sees, itself or mirrored: place (N, 3), color
     (N, 3), hair (N,) 0..1, group (N,) index into GROUPS; and totals, the number of points of each group, seen or
-    not."""
+    not. teeth: (T, 3) colours of teeth, None where none are seen.
+    """
 
     place: np.ndarray
     color: np.ndarray
     hair: np.ndarray
     group: np.ndarray
     totals: np.ndarray
+    teeth: np.ndarray | None
 
     @staticmethod
     def collect(
@@ -51,6 +53,7 @@ class Sources:
         camera: Camera,
         seeing: Visibility,
         groups: dict[str, np.ndarray],
+        teeth: np.ndarray | None,
     ) -> Sources:
         """picture: (S, S, 4) colours and likelihood of hair."""
         step = max(1, len(chart.texels) // 16000)
@@ -75,7 +78,7 @@ class Sources:
             seen |= certain
         totals = np.bincount(group, minlength=len(GROUPS))
         place, color, likely, number = (np.concatenate(parts) for parts in (places, colors, hairs, kind))
-        return Sources(place, color, likely, number, totals)
+        return Sources(place, color, likely, number, totals, teeth)
 
     @cached_property
     def tone(self) -> np.ndarray:
@@ -86,10 +89,12 @@ class Sources:
     @property
     def tints(self) -> Tints:
         """Of teeth."""
-        return Tints.of(self.tone, self.color[self.group == GROUPS.index("teeth")] if self.shows("teeth") else None)
+        return Tints.of(self.tone, self.teeth if self.shows("teeth") else None)
 
     def shows(self, name: str) -> bool:
         """Whether enough is seen of a kind of surface to fill the rest of it."""
+        if name == "teeth" and self.teeth is None:
+            return False
         number = GROUPS.index(name)
         # The mouth is shown when it is open only; a few points between closed lips say nothing about it.
         share = 0.15 if name == "mouth_interior" else 0.02

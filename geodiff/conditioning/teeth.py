@@ -11,8 +11,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from geodiff.conditioning.reference import Reference
+from geodiff.conditioning.surface import lab
 from geodiff.head.model import HeadModel
 from geodiff.media import LUMA
+from geodiff.raster.mesh import Fragments
 from geodiff.types import Motion
 
 #: Widths and heights of crowns from the middle to the second molar, metres: upper and lower.
@@ -25,6 +28,9 @@ CENTRE, PIECE, SCALLOP, LINE, CONTACT = 0.03, 0.002, 0.0018, 0.0006, 0.4
 #: over which shade falls.
 ENAMEL, GUM, LUMINANCE = np.array([0.95, 0.91, 0.84]), np.array([0.72, 0.40, 0.38]), 0.55
 SHADE, INNER = 0.035, 0.006
+#: Metres of a row of teeth that have to be seen between the lips, half of its pixels, and by how much these then differ
+#: from the lips: less red or lighter (CIELAB).
+BARED, PALER, LIGHTER = 0.0015, 4.0, 8.0
 
 _rows: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
@@ -102,6 +108,22 @@ def _opening(head: HeadModel) -> np.ndarray:
     open_ = head.vertices(head.motion_params(motion, head.zeros())) - head.vertices(head.zeros())
     moved = torch.linalg.norm(open_[0], dim=1).numpy()
     return moved > 0.5 * moved[head.regions["teeth"].numpy()].max(initial=0.0)
+
+
+def seen_teeth(head: HeadModel, reference: Reference, front: Fragments) -> np.ndarray | None:
+    """(N, 3) colours 0..1 of the pixels in which a portrait shows teeth; None where it shows none that tell anything:
+    the mesh's lips part by a hair's breadth more than the person's. front: the posed mesh in the reference's camera."""
+    corners = head.faces.numpy()[np.maximum(front.face, 0)]
+    teeth, lips = (head.regions[name].numpy()[corners].all(-1) & front.mask for name in ("teeth", "lips"))
+    rows = teeth.sum(0)
+    if not rows.any() or not lips.any():
+        return None
+    depth = float(np.median(front.depth[teeth]))
+    if np.median(rows[rows > 0]) * depth / float(reference.camera.K[1, 1]) < BARED:
+        return None
+    color, other = (lab(reference.image[where]) for where in (teeth, lips))
+    lighter, redder = (np.median(color, 0) - np.median(other, 0))[:2]
+    return reference.image[teeth] if redder < -PALER or lighter > LIGHTER else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from geodiff.conditioning.hair import HairTexture, grown_pixels, hair_pixels, pe
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.reference import Reference, foreground_colors
 from geodiff.conditioning.surface import Visibility, unit
-from geodiff.conditioning.teeth import tooth_colors, tooth_coordinates
+from geodiff.conditioning.teeth import seen_teeth, tooth_colors, tooth_coordinates
 from geodiff.geometry import smoothstep, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -28,8 +28,9 @@ SOFT, RAGGED, LOCKS = 0.003, 0.003, 0.005
 
 def bake(
     head: HeadModel, reference: Reference, size: int, photo: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The completed texture of a reference, (U, U, 3) float32 0..1, and how much was seen directly, (U, U) 0..1.
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The completed texture of a reference, (U, U, 3) float32 0..1, how much was seen directly, (U, U) 0..1, and
+    whether teeth or the inside of the mouth are guessed.
 
     photo: (D, D, 3) the reference's `foreground_colors`, where they are known already.
     """
@@ -45,7 +46,10 @@ def bake(
     groups = person_groups(head, reference, bool((hair > 0.5).mean() > 0.005))
     groups = without_shoulders(groups, head, reference, front, hair)
     likely = np.where(front.mask & groups["scalp"][head.faces.numpy()[np.maximum(front.face, 0)]].all(-1), grown, hair)
-    fill = fill_vertices(head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, likely, groups)
+    fill = fill_vertices(
+        head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, likely, groups,
+        seen_teeth(head, reference, front),
+    )  # fmt: skip
     flip = head.mirror
     kinds = np.stack([groups["scalp"], groups["skin"] & head.regions["ears"].numpy()], 1).astype(np.float32)
     table = np.concatenate(
@@ -84,7 +88,7 @@ def bake(
         shown = shown if gain is None else np.clip(shown * gain, 0.0, 1.0)
         color = color + seen[:, None] * (shown - color)
     texture = chart.spread(np.concatenate([color, seen[:, None]], 1))
-    return np.ascontiguousarray(texture[..., :3]), np.ascontiguousarray(texture[..., 3])
+    return np.ascontiguousarray(texture[..., :3]), np.ascontiguousarray(texture[..., 3]), bool(fill.guessed.any())
 
 
 def _add_hair(
