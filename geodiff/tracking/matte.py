@@ -7,6 +7,8 @@ keyed on that colour, which is sharper than any network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -22,12 +24,16 @@ FLAT_SHARE = 0.85
 FLAT_DISTANCE = 10.0
 #: Share of what the network calls the person that the key may call background; beyond it the key is not believed.
 MAX_DISAGREEMENT = 0.015
+#: How much taller heads with their necks are than wide, where two people share the picture between them, and the share
+#: of a face's size over which one turns into the other.
+TALL, SHARED = 1.15, 0.04
 
 
-def portrait_matte(image: np.ndarray, face: Face | None = None) -> np.ndarray:
+def portrait_matte(image: np.ndarray, face: Face | None = None, others: Sequence[Face] = ()) -> np.ndarray:
     """The person's matte: image (H, W, 3) uint8 RGB -> (H, W) float32 in 0..1.
 
     face: the person's face; with it the matte is fine around the head and cut to the part connected with the face.
+    others: faces of other people, who keep what is nearer to them.
     """
     mask = _upscaled(image)
     keyed = flat_background_matte(image, mask)
@@ -36,6 +42,8 @@ def portrait_matte(image: np.ndarray, face: Face | None = None) -> np.ndarray:
     elif face is not None:
         _refine_head(image, mask, face)
     if face is not None:
+        if others:
+            mask = mask * _nearest(mask.shape, face, others)
         mask = _connected(mask, face)
     return np.clip(mask, 0.0, 1.0).astype(np.float32)
 
@@ -116,6 +124,16 @@ def _guided(image: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:
     guide = image.astype(np.float32) / 255
     refined = cv2.ximgproc.guidedFilter(guide, mask.astype(np.float32), radius, 1e-4)
     return np.clip((refined - 0.12) / 0.76, 0, 1)
+
+
+def _nearest(shape: tuple[int, ...], face: Face, others: Sequence[Face]) -> np.ndarray:
+    """(H, W) 0..1 where a face is nearer than all others, measured in their sizes."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    away = []
+    for one in (face, *others):
+        x, y = (one.box[:2] + one.box[2:]) / 2 - np.array([0, HEAD_RAISED * one.size])
+        away.append(np.hypot(columns + 0.5 - x, (rows + 0.5 - y) / TALL) / one.size)
+    return np.clip((np.min(away[1:], axis=0) - away[0]) / SHARED + 0.5, 0, 1).astype(np.float32)
 
 
 def _connected(mask: np.ndarray, face: Face) -> np.ndarray:

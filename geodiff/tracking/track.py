@@ -54,7 +54,7 @@ def track_image(
     look = most_likely(image, face, config.refine)
     frames = look.points[None]
     fit = fitter.result(fitter.solve(frames, fitter.start(frames), witnesses=witnesses([look], head, fitter)), frames)
-    matte = portrait_matte(image, face)
+    matte = portrait_matte(image, face, [one for one in faces if one is not face])
     params = fit.params
     if config.fit_hair:
         params = fit_offsets(matte, params, fit.camera, head, image, config.hair, config.bust)

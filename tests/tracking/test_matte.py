@@ -45,3 +45,17 @@ def test_flat_backgrounds_are_keyed_and_others_are_not() -> None:
     assert flat_background_matte(image, hidden) is None
     noisy = np.random.default_rng(0).integers(0, 255, image.shape, dtype=np.uint8)
     assert flat_background_matte(noisy, np.zeros((120, 100), np.float32)) is None
+
+
+def test_people_who_stand_close_are_parted(astronaut: np.ndarray) -> None:
+    """Two of them shoulder to shoulder: each keeps what is nearer to her face, and heads stay whole."""
+    one = astronaut[:, 100:350]
+    pair = np.hstack([one, one])
+    faces = sorted(detect_faces(pair), key=lambda face: face.box[0])
+    assert len(faces) == 2
+    both = portrait_matte(pair, faces[0])
+    left, right = (portrait_matte(pair, faces[n], [faces[1 - n]]) for n in (0, 1))
+    assert (both[:, 260:] > 0.9).mean() > 0.2, "their shoulders touch"
+    assert left[:, 260:].max() < 0.05 and right[:, :240].max() < 0.05
+    assert np.abs(left - both)[:200, :230].max() < 0.11 and np.abs(left - both)[:200, :230].mean() < 1e-3
+    assert np.abs(left + right - both)[300:].mean() < 0.02
