@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import lab, vertex_groups
+from geodiff.conditioning.surface import vertex_groups
+from geodiff.conditioning.tones import LEAST, NO_SKIN, SHADOW, Tones, lab
 from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -19,11 +20,8 @@ SLICE, HAIRY = 0.012, (0.5, 0.2)
 SIDES = 0.7
 #: Metres by which a neckline may rise for every metre towards the back; the middle one where nothing tells.
 RISES = (0.3, 0.5, 0.7)
-#: Standard deviations from the face's colours (CIELAB) at which a colour begins to be no skin's, and is none; and what
-#: is added to the deviations: shadows under a chin change lightness more than colour.
-NO_SKIN, SHADOW = (2.2, 3.2), (14.0, 4.0, 4.0)
-#: Points that a neckline needs, and share of those below it that must not have skin's colour.
-LEAST, CLEAR = 12, 0.7
+#: Share of the points below a neckline that must not have skin's colour.
+CLEAR = 0.7
 #: Share of what is seen of neck and shoulders, the lowest, that surely is clothes if anything is; the least spread of
 #: their colours (CIELAB); by how many of skin's spreads their median differs; and log likelihood ratios from which a
 #: colour is rather theirs.
@@ -79,29 +77,6 @@ def _hanging(
             break
         level = top - (slice_ + 1) * SLICE
     return level
-
-
-@dataclass(frozen=True)
-class Tones:
-    """A kind of surface's colours: median and spread (3,) in CIELAB."""
-
-    median: np.ndarray
-    spread: np.ndarray
-
-    @staticmethod
-    def of(color: np.ndarray, least: tuple[float, float, float]) -> Tones:
-        """Of colours (N, 3) in 0..1, their spread taken to be no smaller than `least`."""
-        places = lab(color)
-        median = np.median(places, 0)
-        return Tones(median, np.hypot(1.5 * np.median(np.abs(places - median), 0), least))
-
-    def away(self, color: np.ndarray) -> np.ndarray:
-        """(N,) distance of colours (N, 3) in spreads."""
-        return np.linalg.norm((lab(color) - self.median) / self.spread, axis=1)
-
-    def surprise(self, color: np.ndarray) -> np.ndarray:
-        """(N,) minus the logarithm of a normal density, up to a constant."""
-        return 0.5 * self.away(color) ** 2 + np.log(self.spread).sum()
 
 
 @dataclass(frozen=True)

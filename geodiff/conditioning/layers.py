@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.clothes import LEAST, NO_SKIN, SHADOW, Neckline, Tones
+from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.sources import Sources
 from geodiff.conditioning.surface import GROUPS
+from geodiff.conditioning.tones import LEAST, NO_SKIN, SHADOW, Tones
 from geodiff.geometry import smoothstep
 from geodiff.media import LUMA
 from geodiff.raster.compiled import kept

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from geodiff.conditioning.frame import crop_camera, head_frame, posed_center, resample, warp_between
-from geodiff.geometry import project, smoothstep
+from geodiff.conditioning.border import before_border, beyond_border
+from geodiff.conditioning.frame import crop_camera, head_frame, posed_center, resample
+from geodiff.geometry import project
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.raster.chart import sample
 from geodiff.types import Camera, HeadParams
 
 #: How far, as shares of the side, the matte may reach beyond the fitted silhouette: at and above the chin (hair that
@@ -20,14 +20,6 @@ from geodiff.types import Camera, HeadParams
 HAIR_MARGIN = 0.10
 NECK_MARGIN = 0.015
 CUT_SOFTNESS = 0.03
-#: Pixels of the crop from a photograph's border at which what lies beyond is taken from inside, and the share of the
-#: side that it is taken from, back and forth: deeper inside are other things than cloth.
-BORDER, BAND = 2.5, 0.05
-#: Bands beyond the border up to which that is believed, and from which on it is not.
-BELIEVED = (0.5, 3.0)
-#: Share of the side over which what stands beside the mesh fades towards the photograph's border: cut hair and
-#: shoulders would show a straight edge.
-FADE = 0.06
 #: Share of the side over which the matte's inner edge is taken to be mixed with the background.
 EDGE = 0.006
 
@@ -104,64 +96,8 @@ def crop_reference(
         detail=detail,
         detail_mask=detail_mask,
         beyond=beyond_border(detail, detail_mask, vertices, head, camera, fine),
-        uncut=_before_border(camera, fine),
+        uncut=before_border(camera, fine),
     )
-
-
-def beyond_border(
-    picture: np.ndarray, matte: np.ndarray, vertices: Tensor, head: HeadModel, source: Camera, crop: Camera
-) -> np.ndarray | None:
-    """What neck, shoulders and clothes may look like beyond the photograph's lower and side borders: as what lies along
-    these, folded out over and over. None where the photograph shows all of them.
-
-    picture: (D, D, 3) the photograph in its crop; matte: (D, D). vertices: (V, 3) of the head there. source: the
-    photograph's camera. Returns (D, D, 4) float32: colours, and 0..1 whether they are those of neck or clothes.
-    """
-    size = crop.height
-    seen = mesh.rasterize(vertices, head.faces, crop)
-    neck = seen.mask & head.regions["neck"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1)
-    warp = warp_between(source, crop)
-    rows, columns = np.nonzero(neck)
-    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))])
-    x, y = (np.linalg.inv(warp) @ pixels)[:2]
-    # The matte fades into the border: the mirrors stand a little inside of it.
-    edge, band = np.array([BORDER, BAND * size]) / _magnified(warp)
-    width, height = source.width - edge, source.height - edge
-    out = (x < edge) | (x > width) | (y > height)
-    if not ((x < 0) | (x > source.width) | (y > source.height)).any():
-        return None
-    x, y = x[out], y[out]
-    away = np.maximum(np.maximum(edge - x, x - width), y - height) / band
-    x = np.where(x < edge, edge + _folded(edge - x, band), np.where(x > width, width - _folded(x - width, band), x))
-    y = np.where(y > height, height - _folded(y - height, band), y)
-    place = (warp @ np.stack([x, y, np.ones(len(x))]))[:2].astype(np.float32)
-    own = cv2.erode(neck.astype(np.uint8), np.ones((3, 3), np.uint8)) * matte
-    layers = np.concatenate([picture, own[..., None]], 2).astype(np.float32)
-    result = np.zeros((size, size, 4), np.float32)
-    shown = np.clip(sample(layers, place.T, cv2.BORDER_CONSTANT), 0, 1)
-    shown[:, 3] *= 1.0 - smoothstep(away, *BELIEVED)
-    result[rows[out], columns[out]] = shown
-    return result
-
-
-def _folded(beyond: np.ndarray, band: float) -> np.ndarray:
-    """Distances inside of a border that stand for those beyond it (N,): there and back within a band."""
-    return band - np.abs(np.mod(beyond, 2 * band) - band)
-
-
-def _magnified(warp: np.ndarray) -> float:
-    """Pixels of the crop that a pixel of the photograph becomes."""
-    return float(np.sqrt(abs(np.linalg.det(warp[:2, :2]))))
-
-
-def _before_border(source: Camera, crop: Camera) -> np.ndarray | None:
-    """(D, D) 0..1: less towards the photograph's border; None where the crop is well inside."""
-    warp = warp_between(source, crop)
-    rows, columns = np.mgrid[: crop.height, : crop.width] + 0.5
-    x, y = np.einsum("ij,jrc->irc", np.linalg.inv(warp), np.stack([columns, rows, np.ones_like(rows)]))[:2]
-    inside = np.minimum(np.minimum(x, source.width - x), np.minimum(y, source.height - y))
-    shown = smoothstep(inside * _magnified(warp) / crop.height, 0.0, FADE)
-    return None if shown.min() == 1 else shown.astype(np.float32)
 
 
 def foreground_colors(reference: Reference) -> np.ndarray:

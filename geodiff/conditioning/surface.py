@@ -133,13 +133,6 @@ def _visibility_kernel(points, normals, viewmat, K, far, near, matte, out):  # n
         out[n] = seen * min(max(2 * bilinear(matte, x, y) - 1, np.float32(0)), np.float32(1))
 
 
-def lab(color: np.ndarray) -> np.ndarray:
-    """(N, 3) 0..1 -> CIELAB, lightness in 0..100."""
-    if not len(color):
-        return np.zeros((0, 3))
-    return cv2.cvtColor(np.ascontiguousarray(color[None], np.float32), cv2.COLOR_RGB2LAB)[0].astype(np.float64)
-
-
 def unit(vectors: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
     return vectors / np.maximum(length, 1e-9)[..., None]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import lab
+from geodiff.conditioning.tones import lab
 from geodiff.head.model import HeadModel
 from geodiff.media import LUMA
 from geodiff.raster.mesh import Fragments
