@@ -1,4 +1,4 @@
-"""Rotations, projection, and the conventions of the whole project, stated once.
+"""Rotations, projection, a smooth step, and the conventions of the whole project, stated once.
 
 Units: metres, radians, seconds. World: y up, the face looks along +z, so the person's left is +x.
 Camera: OpenCV axes (x right, y down, z forward), `viewmat` takes world to camera. Pixel centres lie at +0.5.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from geodiff.clipset import ClipSetSpec, ClipSetWriter
@@ -47,7 +46,7 @@ from pipelines.views import (
     make_views_on,
 )
 
-#: Share of the scalp beyond the photograph's borders from which that is said.
+#: Share of the scalp above the photograph from which that is said.
 MUCH_CUT = 0.4
 #: Called with the stage's name and how much of it is done, 0..1.
 Progress = Callable[[str, float], None]
@@ -214,12 +213,11 @@ def _prepare(
 
 
 def cut_share(params: HeadParams, camera: Camera, head: HeadModel) -> float:
-    """Share of a fitted head's scalp (T = 1), 0..1, that lies beyond the borders of its camera's picture."""
+    """Share of a fitted head's scalp (T = 1), 0..1, that lies above its camera's picture."""
     if not head.regions["scalp"].any():
         return 0.0
     pixels, _ = project(head.vertices(params)[0][head.regions["scalp"]], camera)
-    size = torch.tensor([camera.width, camera.height])
-    return float(((pixels < 0) | (pixels > size)).any(1).float().mean())
+    return float((pixels[:, 1] < 0).float().mean())
 
 
 def _camera(view: Viewpoint, frame: Any, distance: float, size: int) -> Camera:

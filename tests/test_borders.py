@@ -12,6 +12,7 @@ from test_conditioning import photograph
 from test_fringe import SIZE, before_camera
 
 from geodiff.conditioning import Conditioner, crop_reference, framed_camera, head_frame
+from geodiff.conditioning.border import cloth, folded
 from geodiff.conditioning.hair import grown_pixels, hair_pixels
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
@@ -85,6 +86,21 @@ def test_a_neck_is_not_shown_again_below_the_collar(head: HeadModel) -> None:
     assert below.sum() > 250
     blue = proposal[below][:, 2] > proposal[below][:, 0] + 0.1
     assert blue.mean() > 0.93
+
+
+def test_what_is_beyond_a_border_lies_in_a_band_inside() -> None:
+    away = np.array([0.0, 2.0, 5.0, 8.0, 10.0, 13.0])
+    np.testing.assert_allclose(folded(away, 5.0), [0.0, 2.0, 5.0, 2.0, 0.0, 3.0])
+
+
+def test_skin_above_a_collar_is_no_cloth_unless_all_is_skin() -> None:
+    rng = np.random.default_rng(0)
+    skin = np.clip(np.array(SKIN) + rng.normal(0, 0.03, (200, 3)), 0, 1)
+    shown = np.concatenate([np.tile([*SHIRT, 1.0], (50, 1)), np.tile([*SKIN, 1.0], (30, 1))])
+    weight = cloth(shown, skin)
+    assert weight[:50].min() > 0.9 and weight[50:].max() < 0.1
+    bare = cloth(shown[50:], skin)
+    assert bare.min() == 1
 
 
 def test_a_close_face_fills_the_picture(head: HeadModel) -> None:
@@ -199,4 +215,4 @@ def test_a_photograph_cut_at_the_chin_does_not_go_on_as_a_face(head: HeadModel) 
     image, matte = photograph(head, params, camera)
     chin = Camera(camera.viewmat, camera.K, 200, 105)
     cut = crop_reference(image[:105], matte[:105], params, chin, head, SIZE)
-    assert cut.beyond is None or cut.beyond[..., 3].max() < 0.1
+    assert cut.beyond is not None and cut.beyond[..., 3].max() < 0.1

@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from plain_conditions import plain_carry
 from test_conditioning import photograph
 
 from geodiff.conditioning import Conditioner, crop_reference, framed_camera, head_frame
 from geodiff.conditioning.fringe import Fringe
 from geodiff.conditioning.lips import DARK, Lips
+from geodiff.conditioning.personal import personal_head
 from geodiff.conditioning.pixels import carry
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.teeth import WIDTHS, Tints, seen_teeth, tooth_colors, tooth_coordinates
@@ -190,6 +193,20 @@ def test_a_slit_between_lips_is_dark(head: HeadModel) -> None:
     shown = [conditioner.render(opened(head, amount), view) for amount in (0.1, 0.8)]
     bright = [one.proposal[one.mouth > 0.9].max(1) for one in shown]
     assert len(bright[0]) > 5 and np.median(bright[0]) < 0.6 * np.quantile(bright[1], 0.75)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_everybodys_lips_touch_at_rest(seed: int) -> None:
+    """Lips are thick or thin: their inner borders lie apart by the person's own distance when they touch."""
+    head = load_head("builtin")
+    shape = torch.randn(head.num_shape, generator=torch.Generator().manual_seed(seed))
+    params = head.zeros().replace(shape=shape)
+    lips = Lips.of(personal_head(head, params))
+    assert lips is not None
+    assert lips.light(head.vertices(params)[0].numpy()) == DARK
+    wide = opened(head, 1.0).replace(shape=shape)
+    assert lips.light(head.vertices(wide)[0].numpy()) > 0.9
 
 
 def test_a_shut_mouth_does_not_colour_the_teeth(head: HeadModel) -> None:

@@ -1,11 +1,14 @@
 """Head and camera in, the signals that condition the generator out: the one crop, pose map, proposal, visibility.
 
 frame.py      the crop rule: head frame, cameras of generated views, the face crop
-reference.py  a photograph and its fit -> the cropped reference
-surface.py    the fitted surface: UV chart, visibility
-fill.py       colours for what the photograph does not show
+reference.py  a photograph and its fit -> the cropped reference; border.py: what lies beyond the photograph
+surface.py    the fitted surface: its kinds, and which of its points are seen
+sources.py    what the photograph tells of each kind; tones.py: how alike colours are
+fill.py       colours for what it does not show, in three layers (layers.py): bare, in clothes (clothes.py), in hair
+hair.py       hair's texture (noise.py); teeth.py, lips.py: the mouth
 texture.py    the photograph baked into the head's UV layout, hidden parts filled
-proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera
+fringe.py     what stands beside the mesh
+proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera, drawn by pixels.py
 """
 
 from geodiff.conditioning.frame import (

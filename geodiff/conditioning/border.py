@@ -50,14 +50,14 @@ def beyond_border(
         return None
     x, y = x[out], y[out]
     away = np.maximum(np.maximum(edge - x, x - width), y - height) / band
-    x = np.where(x < edge, edge + _folded(edge - x, band), np.where(x > width, width - _folded(x - width, band), x))
-    y = np.where(y > height, height - _folded(y - height, band), y)
+    x = np.where(x < edge, edge + folded(edge - x, band), np.where(x > width, width - folded(x - width, band), x))
+    y = np.where(y > height, height - folded(y - height, band), y)
     place = (warp @ np.stack([x, y, np.ones(len(x))]))[:2].astype(np.float32)
     own = cv2.erode(neck.astype(np.uint8), np.ones((3, 3), np.uint8)) * matte
     layers = np.concatenate([picture, own[..., None]], 2).astype(np.float32)
     result = np.zeros((size, size, 4), np.float32)
     shown = np.clip(sample(layers, place.T, cv2.BORDER_CONSTANT), 0, 1)
-    shown[:, 3] *= (1.0 - smoothstep(away, *BELIEVED)) * _cloth(shown, picture[_face(seen, head) & (matte > 0.9)])
+    shown[:, 3] *= (1.0 - smoothstep(away, *BELIEVED)) * cloth(shown, picture[_face(seen, head) & (matte > 0.9)])
     result[rows[out], columns[out]] = shown
     return result
 
@@ -69,7 +69,7 @@ def _face(seen: mesh.Fragments, head: HeadModel) -> np.ndarray:
     return seen.mask & parts["face"] & ~parts["eyes"] & ~parts["lips"] & ~parts["neck"]
 
 
-def _cloth(shown: np.ndarray, skin: np.ndarray) -> np.ndarray:
+def cloth(shown: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """(N,) 0..1 how little colours and their weights (N, 4) look like skin (M, 3), where enough of them do not; else
     1."""
     if len(skin) < LEAST:
@@ -79,7 +79,7 @@ def _cloth(shown: np.ndarray, skin: np.ndarray) -> np.ndarray:
     return strange if clothed else np.ones(len(shown))
 
 
-def _folded(beyond: np.ndarray, band: float) -> np.ndarray:
+def folded(beyond: np.ndarray, band: float) -> np.ndarray:
     """Distances inside of a border that stand for those beyond it (N,): there and back within a band."""
     return band - np.abs(np.mod(beyond, 2 * band) - band)
 
@@ -92,8 +92,9 @@ def _magnified(warp: np.ndarray) -> float:
 def before_border(source: Camera, crop: Camera) -> np.ndarray | None:
     """(D, D) 0..1: less towards the photograph's border; None where the crop is well inside."""
     warp = warp_between(source, crop)
-    rows, columns = np.mgrid[: crop.height, : crop.width] + 0.5
-    x, y = np.einsum("ij,jrc->irc", np.linalg.inv(warp), np.stack([columns, rows, np.ones_like(rows)]))[:2]
+    back = np.linalg.inv(warp).astype(np.float32)
+    rows, columns = (np.arange(count, dtype=np.float32) + 0.5 for count in (crop.height, crop.width))
+    x, y = (back[n, 0] * columns + back[n, 1] * rows[:, None] + back[n, 2] for n in range(2))
     scale = _magnified(warp) / crop.height
     beside = np.minimum(np.minimum(x, source.width - x), y)
     shown = np.minimum(smoothstep(beside * scale, 0, FADE), smoothstep((source.height - y) * scale, 0, FADE_BELOW))

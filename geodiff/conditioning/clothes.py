@@ -16,6 +16,8 @@ from geodiff.raster import mesh
 #: Metres: height of the slices in which hair beside the neck is looked for, and share of a slice's outer pixels in
 #: hair's colour from which the slice has hair, below ears that are seen and below ears that hair covers.
 SLICE, HAIRY = 0.012, (0.5, 0.2)
+#: Share of both ears' vertices from which hair covers at least one.
+ONE_EAR = 0.4
 #: Share of a slice's half width beyond which pixels are at its sides.
 SIDES = 0.7
 #: Metres by which a neckline may rise for every metre towards the back; the middle one where nothing tells.
@@ -46,8 +48,8 @@ def without_shoulders(
         return groups
     place = head.shaped(reference.params, expression=False, offsets=False)[0].numpy()
     ears = head.regions["ears"].numpy()
-    covered = bool(ears.any() and groups["scalp"][ears].mean() > 0.4)
-    hanging = _hanging(place, head, reference, front, hair, HAIRY[covered])
+    covered = bool(ears.any() and groups["scalp"][ears].mean() > ONE_EAR)
+    hanging = _hanging(place, head, reference, front, hair, HAIRY[int(covered)])
     bare = moved & ~(place[:, 1] > hanging)
     return groups | {"neck": groups["neck"] | bare, "scalp": groups["scalp"] & ~bare}
 

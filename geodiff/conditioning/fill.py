@@ -24,8 +24,8 @@ LINE_ROUNDS, EARS_BARE = 4, 0.004
 @dataclass(frozen=True)
 class Fill:
     """Colours of all V vertices, 0..1. color: (V, 3). matching: (V, 3) log gains that match mirrored colours to this
-    side. cloth: (V, 3) the colour where a point is covered by clothes. hem: (V,) metres by which it lies below the
-    neckline; far below or above where there is none. hair: (V, 3) the colour where hair grows. hairline: (V,) metres by
+    side. cloth: (V, 3) the colour where a point is covered by clothes. hem: (V,) metres, at most RING, by which it lies
+    below the neckline and inside of the neck. hair: (V, 3) the colour where hair grows. hairline: (V,) metres by
     which a point lies inside of it; at most RING counts. haired: whether that is hair, and no bald head's skin.
     guessed: (V,) bool, teeth and inside of a mouth that is shut. tints: of teeth."""
 
@@ -63,16 +63,7 @@ def fill_vertices(
     color = sample(blurred, to_pixels(to_local(vertices, camera), camera))
     flip = head.mirror.numpy()
     place = head.shaped(reference.params, expression=False)[0].numpy()
-    skin = groups["skin"]
-
-    both = (np.minimum(seen, seen[flip]) > 0.5) & skin
-    ratio = np.clip(np.log((color + 0.03) / (color[flip] + 0.03)), -0.4, 0.4)
-    matching = np.zeros_like(color)
-    if both.sum() > 50:
-        none = np.zeros(3, np.float32)
-        matching[both] = ratio[both]
-        matching[~both] = nearest_mean(place[both], ratio[both], place[~both], FILL_RANGE, none)
-
+    matching = _matching(color, (np.minimum(seen, seen[flip]) > 0.5) & groups["skin"], place, flip)
     known = np.maximum(seen, 0.8 * seen[flip])
     mirrored = np.clip(color[flip] * np.exp(matching), 0.0, 1.0)
     color = np.where((seen >= 0.8 * seen[flip])[:, None], color, mirrored)
@@ -84,11 +75,16 @@ def fill_vertices(
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.
     neck = vertex_groups(head)["neck"]
-    hem = np.minimum(neckline.below(place), inside_by(head, reference, neck, groups["skin"] & ~neck))
+    collar = inside_by(head, reference, neck, groups["skin"] & ~neck)
+    hem = np.minimum(neckline.below(place), collar)
     guessed = sources.unseen_mouth(groups)
     # What is seen of a mouth that is shut are lips that lie a little otherwise than the mesh's.
     known = np.where(guessed, 0.0, known)
-    layers, haired = fill_layers(place, color, known, sources, strands, groups, neckline, normals[:, 1] > 0.3)
+    line = inside_by(head, reference, groups["scalp"], groups["skin"] | groups["neck"])
+    line = np.where(head.regions["ears"].numpy() & ~groups["scalp"], np.minimum(line, -EARS_BARE), line)
+    layers, haired = fill_layers(
+        place, color, known, sources, strands, groups, neckline, normals[:, 1] > 0.3, line, collar
+    )
     # What the picture shows stays as it is on its own side of neckline and hairline alone.
     dressed = (hem > 0) & groups["neck"]
     own = np.stack([~dressed & ~groups["scalp"], dressed, groups["scalp"]], 1)
@@ -100,12 +96,20 @@ def fill_vertices(
     smooth = smoother(head)
     matching = (smooth @ (smooth @ matching)).astype(np.float32)
     bare, clothes, grown = (layers[:, n].astype(np.float32) for n in range(3))
-    line = inside_by(head, reference, groups["scalp"], groups["skin"] | groups["neck"])
-    ears = head.regions["ears"].numpy() & ~groups["scalp"]
-    line = np.where(ears, np.minimum(line, -EARS_BARE), line)
     return Fill(
         bare, matching, clothes, hem.astype(np.float32), grown, line.astype(np.float32), haired, guessed, sources.tints
     )
+
+
+def _matching(color: np.ndarray, both: np.ndarray, place: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """(V, 3) log gains from mirrored colours to colours (V, 3), known where both are seen (V,) bool."""
+    ratio = np.clip(np.log((color + 0.03) / (color[flip] + 0.03)), -0.4, 0.4)
+    matching = np.zeros_like(color)
+    if both.sum() > 50:
+        none = np.zeros(3, np.float32)
+        matching[both] = ratio[both]
+        matching[~both] = nearest_mean(place[both], ratio[both], place[~both], FILL_RANGE, none)
+    return matching
 
 
 def inside_by(head: HeadModel, reference: Reference, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

@@ -48,13 +48,16 @@ def fill_layers(
     groups: dict[str, np.ndarray],
     neckline: Neckline,
     lying: np.ndarray,
+    line: np.ndarray,
+    collar: np.ndarray,
 ) -> tuple[np.ndarray, bool]:
     """Each kind of surface from its own visible part, priors where a kind is not seen at all: (V, 3, 3), three layers
     of colours. The first is bare, the second the neck, wherever it is, in clothes, the third the scalp and what is
     close to it in hair. Teeth are left to `tooth_colors`, which needs finer steps than vertices. Also whether there is
     hair.
 
-    lying: (V,) bool what faces upwards.
+    lying: (V,) bool what faces upwards. line, collar: (V,) metres inside of the scalp and of
+    the neck, at most RING.
     """
     priors = _priors(place, lying, groups, sources.tone)
     filled = color.astype(np.float32).copy()
@@ -71,47 +74,40 @@ def fill_layers(
         if name == "neck":
             bare, dressed = sources.of_neck(neckline)
             _fill_neck(filled, place, target, sources, bare, neckline)
-            _fill_neck(cloth, place, target, sources, dressed, neckline)
+            around = target | (groups["skin"] & (collar > -RING))
+            _fill_neck(cloth, place, around, sources, dressed, neckline)
             continue
         mean = np.median(sources.color[source], 0)
         filled[target] = nearest_mean(sources.place[source], sources.color[source], place[target], FILL_RANGE, mean)
-    haired = _fill_scalp(filled, hair, place, sources, strands, groups["scalp"], priors["scalp"])
+    near = (line > -RING) & ~(groups["scalp"] & (known >= 0.999))
+    haired = _fill_scalp(hair, place, sources, strands, near, priors["scalp"])
+    close = groups["scalp"] & (line < RING)
+    filled[groups["scalp"]] = sources.tone
+    skin = sources.group == GROUPS.index("skin")
+    if skin.any() and close.any():
+        tone = np.asarray(sources.tone)
+        filled[close] = nearest_mean(sources.place[skin], sources.color[skin], place[close], FILL_RANGE, tone)
     return np.stack([filled, cloth, hair], 1), haired
 
 
 def _fill_scalp(
-    filled: np.ndarray,
     hair: np.ndarray,
     place: np.ndarray,
     sources: Sources,
     strands: Hair,
-    scalp: np.ndarray,
+    near: np.ndarray,
     prior: np.ndarray,
 ) -> bool:
-    """Hair on the scalp and close to it, and skin on the scalp close to skin, both in place. Returns whether it is hair
-    or, on a bald head, skin as well.
+    """Hair (V, 3) on the scalp and close to it, in place. Returns whether it is hair or, on a bald head, skin.
 
-    scalp: (V,) bool. prior: (V, 3) hair where neither it nor brows are seen."""
-    skin = sources.group == GROUPS.index("skin")
-    if not scalp.any():
-        return False
-    filled[scalp] = sources.tone
-    if skin.sum() > 20:
-        filled[scalp] = nearest_mean(
-            sources.place[skin], sources.color[skin], place[scalp], FILL_RANGE, np.asarray(sources.tone)
-        )
+    near: (V,) bool, where it is asked for. prior: (V, 3) hair where neither it nor brows are seen."""
     if not sources.shows("scalp"):
         few = (sources.group == GROUPS.index("scalp")) & (sources.hair > 0.5)
-        known = np.concatenate([strands.beyond, sources.color[few]])
-        hair[:] = (
-            np.median(known, 0)
-            if len(strands.beyond) >= HAIRS or few.sum() >= FEW
-            else prior
-            if strands.brows is None
-            else strands.brows
-        )
+        if len(strands.beyond) >= HAIRS or few.sum() >= FEW:
+            hair[:] = np.median(np.concatenate([strands.beyond, sources.color[few]]), 0)
+        else:
+            hair[:] = prior if strands.brows is None else strands.brows
         return True
-    near = scalp | (cKDTree(place[scalp]).query(place, distance_upper_bound=2 * RING)[0] < 2 * RING)
     source, mean, haired = _haired(sources.group == GROUPS.index("scalp"), sources, strands.beyond)
     hair[:] = mean
     hair[near] = nearest_mean(sources.place[source], sources.color[source], place[near], FILL_RANGE, mean)

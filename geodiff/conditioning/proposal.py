@@ -67,12 +67,12 @@ class Conditioner:
         self._person = personal_head(head, reference.params, offsets=True)
         self._bare = personal_head(head, reference.params, offsets=False)
         self._corner_uvs = head.uvs[head.faces_uv].numpy()
-        self._lips = Lips.of(head)
+        self._lips = Lips.of(self._person)
         self._pose_maps: dict[bytes, np.ndarray] = {}
         self._posed: dict[bytes, Tensor] = {}
 
     @cached_property
-    def _baked(self) -> tuple[np.ndarray, np.ndarray, bool]:
+    def _baked(self) -> tuple[np.ndarray, np.ndarray]:
         return bake(self.head, self.reference, self.texture_size, self._photo)
 
     @property
@@ -116,8 +116,9 @@ class Conditioner:
         carried = carried._replace(table=np.concatenate([carried.table[:, :3], normals], 1))
         beside = self._beside(vertices.numpy(), normals, camera)
         layers, silhouette = carry(vertices, carried, camera, SUPERSAMPLE, beside)
-        if self._lips is not None and self._baked[2]:
-            layers[..., :3] *= 1.0 - (1.0 - self._lips.light(vertices.numpy())) * layers[..., 7:8]
+        if self._lips is not None:
+            hidden = layers[..., 7:8] * (1.0 - layers[..., 6:7])
+            layers[..., :3] *= 1.0 - (1.0 - self._lips.light(vertices.numpy())) * hidden
         return Condition(
             pose_map=self._pose_map(params, camera),
             proposal=np.clip(layers[..., :3] + (1.0 - silhouette[..., None]), 0.0, 1.0),

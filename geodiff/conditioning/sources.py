@@ -12,19 +12,19 @@ from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.surface import GROUPS, Visibility, unit
 from geodiff.conditioning.teeth import Tints
+from geodiff.conditioning.tones import NO_SKIN
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels
 from geodiff.tracking.groups import BROWS
 from geodiff.types import Camera
 
-#: Metres above a neckline from which colours are the neck's, unless they are none of skin's.
+#: Metres above a neckline from which colours are the neck's if they are skin's at all.
 ABOVE = 0.006
-#: Standard deviations from the face's colours from which a colour above the neckline is a coat's, or a shadow's that is
-#: too deep to go round a neck.
-STRANGE = 3.2
-#: Share of the side by which a brow's darkest colours may lie beside its landmarks.
-BROW = 0.008
+#: Points of the neck that are enough to colour it where it is bare, or in clothes.
+ENOUGH = 10
+#: Share of the side by which a brow's darkest colours may lie beside its landmarks, and how many of these must be seen.
+BROW, FEW_BROWS = 0.008, 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Sources:
         groups: dict[str, np.ndarray],
         teeth: np.ndarray | None,
     ) -> Sources:
-        """picture: (S, S, 4) colours and likelihood of hair."""
+        """picture: (D, D, 4) colours and likelihood of hair, of `camera`."""
         step = max(1, len(chart.texels) // 16000)
         points = mesh.Fragments(*(np.ascontiguousarray(part[:, ::step]) for part in vars(chart.fragments).values()))
         flip = head.mirror.numpy()
@@ -113,13 +113,14 @@ class Sources:
         dressed = neckline.clothed(self.color) > 0.5
         if neckline.skin is None:
             return neck, neck
-        like = neckline.skin.away(self.color) < STRANGE
+        like = neckline.skin.away(self.color) < NO_SKIN[1]
         if neckline.level is None:
             return neck | (skin & like), neck
         # A shadow may look like a coat, but not above the neckline.
         bare = neck & like & (~dressed | (neckline.below(self.place) < -ABOVE))
         bare |= skin & like
-        return bare if bare.sum() >= 10 else neck, neck & dressed if (neck & dressed).sum() >= 10 else neck
+        bare, covered = (part if part.sum() >= ENOUGH else neck for part in (bare, neck & dressed))
+        return bare, covered
 
     @property
     def skin(self) -> np.ndarray:
@@ -150,14 +151,15 @@ def hair_beyond(
 
 
 def brow_color(head: HeadModel, reference: Reference, photo: np.ndarray) -> np.ndarray | None:
-    """(3,) the brows' colour, which stands for hair that nobody sees; None where the head has no landmarks."""
+    """(3,) the brows' colour, which stands for hair that nobody sees; None where no brows are seen, or the head has no
+    landmarks."""
     if head.landmarks is None:
         return None
     chosen = np.isin(head.landmarks.indices.numpy(), BROWS)
-    if not chosen.any():
-        return None
     camera = reference.camera.resized(photo.shape[1], photo.shape[0])
     points = head.landmark_points(reference.params)[0].numpy()[chosen]
     size = 1 + 2 * max(1, round(BROW * len(photo)))
     darkest = cv2.erode(np.ascontiguousarray(photo, np.float32), np.ones((size, size), np.uint8))
-    return np.asarray(np.median(sample(darkest, to_pixels(to_local(points, camera), camera)), 0))
+    pixels = to_pixels(to_local(points, camera), camera)
+    shown = sample(np.ascontiguousarray(reference.finest_mask, np.float32), pixels) > 0.9
+    return np.asarray(np.median(sample(darkest, pixels[shown]), 0)) if shown.sum() >= FEW_BROWS else None

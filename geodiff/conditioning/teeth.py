@@ -28,8 +28,8 @@ CENTRE, PIECE, SCALLOP, LINE, CONTACT = 0.03, 0.002, 0.0018, 0.0006, 0.4
 #: over which shade falls.
 ENAMEL, GUM, LUMINANCE = np.array([0.95, 0.91, 0.84]), np.array([0.72, 0.40, 0.38]), 0.55
 SHADE, INNER = 0.035, 0.006
-#: Metres of a row of teeth that have to be seen between the lips, half of its pixels, and by how much these then differ
-#: from the lips: less red or lighter (CIELAB).
+#: Metres of teeth that the middle one of a picture's columns has to show between the lips, and by how much their median
+#: colour is less red than the lips', or lighter (CIELAB), for teeth to be seen.
 BARED, PALER, LIGHTER = 0.0015, 4.0, 8.0
 
 _rows: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()

@@ -19,7 +19,7 @@ from geodiff.conditioning.teeth import seen_teeth, tooth_colors, tooth_coordinat
 from geodiff.geometry import smoothstep, vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
-from geodiff.raster.chart import sample, to_local, to_pixels, uv_chart
+from geodiff.raster.chart import Chart, sample, to_local, to_pixels, uv_chart
 from geodiff.types import Camera
 
 #: Metres over which hair begins at its line, how far the line strays, and how wide the locks are that make it do so.
@@ -28,9 +28,8 @@ SOFT, RAGGED, LOCKS = 0.003, 0.003, 0.005
 
 def bake(
     head: HeadModel, reference: Reference, size: int, photo: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The completed texture of a reference, (U, U, 3) float32 0..1, how much was seen directly, (U, U) 0..1, and
-    whether teeth or the inside of the mouth are guessed.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The completed texture of a reference, (U, U, 3) float32 0..1, and how much was seen directly, (U, U) 0..1.
 
     photo: (D, D, 3) the reference's `foreground_colors`, where they are known already.
     """
@@ -51,44 +50,37 @@ def bake(
         seen_teeth(head, reference, front),
     )  # fmt: skip
     flip = head.mirror
-    kinds = np.stack([groups["scalp"], groups["skin"] & head.regions["ears"].numpy()], 1).astype(np.float32)
-    table = np.concatenate(
-        [
-            vertices.numpy(),
-            normals.numpy(),
-            vertices[flip].numpy(),
-            normals[flip].numpy(),
-            fill.color,
-            fill.matching,
-            kinds,
-            fill.cloth,
-            fill.hem[:, None],
-            fill.guessed[:, None],
-            head.regions["teeth"].numpy()[:, None],
-            fill.hair,
-            fill.hairline[:, None],
-            tooth_coordinates(head),
-        ],
-        1,
-    )
-    texel = mesh.interpolate(chart.fragments, head.faces, table)[0]
-    here, there, color, match = texel[:, :6], texel[:, 6:12], texel[:, 12:15], texel[:, 15:18]
-    covered = smoothstep(texel[:, 23], -HEM, HEM)[:, None]
-    color = color + covered * (texel[:, 20:23] - color)
-    teeth = np.flatnonzero(texel[:, 25] > 0)
-    color[teeth] += texel[teeth, 25:26] * (tooth_colors(texel[teeth, 30:], fill.tints) - color[teeth])
+    surface = np.concatenate([vertices.numpy(), normals.numpy()], 1)
+    texel = _interpolated(head, chart, {
+        "here": surface, "there": surface[flip], "matching": fill.matching,
+        "color": fill.color, "cloth": fill.cloth, "hem": fill.hem, "hair": fill.hair, "hairline": fill.hairline,
+        "guessed": fill.guessed, "ears": groups["skin"] & head.regions["ears"].numpy(),
+        "teeth": head.regions["teeth"].numpy(), "tooth": tooth_coordinates(head),
+    })  # fmt: skip
+    here, color = texel["here"], texel["color"]
+    color = color + smoothstep(texel["hem"], -HEM, HEM) * (texel["cloth"] - color)
+    teeth = np.flatnonzero(texel["teeth"])
+    color[teeth] += texel["teeth"][teeth] * (tooth_colors(texel["tooth"][teeth], fill.tints) - color[teeth])
     strands = HairTexture(reference, grown, _depth(here, camera)) if fill.haired else None
-    _add_hair(color, texel[:, 26:29], texel[:, 29], here, strands)
-    for points, gain in ((there, np.exp(match)), (here, None)):
-        seen = visibility(points[:, :3], unit(points[:, 3:])) * (1.0 - texel[:, 24])
+    _add_hair(color, texel["hair"], texel["hairline"][:, 0], here, strands)
+    for points, gain in ((texel["there"], np.exp(texel["matching"])), (here, None)):
+        seen = visibility(points[:, :3], unit(points[:, 3:])) * (1.0 - texel["guessed"][:, 0])
         pixels = to_pixels(to_local(points[:, :3], camera), camera)
         # An ear sits hardly ever where the fitted one does: hair beside it is not to be painted on it.
-        seen = seen * (1.0 - texel[:, 19] * sample(hair, pixels * np.float32(reference.size / camera.width)))
+        seen = seen * (1.0 - texel["ears"][:, 0] * sample(hair, pixels * np.float32(reference.size / camera.width)))
         shown = sample(photo, pixels)
         shown = shown if gain is None else np.clip(shown * gain, 0.0, 1.0)
         color = color + seen[:, None] * (shown - color)
     texture = chart.spread(np.concatenate([color, seen[:, None]], 1))
-    return np.ascontiguousarray(texture[..., :3]), np.ascontiguousarray(texture[..., 3]), bool(fill.guessed.any())
+    return np.ascontiguousarray(texture[..., :3]), np.ascontiguousarray(texture[..., 3])
+
+
+def _interpolated(head: HeadModel, chart: Chart, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What vertices have (V,) or (V, C), at the chart's texels: (N, C) float32."""
+    columns = {name: part.reshape(len(part), -1).astype(np.float32) for name, part in parts.items()}
+    texel = mesh.interpolate(chart.fragments, head.faces, np.concatenate(list(columns.values()), 1))[0]
+    ends = np.cumsum([part.shape[1] for part in columns.values()])
+    return dict(zip(columns, np.split(texel, ends[:-1], 1), strict=True))
 
 
 def _add_hair(
@@ -96,8 +88,10 @@ def _add_hair(
 ) -> None:
     """Let hair grow on filled colours (N, 3), in place. grown: (N, 3) its colours there. hairline: (N,) metres inside
     of it. surface: (N, 6) places, normals. strands: none on a bald head."""
-    ragged = RAGGED * fractal_noise(surface[:, :3], (LOCKS, 4 * LOCKS, LOCKS), 2, 7)
-    inside = smoothstep(hairline + ragged, -SOFT, SOFT)
+    inside = (hairline > 0).astype(np.float32)
+    near = np.flatnonzero(np.abs(hairline) < SOFT + 2 * RAGGED)
+    ragged = RAGGED * fractal_noise(surface[near, :3], (LOCKS, 4 * LOCKS, LOCKS), 2, 7)
+    inside[near] = smoothstep(hairline[near] + ragged, -SOFT, SOFT)
     chosen = np.flatnonzero(inside > 0.01)
     if not len(chosen):
         return

@@ -37,13 +37,15 @@ STRANDS = 0.004
 USUAL, SOME = 0.016, 0.004
 #: Rays beside those that leave the picture that may end at its border, and over how many neighbours tell.
 ASKEW, NEIGHBOURS = 3, 20
+#: Weight of such a ray beside one that ends in the picture.
+GUESSED = 0.3
 
 
 @dataclass(frozen=True)
 class Evidence:
     """The outline's equations: rows (R, V) @ amount = target (R,) metres, each with a weight (R,) in metres.
 
-    common: the usual offset of the upper outline. level: (V,) metres, what the sides suggest for the back.
+    level: (V,) metres, what the upper outline and the sides suggest for the back.
     """
 
     rows: sparse.csr_matrix
@@ -333,15 +335,15 @@ def _beyond_the_picture(
         return gap, weight
     arch = np.flatnonzero(side == 0)
     # Beside a border that lies askew the last ones end at it as well.
-    known = arch[~ndimage.binary_dilation(cut[arch], iterations=ASKEW)]
+    left = ndimage.binary_dilation(cut[arch], iterations=ASKEW)
+    known = arch[~left]
     filled, kept = gap.copy(), np.where(cut & (side != 0), 0.0, weight)
-    cut = ndimage.binary_dilation(cut[arch], iterations=ASKEW)
     guess = np.full(len(arch), usual)
     if len(known):
         away = np.abs(arch[:, None] - known).min(1) / NEIGHBOURS
         guess += np.exp(-away) * (np.interp(arch, known, (gap + risen)[known]) - usual)
-    filled[arch] = np.where(cut, np.maximum(gap[arch], guess - risen[arch]), gap[arch])
-    kept[arch] = np.where(cut, 0.3 * weight[arch], weight[arch])
+    filled[arch] = np.where(left, np.maximum(gap[arch], guess - risen[arch]), gap[arch])
+    kept[arch] = np.where(left, GUESSED * weight[arch], weight[arch])
     return filled, kept
 
 
@@ -358,7 +360,7 @@ def _along(gap: np.ndarray, weight: np.ndarray, side: np.ndarray) -> np.ndarray:
 def _level(view: View, surface: HairSurface, rim: Rim, offset: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(V,) metres: offsets (R,) of the outline, carried to what is not seen: the usual one above, on the neck those of
     the same height."""
-    upper = (view.side == 0) & (weight > 0.25)
+    upper = (view.side == 0) & (weight > 0.8 * GUESSED)
     common = max(float(np.median(offset[upper])), 0.0) if upper.any() else 0.0
     height = (surface.rest[rim.corners, 1] * rim.weights).sum(1)
     lower = np.flatnonzero(view.side != 0)

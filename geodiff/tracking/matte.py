@@ -27,6 +27,8 @@ MAX_DISAGREEMENT = 0.015
 #: How much taller heads with their necks are than wide, where two people share the picture between them, and the share
 #: of a face's size over which one turns into the other.
 TALL, SHARED = 1.15, 0.04
+#: Size of another face, as a share of the person's, below which it is one on a shirt or far behind.
+SMALL = 0.4
 
 
 def portrait_matte(image: np.ndarray, face: Face | None = None, others: Sequence[Face] = ()) -> np.ndarray:
@@ -42,8 +44,9 @@ def portrait_matte(image: np.ndarray, face: Face | None = None, others: Sequence
     elif face is not None:
         _refine_head(image, mask, face)
     if face is not None:
-        if others:
-            mask = mask * _nearest(mask.shape, face, others)
+        beside = [one for one in others if one.size > SMALL * face.size]
+        if beside:
+            mask = mask * _nearest(mask.shape, face, beside)
         mask = _connected(mask, face)
     return np.clip(mask, 0.0, 1.0).astype(np.float32)
 
@@ -128,12 +131,17 @@ def _guided(image: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:
 
 def _nearest(shape: tuple[int, ...], face: Face, others: Sequence[Face]) -> np.ndarray:
     """(H, W) 0..1 where a face is nearer than all others, measured in their sizes."""
-    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    away = []
-    for one in (face, *others):
-        x, y = (one.box[:2] + one.box[2:]) / 2 - np.array([0, HEAD_RAISED * one.size])
-        away.append(np.hypot(columns + 0.5 - x, (rows + 0.5 - y) / TALL) / one.size)
-    return np.clip((np.min(away[1:], axis=0) - away[0]) / SHARED + 0.5, 0, 1).astype(np.float32)
+    rows = np.arange(shape[0], dtype=np.float32)[:, None] + np.float32(0.5)
+    columns = np.arange(shape[1], dtype=np.float32) + np.float32(0.5)
+
+    def away(one: Face) -> np.ndarray:
+        x, y = (float(v) for v in (one.box[:2] + one.box[2:]) / 2 - np.array([0, HEAD_RAISED * one.size]))
+        return np.hypot((columns - x) / float(one.size), (rows - y) / (TALL * float(one.size)))
+
+    theirs = away(others[0])
+    for one in others[1:]:
+        np.minimum(theirs, away(one), out=theirs)
+    return np.clip((theirs - away(face)) / SHARED + 0.5, 0, 1)
 
 
 def _connected(mask: np.ndarray, face: Face) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -59,3 +61,6 @@ def test_people_who_stand_close_are_parted(astronaut: np.ndarray) -> None:
     assert left[:, 260:].max() < 0.05 and right[:, :240].max() < 0.05
     assert np.abs(left - both)[:200, :230].max() < 0.11 and np.abs(left - both)[:200, :230].mean() < 1e-3
     assert np.abs(left + right - both)[300:].mean() < 0.02
+    # A small face, on a shirt say, takes nothing away.
+    printed = replace(faces[1], box=np.array([100.0, 380.0, 130.0, 410.0]))
+    np.testing.assert_array_equal(portrait_matte(pair, faces[0], [printed]), both)
