@@ -3,7 +3,7 @@
 frame.py      the crop rule: head frame, cameras of generated views, the face crop
 reference.py  a photograph and its fit -> the cropped reference; border.py: what lies beyond the photograph
 surface.py    the fitted surface: its kinds, and which of its points are seen
-sources.py    what the photograph tells of each kind; tones.py: how alike colours are
+sources.py    what the photograph tells of each kind
 fill.py       colours for what it does not show, in three layers (layers.py): bare, in clothes (clothes.py), in hair
 hair.py       hair's texture (noise.py); teeth.py, lips.py: the mouth
 texture.py    the photograph baked into the head's UV layout, hidden parts filled

@@ -7,11 +7,11 @@ import numpy as np
 from torch import Tensor
 
 from geodiff.conditioning.frame import warp_between
-from geodiff.conditioning.tones import LEAST, NO_SKIN, SHADOW, Tones
 from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import sample
+from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones
 from geodiff.types import Camera
 
 #: Pixels of the crop from a photograph's border at which what lies beyond is taken from inside, and the share of the

@@ -8,10 +8,10 @@ import numpy as np
 
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.surface import vertex_groups
-from geodiff.conditioning.tones import LEAST, NO_SKIN, SHADOW, Tones, lab
 from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones, lab
 
 #: Metres: height of the slices in which hair beside the neck is looked for, and share of a slice's outer pixels in
 #: hair's colour from which the slice has hair, below ears that are seen and below ears that hair covers.

@@ -10,10 +10,10 @@ from scipy.spatial import cKDTree
 from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.sources import Sources
 from geodiff.conditioning.surface import GROUPS
-from geodiff.conditioning.tones import LEAST, NO_SKIN, SHADOW, Tones
 from geodiff.geometry import smoothstep
 from geodiff.media import LUMA
 from geodiff.raster.compiled import kept
+from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones
 
 #: Distances (metres) over which a fill turns from the nearest visible colours into the mean of its kind.
 FILL_RANGE = (0.02, 0.12)

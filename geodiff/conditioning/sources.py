@@ -12,11 +12,11 @@ from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.surface import GROUPS, Visibility, unit
 from geodiff.conditioning.teeth import Tints
-from geodiff.conditioning.tones import NO_SKIN
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels
 from geodiff.tracking.groups import BROWS
+from geodiff.tracking.tones import NO_SKIN
 from geodiff.types import Camera
 
 #: Metres above a neckline from which colours are the neck's if they are skin's at all.

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.tones import lab
 from geodiff.head.model import HeadModel
 from geodiff.media import LUMA
 from geodiff.raster.mesh import Fragments
+from geodiff.tracking.tones import lab
 from geodiff.types import Motion
 
 #: Widths and heights of crowns from the middle to the second molar, metres: upper and lower.

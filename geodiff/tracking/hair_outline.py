@@ -16,6 +16,7 @@ from geodiff.tracking.hair_color import hair_likelihood
 from geodiff.tracking.hair_hanging import BELOW_EARS, NO_GAP, below_ears, hanging, hung, widest
 from geodiff.tracking.hair_rays import ARCH, DEPTH, ROW, rays_around, row_of_ears, window, window_camera
 from geodiff.tracking.hair_surface import HairSurface
+from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones
 from geodiff.types import Camera, HeadParams
 
 #: Metres: gaps beyond an ear from which hair begins to cover it and covers it.
@@ -26,6 +27,8 @@ HALF_COVERED = 0.55
 EAR_SHIFT = 0.010
 #: Shares of an ear's pixels in the hair's colour from which it begins to be covered and is covered.
 HAIR_SHARE = (0.4, 0.7)
+#: Shares of an ear's pixels in the face's colours below which it begins to be covered and is covered, whatever by.
+SKIN_SHARE = (0.3, 0.1)
 #: Metres within the outline over which its likelihood of hair is taken.
 EDGE = 0.010
 #: Metres on both sides of the upper outline within which strands and gaps between them count.
@@ -77,7 +80,8 @@ class Belief:
 class View:
     """The picture around the head at a working size, and rays in it.
 
-    matte: (h, w) 0..1, known: (h, w) bool, inside the picture. likelihood: (h, w) 0..1 hair by its colour, or None.
+    matte: (h, w) 0..1, known: (h, w) bool, inside the picture. likelihood: (h, w) 0..1 hair by its colour, skin: (h, w)
+    bool what has the face's colours, or None.
     origin, unit: (R, 2) pixels. side: (R,) -1, 1 for the rays below the skull's middle, 0 for those above. radii: (N,).
     """
 
@@ -87,6 +91,7 @@ class View:
     matte: np.ndarray
     known: np.ndarray
     likelihood: np.ndarray | None
+    skin: np.ndarray | None
     origin: np.ndarray
     unit: np.ndarray
     side: np.ndarray
@@ -121,15 +126,16 @@ class View:
         known = window(np.ones(matte.shape, np.float32), box, size) > 0.99
         small = window(np.clip(matte, 0, 1).astype(np.float32), box, size)
         fragments = rasterize(bald, head.faces, near)
-        likelihood = None
+        likelihood = skin = None
         if image is not None:
             picture = window(image, box, size)
             likelihood = hair_likelihood(picture, small, fragments, head, row_of_ears(bald, near, surface))
+            skin = _skin(picture, small, fragments, head)
         origin, unit, side, metres = rays_around(bald, near, surface, params, head)
         radii = np.arange(0.0, 0.5 * max(size), 0.5)
         paths = (origin[:, None] + unit[:, None] * radii[:, None] - 0.5).astype(np.float32)
         return View(
-            near, head.faces.numpy(), surface.moving(), small, known, likelihood,
+            near, head.faces.numpy(), surface.moving(), small, known, likelihood, skin,
             origin, unit, side, radii, metres, fragments, paths,
         )  # fmt: skip
 
@@ -208,6 +214,8 @@ class View:
             inside = shown & (self.matte > 0.9)
             if self.likelihood is not None and inside.sum() >= 40:
                 found.append(float(smoothstep((self.likelihood[inside] > 0.5).mean(), *HAIR_SHARE)))
+            if self.skin is not None and inside.sum() >= 40:
+                found.append(float(1 - smoothstep(self.skin[inside].mean(), SKIN_SHARE[1], SKIN_SHARE[0])))
             if found:
                 evidence.append(max(found))
         # One decision for both: an ear in deep shadow looks like hair, and of a hidden ear the other one tells.
@@ -291,6 +299,19 @@ def look(
         np.concatenate([weight * spacing, ear_weight * spacing]),
         level,
     )
+
+
+def _skin(picture: np.ndarray, matte: np.ndarray, bald: Fragments, head: HeadModel) -> np.ndarray | None:
+    """(h, w) bool what of a picture (h, w, 3) uint8 has the colours of the face; None where hardly any of it is
+    seen."""
+    corners = head.faces.numpy()[np.maximum(bald.face, 0)]
+    face, eyes, lips = (head.regions[name].numpy()[corners] for name in ("face", "eyes", "lips"))
+    known = bald.mask & face.all(-1) & ~eyes.any(-1) & ~lips.any(-1) & (matte > 0.9)
+    if known.sum() < LEAST:
+        return None
+    colors = picture.reshape(-1, 3).astype(np.float32) / 255
+    away = Tones.of(colors[known.ravel()], SHADOW).away(colors)
+    return np.asarray(away < NO_SKIN[0]).reshape(known.shape)
 
 
 @dataclass(frozen=True)

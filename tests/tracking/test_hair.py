@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import rasterize
 from geodiff.tracking.hair import HairConfig, fit_hair
 from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_outline import View
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.types import Camera, HeadParams
 
@@ -145,6 +148,19 @@ def test_hair_that_hangs_carries_ears_and_neck_along(portrait) -> None:
     back = head.regions["scalp"] & (head.template[:, 2] < -0.05)
     assert float(length[back].min()) > 0.004
     assert float((length - length[head.mirror])[back].abs().mean()) < 0.3 * float(length[back].mean())
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_ears_that_show_no_skin_are_covered(portrait, covered: bool) -> None:
+    """Also where the colours do not tell what covers them: dark hair over a dark coat."""
+    head, params, camera, mask, image = portrait
+    matte, painted = with_hair(mask, image, bob(225), face_window()) if covered else (mask.astype(np.float32), image)
+    surface = HairSurface(head, params)
+    view = View.around(head, params, camera, surface, matte, painted, 220)
+    assert view.likelihood is not None
+    unsure = replace(view, likelihood=0.3 * np.ones_like(view.likelihood))
+    bald = head.vertices(params, offsets=False)[0].double().numpy()
+    assert unsure.believe(surface, bald).covered == float(covered)
 
 
 def test_no_triangle_of_the_skull_folds_over(portrait) -> None:
