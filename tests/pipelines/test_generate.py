@@ -344,17 +344,30 @@ def test_the_fingerprint_tells_runs_apart(head: HeadModel) -> None:
     assert len({of(), *others}) == 6
 
 
-def test_estimated_normals_take_the_place_of_the_mesh_s(head: HeadModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.full((96, 96, 3), 0.5, np.float32)
+def tracked_square(head: HeadModel, up: float = 0.0) -> tuple[np.ndarray, Track]:
+    """A grey picture of 96 pixels and a head in its middle, or `up` pixels above that."""
     face = Face(np.zeros((478, 2), np.float32), np.zeros(478, np.float32), np.zeros(4, np.float32))
     camera = Camera(
         torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])),
-        torch.tensor([[200.0, 0, 48], [0, 200.0, 48], [0, 0, 1]]),
+        torch.tensor([[200.0, 0, 48], [0, 200.0, 48 - up], [0, 0, 1]]),
         96,
         96,
     )
     params = head.zeros().replace(translation=torch.tensor([[0.0, 0.0, -0.8]]))
     track = Track(params, camera, face, np.ones((96, 96), np.float32), 0.0, 1)
+    return np.full((96, 96, 3), 0.5, np.float32), track
+
+
+def test_a_photograph_that_ends_below_the_crown_is_said_to(head: HeadModel) -> None:
+    config = GenerateConfig(drive="builtin:neutral", frames=1, views=1)
+    for up, said in ((0.0, False), (45.0, True)):
+        told: list[str] = []
+        generating._prepare(*tracked_square(head, up), head, 64, config, told.append)
+        assert any("below the crown" in line for line in told) == said
+
+
+def test_estimated_normals_take_the_place_of_the_mesh_s(head: HeadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, track = tracked_square(head)
     config = GenerateConfig(drive="builtin:neutral", frames=1, views=1)
     mesh = generating._prepare(image, track, head, 64, config, None).reference
     told: list[str] = []
