@@ -23,7 +23,9 @@ BELIEVED = (0.5, 3.0)
 CLOTHED = 0.4
 #: Shares of the side over which what stands beside the mesh fades towards the photograph's borders: towards the lower
 #: one, where shoulders without an arm below would hover, and towards the others. Cut hair would show a straight edge.
-FADE_BELOW, FADE = 0.15, 0.06
+FADE_BELOW, FADE = 0.10, 0.02
+#: Share of the side within which the matte at the border tells whether it cuts the person there.
+CONTACT = 0.015
 
 
 def beyond_border(
@@ -89,13 +91,30 @@ def _magnified(warp: np.ndarray) -> float:
     return float(np.sqrt(abs(np.linalg.det(warp[:2, :2]))))
 
 
-def before_border(source: Camera, crop: Camera) -> np.ndarray | None:
-    """(D, D) 0..1: less towards the photograph's border; None where the crop is well inside."""
+def before_border(matte: np.ndarray, source: Camera, crop: Camera) -> np.ndarray | None:
+    """(D, D) 0..1: less towards the photograph's borders where they cut the person's matte (D, D); None where none
+    does."""
+    size = crop.height
     warp = warp_between(source, crop)
     back = np.linalg.inv(warp).astype(np.float32)
-    rows, columns = (np.arange(count, dtype=np.float32) + 0.5 for count in (crop.height, crop.width))
+    rows, columns = (np.arange(count, dtype=np.float32) + 0.5 for count in (size, crop.width))
     x, y = (back[n, 0] * columns + back[n, 1] * rows[:, None] + back[n, 2] for n in range(2))
-    scale = _magnified(warp) / crop.height
-    beside = np.minimum(np.minimum(x, source.width - x), y)
-    shown = np.minimum(smoothstep(beside * scale, 0, FADE), smoothstep((source.height - y) * scale, 0, FADE_BELOW))
-    return None if shown.min() == 1 else shown.astype(np.float32)
+    scale = _magnified(warp)
+    edge = BORDER / scale
+    right, low = source.width - edge, source.height - edge
+    near = cv2.GaussianBlur(matte.astype(np.float32), (0, 0), CONTACT * size)
+    shown = np.ones((size, crop.width), np.float32)
+    for inside, fade, place in (
+        (x, FADE, (np.full_like(x, edge), y)),
+        (source.width - x, FADE, (np.full_like(x, right), y)),
+        (y, FADE, (x, np.full_like(y, edge))),
+        (source.height - y, FADE_BELOW, (x, np.full_like(y, low))),
+    ):
+        close = inside * scale < fade * size
+        if not close.any():
+            continue
+        points = np.stack([place[0][close], place[1][close], np.ones(close.sum(), np.float32)])
+        cut = np.clip(2 * sample(near, (warp @ points)[:2].T.astype(np.float32), cv2.BORDER_CONSTANT), 0, 1)
+        faded = 1 - smoothstep(inside[close] * scale / size, 0, fade)
+        shown[close] = np.minimum(shown[close], 1 - cut * faded)
+    return None if shown.min() == 1 else shown

@@ -33,7 +33,7 @@ class Reference:
     has moved into the camera). detail, detail_mask: image and mask of the same crop at a higher resolution (D, D),
     where the photograph has it; proposals are sampled from them. beyond: (D, D, 4) float32 0..1, colours of neck and
     clothes where the photograph does not reach, and how sure they are (`beyond_border`). uncut: (D, D) 0..1, less
-    towards the photograph's border; 1 where it is None.
+    towards the photograph's border where that cuts the person; 1 where it is None.
     """
 
     image: np.ndarray
@@ -96,7 +96,7 @@ def crop_reference(
         detail=detail,
         detail_mask=detail_mask,
         beyond=beyond_border(detail, detail_mask, vertices, head, camera, fine),
-        uncut=before_border(camera, fine),
+        uncut=before_border(detail_mask, camera, fine),
     )
 
 
