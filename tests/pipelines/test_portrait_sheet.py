@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from script_modules import load_script
 
+from geodiff.head import load_head
 from geodiff.media import read_image, write_image
 
 
@@ -30,8 +31,6 @@ def test_a_row_for_each_photograph_with_a_face(
 def test_a_laugh_shows_teeth_close_up(astronaut: np.ndarray, tmp_path: Path) -> None:
     """The last picture is the mouth, magnified, and what it shows is not what the one before it shows."""
     script = load_script("portrait_sheet")
-    from geodiff.head import load_head
-
     write_image(tmp_path / "one.png", astronaut)
     row = script.portrait_row(tmp_path / "one.png", load_head("builtin"), 96)
     still, laugh = row[-2:]
