@@ -46,7 +46,7 @@ from pipelines.views import (
     make_views_on,
 )
 
-#: Share of the scalp above the photograph from which that is said.
+#: Share of the scalp that lies above the photograph from which a notice tells that hair is made up.
 MUCH_CUT = 0.4
 #: Called with the stage's name and how much of it is done, 0..1.
 Progress = Callable[[str, float], None]

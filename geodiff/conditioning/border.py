@@ -39,7 +39,7 @@ def beyond_border(
     """
     size = crop.height
     seen = mesh.rasterize(vertices, head.faces, crop)
-    neck = seen.mask & head.regions["neck"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1)
+    neck = seen.of(head.faces, head.regions["neck"].numpy())
     warp = warp_between(source, crop)
     rows, columns = np.nonzero(neck)
     pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))])
@@ -66,9 +66,8 @@ def beyond_border(
 
 def _face(seen: mesh.Fragments, head: HeadModel) -> np.ndarray:
     """(D, D) bool skin of the face in `mesh.rasterize`'s answer."""
-    corners = head.faces.numpy()[np.maximum(seen.face, 0)]
-    parts = {name: head.regions[name].numpy()[corners].all(-1) for name in ("face", "eyes", "lips", "neck")}
-    return seen.mask & parts["face"] & ~parts["eyes"] & ~parts["lips"] & ~parts["neck"]
+    face, *others = (seen.of(head.faces, head.regions[name].numpy()) for name in ("face", "eyes", "lips", "neck"))
+    return np.asarray(face & ~np.any(others, axis=0))
 
 
 def cloth(shown: np.ndarray, skin: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.layers import FILL_RANGE, RING, Hair, fill_layers, nearest_mean
+from geodiff.conditioning.layers import FILL_RANGE, RING, HairColors, fill_layers, nearest_mean
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.sources import Sources, brow_color, hair_beyond
 from geodiff.conditioning.surface import GROUPS, Visibility, smoother, vertex_groups
@@ -71,7 +71,9 @@ def fill_vertices(
         [blurred, cv2.resize(hair, blurred.shape[:2], interpolation=cv2.INTER_LINEAR)[..., None]], 2
     )
     sources = Sources.collect(head, chart, vertices, normals, place, matching, picture, camera, seeing, groups, teeth)
-    strands = Hair(hair_beyond(reference, vertices, place, seeing, photo, hair), brow_color(head, reference, photo))
+    colors = HairColors(
+        hair_beyond(reference, vertices, place, seeing, photo, hair), brow_color(head, reference, photo)
+    )
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.
     neck = vertex_groups(head)["neck"]
@@ -83,7 +85,7 @@ def fill_vertices(
     line = inside_by(head, reference, groups["scalp"], groups["skin"] | groups["neck"])
     line = np.where(head.regions["ears"].numpy() & ~groups["scalp"], np.minimum(line, -EARS_BARE), line)
     layers, haired = fill_layers(
-        place, color, known, sources, strands, groups, neckline, normals[:, 1] > 0.3, line, collar
+        place, color, known, sources, colors, groups, neckline, normals[:, 1] > 0.3, line, collar
     )
     # What the picture shows stays as it is on its own side of neckline and hairline alone.
     dressed = (hem > 0) & groups["neck"]

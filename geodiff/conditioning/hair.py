@@ -65,9 +65,8 @@ def hair_pixels(head: HeadModel, reference: Reference, seen: mesh.Fragments) -> 
 def grown_pixels(head: HeadModel, reference: Reference, seen: mesh.Fragments, hair: np.ndarray) -> np.ndarray:
     """(S, S) `hair_pixels` without brows, beards, eyes, shadows on the neck and gleams on a forehead: pieces that reach
     from above the ears to the outline."""
-    corners = head.faces.numpy()[np.maximum(seen.face, 0)]
-    inner = [head.regions[name].numpy()[corners].any(-1) for name in ("face", "eyes", "eyeballs")]
-    beside = hair * ~(np.any(inner, axis=0) & seen.mask)
+    inner = head.regions["face"] | head.regions["eyes"] | head.regions["eyeballs"]
+    beside = hair * ~seen.of(head.faces, inner.numpy(), every=False)
     count, pieces = cv2.connectedComponents((beside > 0.5).astype(np.uint8))
     outline = cv2.dilate((reference.mask < 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     outline[[0, -1]] = outline[:, [0, -1]] = True
@@ -80,8 +79,7 @@ def grown_pixels(head: HeadModel, reference: Reference, seen: mesh.Fragments, ha
 
 def _ear_row(head: HeadModel, reference: Reference, seen: mesh.Fragments) -> float:
     """The picture's row in which the ears are."""
-    ears = head.regions["ears"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].any(-1) & seen.mask
-    rows = np.flatnonzero(ears.any(1))
+    rows = np.flatnonzero(seen.of(head.faces, head.regions["ears"].numpy(), every=False).any(1))
     return float(rows.mean()) if len(rows) else 0.5 * reference.size
 
 

@@ -31,7 +31,7 @@ MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
 
 
 @dataclass(frozen=True)
-class Hair:
+class HairColors:
     """What tells the colour of hair: beyond, (N, 3) of the portrait's hair outside the mesh, and brows, (3,), where
     they are known."""
 
@@ -44,7 +44,7 @@ def fill_layers(
     color: np.ndarray,
     known: np.ndarray,
     sources: Sources,
-    strands: Hair,
+    colors: HairColors,
     groups: dict[str, np.ndarray],
     neckline: Neckline,
     lying: np.ndarray,
@@ -56,8 +56,7 @@ def fill_layers(
     close to it in hair. Teeth are left to `tooth_colors`, which needs finer steps than vertices. Also whether there is
     hair.
 
-    lying: (V,) bool what faces upwards. line, collar: (V,) metres inside of the scalp and of
-    the neck, at most RING.
+    lying: (V,) bool what faces upwards. line, collar: (V,) metres inside of the scalp and of the neck, at most RING.
     """
     priors = _priors(place, lying, groups, sources.tone)
     filled = color.astype(np.float32).copy()
@@ -80,7 +79,7 @@ def fill_layers(
         mean = np.median(sources.color[source], 0)
         filled[target] = nearest_mean(sources.place[source], sources.color[source], place[target], FILL_RANGE, mean)
     near = (line > -RING) & ~(groups["scalp"] & (known >= 0.999))
-    haired = _fill_scalp(hair, place, sources, strands, near, priors["scalp"])
+    haired = _fill_scalp(hair, place, sources, colors, near, priors["scalp"])
     close = groups["scalp"] & (line < RING)
     filled[groups["scalp"]] = sources.tone
     skin = sources.group == GROUPS.index("skin")
@@ -94,7 +93,7 @@ def _fill_scalp(
     hair: np.ndarray,
     place: np.ndarray,
     sources: Sources,
-    strands: Hair,
+    colors: HairColors,
     near: np.ndarray,
     prior: np.ndarray,
 ) -> bool:
@@ -103,12 +102,12 @@ def _fill_scalp(
     near: (V,) bool, where it is asked for. prior: (V, 3) hair where neither it nor brows are seen."""
     if not sources.shows("scalp"):
         few = (sources.group == GROUPS.index("scalp")) & (sources.hair > 0.5)
-        if len(strands.beyond) >= HAIRS or few.sum() >= FEW:
-            hair[:] = np.median(np.concatenate([strands.beyond, sources.color[few]]), 0)
+        if len(colors.beyond) >= HAIRS or few.sum() >= FEW:
+            hair[:] = np.median(np.concatenate([colors.beyond, sources.color[few]]), 0)
         else:
-            hair[:] = prior if strands.brows is None else strands.brows
+            hair[:] = prior if colors.brows is None else colors.brows
         return True
-    source, mean, haired = _haired(sources.group == GROUPS.index("scalp"), sources, strands.beyond)
+    source, mean, haired = _haired(sources.group == GROUPS.index("scalp"), sources, colors.beyond)
     hair[:] = mean
     hair[near] = nearest_mean(sources.place[source], sources.color[source], place[near], FILL_RANGE, mean)
     return haired

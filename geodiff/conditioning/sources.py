@@ -31,8 +31,7 @@ BROW, FEW_BROWS = 0.008, 5
 class Sources:
     """Surface points spread evenly over the chart that the photograph sees, itself or mirrored: place (N, 3), color
     (N, 3), hair (N,) 0..1, group (N,) index into GROUPS; and totals, the number of points of each group, seen or
-    not. teeth: (T, 3) colours of teeth, None where none are seen.
-    """
+    not. teeth: (T, 3) colours of teeth, None where none are seen."""
 
     place: np.ndarray
     color: np.ndarray
@@ -110,12 +109,12 @@ class Sources:
         clothes."""
         neck, skin = (self.group == GROUPS.index(name) for name in ("neck", "skin"))
         skin &= self.hair < 0.5
-        dressed = neckline.clothed(self.color) > 0.5
         if neckline.skin is None:
             return neck, neck
         like = neckline.skin.away(self.color) < NO_SKIN[1]
         if neckline.level is None:
             return neck | (skin & like), neck
+        dressed = neckline.clothed(self.color) > 0.5
         # A shadow may look like a coat, but not above the neckline.
         bare = neck & like & (~dressed | (neckline.below(self.place) < -ABOVE))
         bare |= skin & like

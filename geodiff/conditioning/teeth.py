@@ -113,8 +113,7 @@ def _opening(head: HeadModel) -> np.ndarray:
 def seen_teeth(head: HeadModel, reference: Reference, front: Fragments) -> np.ndarray | None:
     """(N, 3) colours 0..1 of the pixels in which a portrait shows teeth; None where it shows none that tell anything:
     the mesh's lips part by a hair's breadth more than the person's. front: the posed mesh in the reference's camera."""
-    corners = head.faces.numpy()[np.maximum(front.face, 0)]
-    teeth, lips = (head.regions[name].numpy()[corners].all(-1) & front.mask for name in ("teeth", "lips"))
+    teeth, lips = (front.of(head.faces, head.regions[name].numpy()) for name in ("teeth", "lips"))
     rows = teeth.sum(0)
     if not rows.any() or not lips.any():
         return None

@@ -44,7 +44,7 @@ def bake(
     grown = grown_pixels(head, reference, front, hair)
     groups = person_groups(head, reference, bool((hair > 0.5).mean() > 0.005))
     groups = without_shoulders(groups, head, reference, front, hair)
-    likely = np.where(front.mask & groups["scalp"][head.faces.numpy()[np.maximum(front.face, 0)]].all(-1), grown, hair)
+    likely = np.where(front.of(head.faces, groups["scalp"]), grown, hair)
     fill = fill_vertices(
         head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, likely, groups,
         seen_teeth(head, reference, front),

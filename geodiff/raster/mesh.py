@@ -47,6 +47,12 @@ class Fragments:
         """(H, W) bool, where a face is seen."""
         return self.face >= 0
 
+    def of(self, faces: Tensor, chosen: np.ndarray, every: bool = True) -> np.ndarray:
+        """(H, W) bool, where a face (F, 3) is seen of which all corners, or some, are among the chosen vertices (V,)
+        bool."""
+        corners = chosen[faces.numpy()]
+        return (corners.all(-1) if every else corners.any(-1))[np.maximum(self.face, 0)] & self.mask
+
 
 @dataclass(frozen=True)
 class Visible:

@@ -12,8 +12,9 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
+from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
-from geodiff.tracking.hair_surface import _adjacency, _distance, _smooth
+from geodiff.tracking.hair_surface import _adjacency, _distance
 
 #: Metres along the surface, from face, ears and scalp downwards, over which the neck becomes free to move.
 CLEAR = 0.04
@@ -94,7 +95,7 @@ def _made(head: HeadModel) -> Bust | None:
     length = np.maximum(np.linalg.norm(away, axis=1), 1e-6)
     return Bust(
         index, slot, free, mass, padded, energy, (same + swap).T @ (same + swap), (same - swap).T @ (same - swap),
-        away / length[:, None], 1 - _smooth(_half_width(place[index]), *NECK_WIDTH), np.abs(away[:, 0]) / length,
+        away / length[:, None], 1 - smoothstep(_half_width(place[index]), *NECK_WIDTH), np.abs(away[:, 0]) / length,
         place[index, 1],
     )  # fmt: skip
 
@@ -122,7 +123,7 @@ def _free(head: HeadModel, place: np.ndarray, edges: np.ndarray) -> np.ndarray:
     outer = ~inner[edges].any(1)
     lengths = sparse.coo_matrix((span[outer], tuple(edges[outer].T)), (len(place), len(place))).tocsr()
     away = _distance(lengths, np.flatnonzero(~neck & ~inner))
-    free = np.where(neck, _smooth(away / CLEAR, 0.0, 1.0), 0.0)
+    free = np.where(neck, smoothstep(away / CLEAR, 0.0, 1.0), 0.0)
     free[free < 1e-3] = 0.0
     return free.round(9)
 

@@ -304,9 +304,9 @@ def look(
 def _skin(picture: np.ndarray, matte: np.ndarray, bald: Fragments, head: HeadModel) -> np.ndarray | None:
     """(h, w) bool what of a picture (h, w, 3) uint8 has the colours of the face; None where hardly any of it is
     seen."""
-    corners = head.faces.numpy()[np.maximum(bald.face, 0)]
-    face, eyes, lips = (head.regions[name].numpy()[corners] for name in ("face", "eyes", "lips"))
-    known = bald.mask & face.all(-1) & ~eyes.any(-1) & ~lips.any(-1) & (matte > 0.9)
+    features = (head.regions["eyes"] | head.regions["lips"]).numpy()
+    face = bald.of(head.faces, head.regions["face"].numpy()) & ~bald.of(head.faces, features, every=False)
+    known = face & (matte > 0.9)
     if known.sum() < LEAST:
         return None
     colors = picture.reshape(-1, 3).astype(np.float32) / 255

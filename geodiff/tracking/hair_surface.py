@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import splu
 
+from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.types import HeadParams
 
@@ -77,7 +78,7 @@ class HairSurface:
         """The same surface with neck and shoulders, sides and back, free to move down to a height `low` (metres, at
         rest), where hair that hangs over them ends."""
         lowered = copy.copy(self)
-        clear = _smooth(self.rest[:, 1] - low, -TIPS, 0.0)
+        clear = smoothstep(self.rest[:, 1] - low, -TIPS, 0.0)
         lowered._release(np.maximum(self._neck, self._shoulders * clear))
         return lowered
 
@@ -119,12 +120,12 @@ class HairSurface:
         angle = self._angle()
         hair = self.scalp | regions["ears"]
         away = _distance(lengths, np.flatnonzero(hair))
-        front = _smooth(60.0 - angle, 0.0, 30.0)
-        free = np.where(hair, 1.0, 1 - _smooth(away / (AROUND + front * (FOREHEAD - AROUND)), 0.0, 1.0))
+        front = smoothstep(60.0 - angle, 0.0, 30.0)
+        free = np.where(hair, 1.0, 1 - smoothstep(away / (AROUND + front * (FOREHEAD - AROUND)), 0.0, 1.0))
         # Above the forehead hair rises slowly from the hairline.
         face = np.flatnonzero(regions["face"] & ~hair)
         if len(face):
-            risen = _smooth(_distance(lengths, face) / FRINGE, -0.3, 1.0)
+            risen = smoothstep(_distance(lengths, face) / FRINGE, -0.3, 1.0)
             free = np.where(self.scalp, 1 - front * (1 - risen), free)
         return free
 
@@ -137,10 +138,10 @@ class HairSurface:
         below = self.neck & (self.rest[:, 1] < self.centre[1])
         border = np.flatnonzero(below & (self.rest[:, 1] < self.rest[self.neck, 1].min(initial=0.0) + BORDER))
         stops = np.union1d(np.flatnonzero(below & (up > 0.6)), border)
-        sides = below * _smooth(self._angle(), NECK_FROM, NECK_FULL)
+        sides = below * smoothstep(self._angle(), NECK_FROM, NECK_FULL)
         return (
-            sides * (_smooth(_distance(lengths, stops) / CLEAR, 0.0, 1.0) if len(stops) else 1.0),
-            sides * (_smooth(_distance(lengths, border) / CLEAR, 0.0, 1.0) if len(border) else 1.0),
+            sides * (smoothstep(_distance(lengths, stops) / CLEAR, 0.0, 1.0) if len(stops) else 1.0),
+            sides * (smoothstep(_distance(lengths, border) / CLEAR, 0.0, 1.0) if len(border) else 1.0),
         )
 
     def _angle(self) -> np.ndarray:
@@ -204,8 +205,3 @@ def _distance(lengths: sparse.csr_matrix, sources: np.ndarray, limit: float = 0.
         return np.full(lengths.shape[0], limit)
     away = dijkstra(lengths, directed=False, indices=sources, min_only=True, limit=limit)
     return np.minimum(away, limit)
-
-
-def _smooth(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)

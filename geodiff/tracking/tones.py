@@ -10,7 +10,6 @@ import numpy as np
 #: Standard deviations from the face's colours (CIELAB) at which a colour begins to be no skin's, and is none; and what
 #: is added to the deviations: shadows under a chin change lightness more than colour.
 NO_SKIN, SHADOW = (2.2, 3.2), (14.0, 4.0, 4.0)
-
 #: Colours of a kind that are enough to tell what it looks like.
 LEAST = 12
 
