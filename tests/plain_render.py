@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from geodiff.raster import mesh
+from geodiff.raster.shadow import SHADOW_BIAS
 from geodiff.synth.light import (
     COLORED,
     COLORED_SHIFT,
     REACH,
     SEARCH,
-    SHADOW_BIAS,
     TAPS,
     WHITE_SHIFT,
     WRAP,

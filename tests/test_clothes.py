@@ -12,7 +12,7 @@ import pytest
 import random_portraits
 import torch
 from heads import ellipsoid_head
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from geodiff.conditioning import Conditioner, Reference, crop_reference, framed_camera, head_frame
@@ -153,9 +153,11 @@ def test_the_shadow_of_a_chin_does_not_go_round_the_neck() -> None:
 
 
 @given(st.floats(-0.02, 0.06), st.floats(-0.3, 0.3))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@example(0.0225, 0.05)
+@settings(max_examples=10, deadline=None)
 def test_borders_between_kinds_of_surface_do_not_follow_triangles(at: float, slope: float) -> None:
-    """Vertices on one side of a plane: the line that is drawn between them is the plane's, to a third of an edge."""
+    """Vertices on one side of a plane: the line that is drawn between them is the plane's, to 0.36 of an edge
+    (0.46 where it follows triangles)."""
     head, reference = ellipsoid_head(), random_portraits.reference()
     reference = replace(reference, params=head.zeros())
     place = head.template.numpy()
@@ -166,7 +168,7 @@ def test_borders_between_kinds_of_surface_do_not_follow_triangles(at: float, slo
     near = back & (np.abs(beyond) < 1.5 * edge) & (place[:, 2] < 0.0)
     assert near.sum() > 20 and np.abs(line).max() < RING + 1e-6
     straight = np.polynomial.Polynomial.fit(beyond[near], line[near], 1)
-    assert straight.deriv()(0) > 0 and np.abs(line[near] - straight(beyond[near])).mean() < edge / 3
+    assert straight.deriv()(0) > 0 and np.abs(line[near] - straight(beyond[near])).mean() < 0.36 * edge
 
 
 def test_no_neckline_without_clothes_or_a_face() -> None:

@@ -11,14 +11,18 @@ from scipy.spatial import cKDTree
 
 from geodiff.conditioning.layers import FILL_RANGE, RING, HairColors, fill_layers, nearest_mean
 from geodiff.conditioning.reference import Reference
+from geodiff.conditioning.shading import log_shading
 from geodiff.conditioning.sources import Sources, brow_color, hair_beyond
-from geodiff.conditioning.surface import GROUPS, Visibility, smoother, vertex_groups
+from geodiff.conditioning.surface import GROUPS, Posed, Visibility, smoother, vertex_groups
 from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels
+from geodiff.raster.shadow import ambient_occlusion
 
 #: Rounds in which borders are smoothed, and metres by which ears stay outside of hair.
 LINE_ROUNDS, EARS_BARE = 4, 0.004
+#: Rounds in which shading is smoothed.
+SHADE_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,7 @@ def fill_vertices(
     head: HeadModel,
     reference: Reference,
     chart: Chart,
-    vertices: np.ndarray,
-    normals: np.ndarray,
+    posed: Posed,
     seeing: Visibility,
     photo: np.ndarray,
     hair: np.ndarray,
@@ -57,23 +60,21 @@ def fill_vertices(
     photo: (D, D, 3) the portrait's colours, continued beyond its matte. hair: (S, S) 0..1 where its pixels are hair.
     groups: the person's kinds of surface. teeth: (T, 3) as of `seen_teeth`.
     """
-    seen = seeing(vertices, normals)
+    seen, place = seeing(posed.vertices, posed.normals), posed.place
     blurred = _blurred(reference, photo, 0.012)
     camera = reference.camera.resized(blurred.shape[1], blurred.shape[0])
-    color = sample(blurred, to_pixels(to_local(vertices, camera), camera))
+    likely = cv2.resize(hair, blurred.shape[:2], interpolation=cv2.INTER_LINEAR)
+    picture = np.concatenate([blurred, likely[..., None]], 2)
+    shown = sample(picture, to_pixels(to_local(posed.vertices, camera), camera))
+    shade = _shade(head, posed, shown, seen, groups)
+    color = shown[:, :3] * np.exp(-shade)[:, None]
     flip = head.mirror.numpy()
-    place = head.shaped(reference.params, expression=False)[0].numpy()
     matching = _matching(color, (np.minimum(seen, seen[flip]) > 0.5) & groups["skin"], place, flip)
     known = np.maximum(seen, 0.8 * seen[flip])
-    mirrored = np.clip(color[flip] * np.exp(matching), 0.0, 1.0)
+    mirrored = color[flip] * np.exp(matching)
     color = np.where((seen >= 0.8 * seen[flip])[:, None], color, mirrored)
-    picture = np.concatenate(
-        [blurred, cv2.resize(hair, blurred.shape[:2], interpolation=cv2.INTER_LINEAR)[..., None]], 2
-    )
-    sources = Sources.collect(head, chart, vertices, normals, place, matching, picture, camera, seeing, groups, teeth)
-    colors = HairColors(
-        hair_beyond(reference, vertices, place, seeing, photo, hair), brow_color(head, reference, photo)
-    )
+    sources = Sources.collect(head, chart, posed, shade, matching, picture, camera, seeing, groups, teeth)
+    colors = HairColors(hair_beyond(reference, posed, seeing, photo, hair), brow_color(head, reference, photo))
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.
     neck = vertex_groups(head)["neck"]
@@ -85,7 +86,7 @@ def fill_vertices(
     line = inside_by(head, reference, groups["scalp"], groups["skin"] | groups["neck"])
     line = np.where(head.regions["ears"].numpy() & ~groups["scalp"], np.minimum(line, -EARS_BARE), line)
     layers, haired = fill_layers(
-        place, color, known, sources, colors, groups, neckline, normals[:, 1] > 0.3, line, collar
+        place, color, known, sources, colors, groups, neckline, posed.normals[:, 1] > 0.3, line, collar
     )
     # What the picture shows stays as it is on its own side of neckline and hairline alone.
     dressed = (hem > 0) & groups["neck"]
@@ -97,10 +98,27 @@ def fill_vertices(
         layers = stays * color[:, None] + (1.0 - stays) * spread
     smooth = smoother(head)
     matching = (smooth @ (smooth @ matching)).astype(np.float32)
-    bare, clothes, grown = (layers[:, n].astype(np.float32) for n in range(3))
+    # From here on everything stands in its light again.
+    matching = matching + (shade - shade[flip])[:, None]
+    bare, clothes, grown = (
+        np.clip(layers[:, n] * np.exp(shade)[:, None], 0.0, 1.0).astype(np.float32) for n in range(3)
+    )
     return Fill(
         bare, matching, clothes, hem.astype(np.float32), grown, line.astype(np.float32), haired, guessed, sources.tints
     )
+
+
+def _shade(
+    head: HeadModel, posed: Posed, shown: np.ndarray, seen: np.ndarray, groups: dict[str, np.ndarray]
+) -> np.ndarray:
+    """(V,) log of the light that falls on each vertex. shown: (V, 4) colours and likelihood of hair. seen: (V,)."""
+    skin = (seen > 0.9) & groups["skin"] & (shown[:, 3] < 0.3)
+    shade = log_shading(shown[:, :3], posed.normals, ambient_occlusion(head), skin)
+    # What colours these is chosen with the dark that they lie in.
+    shade[groups["eyeballs"] | groups["teeth"] | groups["mouth_interior"]] = 0.0
+    for _ in range(SHADE_ROUNDS):
+        shade = smoother(head) @ shade
+    return shade
 
 
 def _matching(color: np.ndarray, both: np.ndarray, place: np.ndarray, flip: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import GROUPS, Visibility, unit
+from geodiff.conditioning.surface import GROUPS, Posed, Visibility, unit
 from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -30,8 +30,8 @@ BROW, FEW_BROWS = 0.008, 5
 @dataclass(frozen=True)
 class Sources:
     """Surface points spread evenly over the chart that the photograph sees, itself or mirrored: place (N, 3), color
-    (N, 3), hair (N,) 0..1, group (N,) index into GROUPS; and totals, the number of points of each group, seen or
-    not. teeth: (T, 3) colours of teeth, None where none are seen."""
+    (N, 3) freed from shading (so white may be more than 1), hair (N,) 0..1, group (N,) index into GROUPS; and totals,
+    the number of points of each group, seen or not. teeth: (T, 3) colours of teeth, None where none are seen."""
 
     place: np.ndarray
     color: np.ndarray
@@ -44,9 +44,8 @@ class Sources:
     def collect(
         head: HeadModel,
         chart: Chart,
-        vertices: np.ndarray,
-        normals: np.ndarray,
-        place: np.ndarray,
+        posed: Posed,
+        shade: np.ndarray,
         matching: np.ndarray,
         picture: np.ndarray,
         camera: Camera,
@@ -54,24 +53,24 @@ class Sources:
         groups: dict[str, np.ndarray],
         teeth: np.ndarray | None,
     ) -> Sources:
-        """picture: (D, D, 4) colours and likelihood of hair, of `camera`."""
+        """picture: (D, D, 4) colours and likelihood of hair, of `camera`. shade: (V,) log of the light that the colours
+        are freed from. matching: (V, 3) log gains of mirrored colours that are freed from it."""
         step = max(1, len(chart.texels) // 16000)
         points = mesh.Fragments(*(np.ascontiguousarray(part[:, ::step]) for part in vars(chart.fragments).values()))
         flip = head.mirror.numpy()
         kinds = np.stack([groups[name] for name in GROUPS], 1).astype(np.float32)
-        table = np.concatenate(
-            [vertices, normals, vertices[flip], normals[flip], place, matching, kinds], 1, dtype=np.float32
-        )
-        texel = mesh.interpolate(points, head.faces, table)[0]
-        group = texel[:, 18:].argmax(1)
+        here, gain = np.concatenate([posed.vertices, posed.normals], 1), np.repeat(-shade[:, None], 3, 1)
+        columns = [here, here[flip], posed.place, gain, matching + gain[flip], kinds]
+        texel = mesh.interpolate(points, head.faces, np.concatenate(columns, 1, dtype=np.float32))[0]
+        group = texel[:, 21:].argmax(1)
         places, colors, hairs, kind = [], [], [], []
         seen = np.zeros(len(texel), bool)
-        for start, gain in ((0, 0.0), (6, texel[:, 15:18])):
+        for start, gains in ((0, 15), (6, 18)):
             here = texel[:, start : start + 3]
             certain = (seeing(here, unit(texel[:, start + 3 : start + 6])) > 0.5) & ~seen
             shown = sample(picture, to_pixels(to_local(here, camera), camera))
             places.append(texel[certain, 12:15])
-            colors.append(np.clip((shown[:, :3] * np.exp(gain))[certain], 0.0, 1.0))
+            colors.append(shown[certain, :3] * np.exp(texel[certain, gains : gains + 3]))
             hairs.append(shown[certain, 3])
             kind.append(group[certain])
             seen |= certain
@@ -133,17 +132,12 @@ class Sources:
 
 
 def hair_beyond(
-    reference: Reference,
-    vertices: np.ndarray,
-    place: np.ndarray,
-    seeing: Visibility,
-    photo: np.ndarray,
-    hair: np.ndarray,
+    reference: Reference, posed: Posed, seeing: Visibility, photo: np.ndarray, hair: np.ndarray
 ) -> np.ndarray:
     """(N, 3) colours of the portrait's hair above the chin that lies outside the mesh."""
     size = reference.size
     covered = cv2.resize(seeing.far, (size, size), interpolation=cv2.INTER_AREA) > 0
-    chin = vertices[place[:, 1] > np.quantile(place[:, 1], 0.35)]
+    chin = posed.vertices[posed.place[:, 1] > np.quantile(posed.place[:, 1], 0.35)]
     row = to_pixels(to_local(chin, reference.camera), reference.camera)[:, 1].max()
     outside = (reference.mask > 0.98) & (hair > 0.5) & ~covered & (np.arange(size)[:, None] < row)
     return cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)[outside]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 from scipy import sparse
-from torch import Tensor
 
 from geodiff.conditioning.reference import Reference
+from geodiff.geometry import vertex_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
+from geodiff.types import HeadParams
 
 #: Kinds of surface, the more special first; what is none of the others is skin.
 GROUPS = ("eyeballs", "teeth", "mouth_interior", "lips", "scalp", "neck", "skin")
@@ -48,10 +50,26 @@ def vertex_groups(head: HeadModel) -> dict[str, np.ndarray]:
     return _groups[head]
 
 
+@dataclass(frozen=True)
+class Posed:
+    """The mesh of a reference, (V, 3) each. vertices (metres), normals: in the reference's world. place: metres, the
+    same points at rest."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    place: np.ndarray
+
+    @staticmethod
+    def of(head: HeadModel, params: HeadParams) -> Posed:
+        vertices = head.vertices(params)[0]
+        place = head.shaped(params, expression=False)[0]
+        return Posed(vertices.numpy(), vertex_normals(vertices, head.faces).numpy(), place.numpy())
+
+
 class Visibility:
     """How well the reference sees points of the posed mesh; made once for each reference."""
 
-    def __init__(self, head: HeadModel, reference: Reference, vertices: Tensor) -> None:
+    def __init__(self, head: HeadModel, reference: Reference, vertices: mesh.Array) -> None:
         matte = reference.finest_mask
         self.size = max(matte.shape[0], 512)
         self.camera = reference.camera.resized(self.size, self.size)

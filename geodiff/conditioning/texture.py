@@ -14,9 +14,9 @@ from geodiff.conditioning.fill import fill_vertices
 from geodiff.conditioning.hair import HairTexture, grown_pixels, hair_pixels, person_groups
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.reference import Reference, foreground_colors
-from geodiff.conditioning.surface import Visibility, unit
+from geodiff.conditioning.surface import Posed, Visibility, unit
 from geodiff.conditioning.teeth import seen_teeth, tooth_colors, tooth_coordinates
-from geodiff.geometry import smoothstep, vertex_normals
+from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels, uv_chart
@@ -36,21 +36,19 @@ def bake(
     chart = uv_chart(head, size)
     photo = foreground_colors(reference) if photo is None else photo
     camera = reference.camera.resized(photo.shape[1], photo.shape[0])
-    vertices = head.vertices(reference.params)[0]
-    normals = vertex_normals(vertices, head.faces)
-    visibility = Visibility(head, reference, vertices)
-    front = mesh.rasterize(vertices, head.faces, reference.camera)
+    posed = Posed.of(head, reference.params)
+    visibility = Visibility(head, reference, posed.vertices)
+    front = mesh.rasterize(posed.vertices, head.faces, reference.camera)
     hair = hair_pixels(head, reference, front)
     grown = grown_pixels(head, reference, front, hair)
     groups = person_groups(head, reference, bool((hair > 0.5).mean() > 0.005))
     groups = without_shoulders(groups, head, reference, front, hair)
     likely = np.where(front.of(head.faces, groups["scalp"]), grown, hair)
     fill = fill_vertices(
-        head, reference, chart, vertices.numpy(), normals.numpy(), visibility, photo, likely, groups,
-        seen_teeth(head, reference, front),
-    )  # fmt: skip
+        head, reference, chart, posed, visibility, photo, likely, groups, seen_teeth(head, reference, front)
+    )
     flip = head.mirror
-    surface = np.concatenate([vertices.numpy(), normals.numpy()], 1)
+    surface = np.concatenate([posed.vertices, posed.normals], 1)
     texel = _interpolated(head, chart, {
         "here": surface, "there": surface[flip], "matching": fill.matching,
         "color": fill.color, "cloth": fill.cloth, "hem": fill.hem, "hair": fill.hair, "hairline": fill.hairline,

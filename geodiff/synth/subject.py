@@ -12,10 +12,11 @@ from geodiff.conditioning.pixels import scaled_normals
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.compiled import kept
+from geodiff.raster.shadow import ShadowMap, ambient_occlusion
 from geodiff.synth.appearance import WILD, Appearance, paint, random_appearance, wrinkles
 from geodiff.synth.hair import HairStyle, beard_layer, hair_layers, random_style
 from geodiff.synth.layers import Layer, Stack
-from geodiff.synth.light import Lamps, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting
+from geodiff.synth.light import Lamps, Lighting, lamps, random_lighting
 from geodiff.synth.render import HAIR, render
 from geodiff.synth.wear import Wear, random_wear, under_hat, wear_layers
 from geodiff.types import Camera, HeadParams

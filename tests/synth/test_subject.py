@@ -18,11 +18,12 @@ from geodiff.geometry import normals_to_map_axes, vertex_normals
 from geodiff.head import load_head
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
+from geodiff.raster.shadow import ShadowMap, ambient_occlusion, shadow_test
 from geodiff.synth.appearance import grown, paint, random_appearance, wrinkles
 from geodiff.synth.fields import template_fields
 from geodiff.synth.hair import STYLES, beard_layer, hair_layers, outer_skin, random_style
 from geodiff.synth.layers import Layer, Stack
-from geodiff.synth.light import Light, Lighting, ShadowMap, ambient_occlusion, lamps, random_lighting, shadow_test
+from geodiff.synth.light import Light, Lighting, lamps, random_lighting
 from geodiff.synth.motion import NAMES, random_expressions, random_sequence
 from geodiff.synth.render import render
 from geodiff.synth.subject import Subject
