@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from geodiff.conditioning import Conditioner, Reference, crop_reference, framed_camera, head_frame
-from geodiff.conditioning.clothes import Neckline
+from geodiff.conditioning.clothes import SLICE, Neckline, _slices, hung_down
 from geodiff.conditioning.fill import inside_by
 from geodiff.conditioning.layers import RING
 from geodiff.conditioning.surface import vertex_groups
@@ -92,13 +92,20 @@ def test_bare_shoulders_stay_bare() -> None:
     assert np.abs(proposal[np.isfinite(level)] - SKIN).max(1).mean() < 0.06
 
 
-def test_hair_that_hangs_stays_hair() -> None:
-    """Offsets of the neck are hair's where the picture shows hair there."""
+@pytest.mark.parametrize("behind_too", [True, False])
+@pytest.mark.parametrize("right_side", [True, False])
+def test_hair_that_hangs_stays_hair(behind_too: bool, right_side: bool) -> None:
+    """Offsets of the neck are hair's where the picture shows hair there, though it be on one side; then hair covers the
+    neck's back, though it may lie close to it."""
     head, reference = clothed(SHIRT)
-    beside = (head.template[:, 2] < 0.0) | (head.template[:, 0].abs() > 0.025)
+    beside = head.template[:, 0].abs() > 0.025
+    if not right_side:
+        beside &= head.template[:, 0] > 0
+    beside |= head.template[:, 2] < 0.0
     neck = head.regions["neck"] & (head.template[:, 1] > -0.15) & (head.template[:, 2] < 0.05) & beside
     long = torch.zeros_like(head.template)
-    long[neck] = 0.008 * torch.nn.functional.normalize(head.template[neck] * torch.tensor([1.0, 0.0, 1.0]), dim=1)
+    moved = neck if behind_too else neck & (head.template[:, 2] > -0.03)
+    long[moved] = 0.008 * torch.nn.functional.normalize(head.template[moved] * torch.tensor([1.0, 0.0, 1.0]), dim=1)
     params = reference.params.replace(static_offset=long)
     camera = reference.camera
     seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
@@ -110,6 +117,16 @@ def test_hair_that_hangs_stays_hair() -> None:
     proposal, level = behind(head, haired)
     upper = level > -0.15
     assert np.abs(np.median(proposal[upper], 0) - HAIR).max() < 0.08
+    assert (np.abs(proposal[upper] - HAIR).max(1) < 0.2).mean() > 0.9
+
+
+def test_hair_that_a_photograph_cuts_hangs_on_below() -> None:
+    spots = np.random.default_rng(0).uniform([-0.07, -0.15, 0.0], [0.07, -0.01, 0.05], (6000, 3))
+    cut, whole = (_slices(spots, -spots[:, 1], hair) for hair in (spots[:, 0] > 0.04, spots[:, 1] > -0.08))
+    assert np.nanmin(cut) > 0.9, "the hairier side tells"
+    assert hung_down(cut, 0.5) == np.inf
+    assert hung_down(whole, 0.5) * SLICE == pytest.approx(0.08, abs=SLICE)
+    assert hung_down(_slices(spots, -spots[:, 1], np.zeros(6000, bool)), 0.5) == 0
 
 
 @given(st.floats(-0.16, -0.11), st.sampled_from([(0.1, 0.1, 0.1), (0.9, 0.9, 0.95), (0.2, 0.5, 0.2)]))

@@ -18,8 +18,11 @@ from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones, lab
 SLICE, HAIRY = 0.012, (0.5, 0.2)
 #: Share of both ears' vertices from which hair covers at least one.
 ONE_EAR = 0.4
-#: Share of a slice's half width beyond which pixels are at its sides.
-SIDES = 0.7
+#: Share of a slice's half width beyond which pixels are at its sides, times the narrowest slice above that a slice may
+#: be wide, and slices without hair that have to be seen below some for it to end there.
+SIDES, SHOULDERS, ENDED = 0.7, 1.5, 2
+#: Metres behind the ears from which hair that hangs beside the neck covers it.
+BEHIND = 0.02
 #: Metres by which a neckline may rise for every metre towards the back; the middle one where nothing tells.
 RISES = (0.3, 0.5, 0.7)
 #: Share of the points below a neckline that must not have skin's colour.
@@ -51,13 +54,20 @@ def without_shoulders(
     covered = bool(ears.any() and groups["scalp"][ears].mean() > ONE_EAR)
     hanging = _hanging(place, head, reference, front, hair, HAIRY[int(covered)])
     bare = moved & ~(place[:, 1] > hanging)
-    return groups | {"neck": groups["neck"] | bare, "scalp": groups["scalp"] & ~bare}
+    # Hair that hangs beside the neck hangs behind as well, however close to it.
+    back = place[:, 2] < (place[ears, 2].mean() - BEHIND if ears.any() else -np.inf)
+    behind = neck & back & (place[:, 1] > hanging)
+    return groups | {
+        "neck": (groups["neck"] | bare) & ~behind,
+        "scalp": (groups["scalp"] & ~bare) | behind,
+    }
 
 
 def _hanging(
     place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray, share: float
 ) -> float:
-    """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not. share: of a
+    """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not, minus infinity
+    where the picture does not show its end. share: of a
     slice's outer pixels that has to be hair."""
     neck = vertex_groups(head)["neck"]
     corners = head.faces.numpy()[np.maximum(front.face, 0)]
@@ -65,20 +75,39 @@ def _hanging(
     if shown.sum() < LEAST:
         return float("inf")
     spots = (place[corners[shown]] * front.barycentrics[shown][..., None]).sum(1)
-    likely = hair[shown] > 0.5
     top = float(place[neck, 1].max())
-    number = np.floor((top - spots[:, 1]) / SLICE).astype(int).clip(0)
-    level = float("inf")
-    for slice_ in range(int(number.max()) + 1):
+    slices = hung_down(_slices(spots, top - spots[:, 1], hair[shown] > 0.5), share)
+    return top - slices * SLICE if slices > 0 else float("inf")
+
+
+def hung_down(shares: np.ndarray, least: float) -> float:
+    """How many slices down hair hangs: to where most of them, from the top, have more of it than `least` and the others
+    less; infinite where that is the last that is seen. shares: (N,) 0..1 of each slice, nan where it is not seen."""
+    gain = np.cumsum(np.where(np.isnan(shares), 0.0, shares - least))
+    lowest = int(gain.argmax())
+    if gain[lowest] <= 0:
+        return 0.0
+    return lowest + 1.0 if np.isfinite(shares[lowest + 1 :]).sum() >= ENDED else float("inf")
+
+
+def _slices(spots: np.ndarray, depth: np.ndarray, hair: np.ndarray) -> np.ndarray:
+    """Of each slice below the chin the share of hair among the pixels of its hairier side; nan where too few are seen.
+    spots: (N, 3) metres at rest. depth: (N,) metres below the neck's upper end. hair: (N,) bool."""
+    number = np.floor(depth / SLICE).astype(int).clip(0)
+    shares = np.full(int(number.max()) + 1, np.nan)
+    narrowest = np.inf
+    for slice_ in range(len(shares)):
         inside = number == slice_
         if not inside.any():
             continue
-        half = np.abs(spots[inside, 0]).max()
-        outer = inside & (np.abs(spots[:, 0]) > SIDES * half)
-        if outer.sum() >= 4 and likely[outer].mean() < share:
-            break
-        level = top - (slice_ + 1) * SLICE
-    return level
+        # Shoulders are wider than what hangs before them.
+        narrowest = min(narrowest, np.quantile(np.abs(spots[inside, 0]), 0.98))
+        half = min(np.abs(spots[inside, 0]).max(), SHOULDERS * narrowest)
+        sides = [inside & (side * spots[:, 0] > SIDES * half) & (side * spots[:, 0] <= half) for side in (-1, 1)]
+        found = [hair[side].mean() for side in sides if side.sum() >= 4]
+        if found:
+            shares[slice_] = max(found)
+    return shares
 
 
 @dataclass(frozen=True)
