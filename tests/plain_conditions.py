@@ -69,19 +69,29 @@ def plain_visibility(seeing: Visibility, points: np.ndarray, normals: np.ndarray
 
 def plain_strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """As `strand_noise`."""
+
+    def onto(place: np.ndarray) -> np.ndarray:
+        """On a ball above the skull's middle, on a cylinder below it."""
+        local = place - centre
+        above = np.maximum(local[:, 1:2], 0)
+        outward = noise.RADIUS * unit(np.concatenate([local[:, :1], above, local[:, 2:]], 1))
+        return centre + outward + (local[:, 1:2] - above) * np.array([0.0, 1.0, 0.0])
+
     total = np.zeros(len(points))
     for sign in (1, -1):
-        place = points.astype(np.float64)
+        place = onto(points.astype(np.float64))
         for tap in range(noise.TAPS + 1):
+            sparse = tap % noise.SPARSE == 0
             if tap > 0 or sign > 0:
                 total += noise.FINE * fractal_noise(place, noise.STRAND, 1, 1)
-                total += noise.BROAD * fractal_noise(place, noise.LOCK, 1, 2)
+                total += sparse * noise.BROAD * fractal_noise(place, noise.LOCK, 1, 2)
             outward = place - centre
             outward[:, 1] = np.maximum(outward[:, 1], 0)
             outward = unit(outward)
             down = place - whorl - [0, noise.FALL, 0]
             down = down - (down * outward).sum(1, keepdims=True) * outward
-            turn = noise.ASIDE * fractal_noise(place, noise.WAVE, 1, 3)[:, None].astype(np.float64)
+            if sparse:
+                turn = noise.ASIDE * fractal_noise(place, noise.WAVE, 1, 3)[:, None].astype(np.float64)
             down = np.cos(turn) * down + np.sin(turn) * np.cross(outward, down)
-            place = place + sign * noise.STEP * unit(down)
+            place = onto(place + sign * noise.STEP * unit(down))
     return (total / noise.DEVIATION).astype(np.float32)

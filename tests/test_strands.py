@@ -43,6 +43,23 @@ def test_strands_fall_down_the_back_of_the_head() -> None:
     assert changes[0] < 0.5 * changes[1]
 
 
+def test_strands_go_on_where_hair_draws_in_towards_the_neck() -> None:
+    """On a cone that narrows downwards by as much as it is high, strands are as long as on a cylinder."""
+    rng = np.random.default_rng(2)
+    turn, height = rng.uniform(-1.2, 1.2, 4000), rng.uniform(-0.06, -0.01, 4000)
+
+    def changed_along(slope: float) -> float:
+        values = []
+        for step in (0.0, 0.004 / np.hypot(1, slope)):
+            level = height - step
+            radius = 0.1 + slope * level
+            place = np.stack([radius * np.sin(turn), level, -radius * np.cos(turn)], 1)
+            values.append(strand_noise(CENTRE + place, WHORL, CENTRE))
+        return float(np.mean((values[1] - values[0]) ** 2))
+
+    assert changed_along(1.0) < 1.1 * changed_along(0.0)
+
+
 def test_no_points_have_no_strands() -> None:
     assert strand_noise(np.zeros((0, 3)), WHORL, CENTRE).shape == (0,)
 

@@ -8,16 +8,19 @@ import numpy as np
 from geodiff.raster.compiled import kept
 
 #: Metres across a strand and across a lock, the length of waves, and the radians by which they turn strands aside.
-STRAND, LOCK, WAVE, ASIDE = 0.0015, 0.006, 0.04, 0.5
+#: Strands of less than two texels would break up into rungs.
+STRAND, LOCK, WAVE, ASIDE = 0.0024, 0.006, 0.04, 0.5
 #: How much strands and locks count.
-FINE, BROAD = 0.85, 0.5
-#: Places to each side along a strand whose noise is averaged, and metres between them.
-TAPS, STEP = 10, 0.0022
+FINE, BROAD = 0.85, 1.0
+#: Places to each side along a strand whose noise is averaged, and metres between them: steps of more than a strand's
+#: width would show as rungs. Locks and waves change less: they are looked up at every SPARSE-th place.
+TAPS, STEP, SPARSE = 16, 0.0014, 2
 #: Standard deviation of the sum of that noise.
-DEVIATION = 1.96
+DEVIATION = 3.25
 #: Metres above the whorl from which hair falls: at the whorl itself it lies to all sides.
 FALL = 0.02
-
+#: Metres from the middle of the skull at which strands are as wide as STRAND says.
+RADIUS = 0.1
 
 #: Points taken together: numbers of one width side by side, which the compiler makes vectors of.
 BLOCK = 256
@@ -80,9 +83,9 @@ def fractal_noise(points: np.ndarray, scale: float | tuple[float, float, float],
 
 
 @kept(error_model="numpy")
-def _strand_kernel(points, whorl, centre, out):  # noqa: ANN001, ANN202
+def _strand_kernel(points, whorl, centre, radius, out):  # noqa: ANN001, ANN202
     """As `strand_noise`, which see, before it is scaled; out: (N,), in place."""
-    x, y, z, total = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    x, y, z, turn, total = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     top, middle = (whorl[0], whorl[1] + FALL, whorl[2]), (centre[0], centre[1], centre[2])
     for first in range(0, points.shape[0], BLOCK):
         count = min(BLOCK, points.shape[0] - first)
@@ -90,24 +93,38 @@ def _strand_kernel(points, whorl, centre, out):  # noqa: ANN001, ANN202
             total[n] = 0.0
         for sign in (-1.0, 1.0):
             for n in range(count):
-                x[n], y[n], z[n] = points[first + n, 0], points[first + n, 1], points[first + n, 2]
+                px, py, pz = points[first + n, 0], points[first + n, 1], points[first + n, 2]
+                x[n], y[n], z[n] = _onto(px, py, pz, middle, radius)
             for tap in range(TAPS + 1):
                 if tap > 0 or sign > 0:
                     for n in range(count):
                         total[n] += FINE * _value(x[n] / STRAND, y[n] / STRAND, z[n] / STRAND, 1)
-                        total[n] += BROAD * _value(x[n] / LOCK, y[n] / LOCK, z[n] / LOCK, 2)
+                    if tap % SPARSE == 0:
+                        for n in range(count):
+                            total[n] += BROAD * _value(x[n] / LOCK, y[n] / LOCK, z[n] / LOCK, 2)
+                if tap % SPARSE == 0:
+                    for n in range(count):
+                        turn[n] = ASIDE * _value(x[n] / WAVE, y[n] / WAVE, z[n] / WAVE, 3)
                 for n in range(count):
-                    dx, dy, dz = _fall(x[n], y[n], z[n], top, middle)
-                    x[n] += sign * dx
-                    y[n] += sign * dy
-                    z[n] += sign * dz
+                    dx, dy, dz = _fall(x[n], y[n], z[n], turn[n], top, middle)
+                    x[n], y[n], z[n] = _onto(x[n] + sign * dx, y[n] + sign * dy, z[n] + sign * dz, middle, radius)
         for n in range(count):
             out[first + n] = total[n]
 
 
 @kept(error_model="numpy", inline="always")
-def _fall(x, y, z, top, middle):  # noqa: ANN001, ANN202
-    """The STEP (three numbers) that a strand takes from a place. top: whence hair falls, middle: of the skull."""
+def _onto(x, y, z, middle, radius):  # noqa: ANN001, ANN202
+    """The place (three numbers) that is seen in its stead: on a ball above the middle of the skull, on an upright
+    cylinder below it. Strands run along these, so that they do not end where hair lies askew to them."""
+    ox, oy, oz = x - middle[0], y - middle[1], z - middle[2]
+    up = max(oy, 0.0)
+    scale = radius / max(np.sqrt(ox * ox + up * up + oz * oz), 1e-9)
+    return middle[0] + scale * ox, middle[1] + scale * up + (oy - up), middle[2] + scale * oz
+
+
+@kept(error_model="numpy", inline="always")
+def _fall(x, y, z, turn, top, middle):  # noqa: ANN001, ANN202
+    """The STEP (three numbers) that a strand takes from a place. turn: radians aside. top: whence hair falls, middle: of the skull."""
     # Outwards is sideways below the middle of the skull.
     ox, oy, oz = x - middle[0], max(y - middle[1], 0.0), z - middle[2]
     scale = 1.0 / max(np.sqrt(ox * ox + oy * oy + oz * oz), 1e-9)
@@ -115,7 +132,6 @@ def _fall(x, y, z, top, middle):  # noqa: ANN001, ANN202
     dx, dy, dz = x - top[0], y - top[1], z - top[2]
     along = dx * ox + dy * oy + dz * oz
     dx, dy, dz = dx - along * ox, dy - along * oy, dz - along * oz
-    turn = ASIDE * _value(x / WAVE, y / WAVE, z / WAVE, 3)
     # Cosine and sine of less than half a radian, to 2e-5: calls of functions would keep this from becoming vectors.
     square = turn * turn
     c, s = 1.0 - square * (0.5 - square / 24), turn * (1.0 - square * (1 / 6 - square / 120))
@@ -129,9 +145,10 @@ def strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> n
     """Noise (N,) float32 of mean 0 and deviation about 1 on a head's surface, drawn out into strands and locks that
     fall away from the whorl in waves (line integral convolution, Cabral and Leedom 1993).
 
-    points: (N, 3), whorl: (3,), centre: (3,) the middle of the skull, all in metres.
+    points: (N, 3), whorl: (3,), centre: (3,) the middle of the skull, all in metres. How far from that a point is does
+    not count, but for its height below it.
     """
     out = np.empty(len(points), np.float32)
     places, whorl, centre = (np.ascontiguousarray(values, np.float64) for values in (points, whorl, centre))
-    _strand_kernel(places, whorl, centre, out)
+    _strand_kernel(places, whorl, centre, RADIUS, out)
     return out / np.float32(DEVIATION)
