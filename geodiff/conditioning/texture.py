@@ -12,6 +12,7 @@ import numpy as np
 from geodiff.conditioning.clothes import HEM, without_shoulders
 from geodiff.conditioning.fill import fill_vertices
 from geodiff.conditioning.hair import HairTexture, grown_pixels, hair_pixels, person_groups
+from geodiff.conditioning.layers import RING
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.reference import Reference, foreground_colors
 from geodiff.conditioning.surface import Posed, Visibility, unit
@@ -24,6 +25,8 @@ from geodiff.types import Camera
 
 #: Metres over which hair begins at its line, how far the line strays, and how wide the locks are that make it do so.
 SOFT, RAGGED, LOCKS = 0.003, 0.003, 0.005
+#: Share of RING over which a bald head's scalp turns into face and neck.
+BALD = 0.9
 
 
 def bake(
@@ -86,10 +89,14 @@ def _add_hair(
 ) -> None:
     """Let hair grow on filled colours (N, 3), in place. grown: (N, 3) its colours there. hairline: (N,) metres inside
     of it. surface: (N, 6) places, normals. strands: none on a bald head."""
-    inside = (hairline > 0).astype(np.float32)
-    near = np.flatnonzero(np.abs(hairline) < SOFT + 2 * RAGGED)
-    ragged = RAGGED * fractal_noise(surface[near, :3], (LOCKS, 4 * LOCKS, LOCKS), 2, 7)
-    inside[near] = smoothstep(hairline[near] + ragged, -SOFT, SOFT)
+    if strands is None:
+        # A bald head's skin is the neck's: no line is to be seen between them.
+        inside = smoothstep(hairline, -BALD * RING, BALD * RING)
+    else:
+        inside = (hairline > 0).astype(np.float32)
+        near = np.flatnonzero(np.abs(hairline) < SOFT + 2 * RAGGED)
+        ragged = RAGGED * fractal_noise(surface[near, :3], (LOCKS, 4 * LOCKS, LOCKS), 2, 7)
+        inside[near] = smoothstep(hairline[near] + ragged, -SOFT, SOFT)
     chosen = np.flatnonzero(inside > 0.01)
     if not len(chosen):
         return
