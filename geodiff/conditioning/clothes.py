@@ -15,7 +15,7 @@ from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones, lab
 
 #: Metres: height of the slices in which hair beside the neck is looked for, and share of a slice's outer pixels in
 #: hair's colour from which the slice has hair, below ears that are seen and below ears that hair covers.
-SLICE, HAIRY = 0.012, (0.5, 0.2)
+SLICE, HAIRY = 0.012, (0.5, 0.25)
 #: Share of both ears' vertices from which hair covers at least one.
 ONE_EAR = 0.4
 #: Share of a slice's half width beyond which pixels are at its sides, times the narrowest slice above that a slice may
@@ -52,10 +52,10 @@ def without_shoulders(
     place = head.shaped(reference.params, expression=False, offsets=False)[0].numpy()
     ears = head.regions["ears"].numpy()
     covered = bool(ears.any() and groups["scalp"][ears].mean() > ONE_EAR)
-    hanging = _hanging(place, head, reference, front, hair, HAIRY[int(covered)])
+    hanging = _hanging(place, head, reference, front, hair, covered)
     bare = moved & ~(place[:, 1] > hanging)
-    # Hair that hangs beside the neck hangs behind as well, however close to it.
-    back = place[:, 2] < (place[ears, 2].mean() - BEHIND if ears.any() else -np.inf)
+    # Hair that covers the ears and hangs beside the neck hangs behind as well, however close to it.
+    back = place[:, 2] < (place[ears, 2].mean() - BEHIND if covered else -np.inf)
     behind = neck & back & (place[:, 1] > hanging)
     return groups | {
         "neck": (groups["neck"] | bare) & ~behind,
@@ -64,11 +64,10 @@ def without_shoulders(
 
 
 def _hanging(
-    place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray, share: float
+    place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray, covered: bool
 ) -> float:
     """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not, minus infinity
-    where the picture does not show its end. share: of a
-    slice's outer pixels that has to be hair."""
+    where the picture does not show its end. covered: whether hair covers the ears."""
     neck = vertex_groups(head)["neck"]
     corners = head.faces.numpy()[np.maximum(front.face, 0)]
     shown = front.mask & neck[corners].all(-1) & (reference.mask > 0.9)
@@ -76,14 +75,22 @@ def _hanging(
         return float("inf")
     spots = (place[corners[shown]] * front.barycentrics[shown][..., None]).sum(1)
     top = float(place[neck, 1].max())
-    slices = hung_down(_slices(spots, top - spots[:, 1], hair[shown] > 0.5), share)
+    slices = hung_down(_slices(spots, top - spots[:, 1], hair[shown] > 0.5), covered)
     return top - slices * SLICE if slices > 0 else float("inf")
 
 
-def hung_down(shares: np.ndarray, least: float) -> float:
-    """How many slices down hair hangs: to where most of them, from the top, have more of it than `least` and the others
-    less; infinite where that is the last that is seen. shares: (N,) 0..1 of each slice, nan where it is not seen."""
-    gain = np.cumsum(np.where(np.isnan(shares), 0.0, shares - least))
+def hung_down(shares: np.ndarray, covered: bool) -> float:
+    """How many slices down hair hangs; infinite where it is there in the last that is seen. shares: (N,) 0..1 of each
+    slice, nan where it is not seen.
+
+    Below ears that are seen it ends where it first becomes too little: shadows and coats may look like hair.
+    Below covered ears it may be missed in between.
+    """
+    more = np.where(np.isnan(shares), 0.0, shares - HAIRY[int(covered)])
+    ended = (more < 0) & np.maximum.accumulate(more > 0)
+    if not covered and ended.any():
+        more[int(ended.argmax()) :] = -1.0
+    gain = np.cumsum(more)
     lowest = int(gain.argmax())
     if gain[lowest] <= 0:
         return 0.0
