@@ -124,7 +124,8 @@ def _onto(x, y, z, middle, radius):  # noqa: ANN001, ANN202
 
 @kept(error_model="numpy", inline="always")
 def _fall(x, y, z, turn, top, middle):  # noqa: ANN001, ANN202
-    """The STEP (three numbers) that a strand takes from a place. turn: radians aside. top: whence hair falls, middle: of the skull."""
+    """The STEP (three numbers) that a strand takes from a place. turn: radians by which it strays. top: whence hair
+    falls, middle: of the skull."""
     # Outwards is sideways below the middle of the skull.
     ox, oy, oz = x - middle[0], max(y - middle[1], 0.0), z - middle[2]
     scale = 1.0 / max(np.sqrt(ox * ox + oy * oy + oz * oz), 1e-9)
