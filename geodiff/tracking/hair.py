@@ -75,7 +75,7 @@ def fit_hair(
     belief = view.believe(surface, bald)
     surface = surface.hanging(belief.low)
     view = view.over(surface)
-    base = belief.covered * surface.flattened
+    base = surface.smoothed_away(belief.covered)
     still = head.vertices(params.replace(static_offset=_tensor(base)))[0].double().numpy()
     reach = head.vertices(params.replace(static_offset=_tensor(base + surface.outward)))[0].double().numpy() - still
     solver = _Solver(surface, belief.covered, config)
@@ -92,7 +92,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 class _Solver:
     """The part of the least-squares problem that does not change between rounds."""
 
-    def __init__(self, surface: HairSurface, covered: float, config: HairConfig) -> None:
+    def __init__(self, surface: HairSurface, covered: np.ndarray, config: HairConfig) -> None:
         self.surface, self.config = surface, config
         self.index = np.flatnonzero(surface.free > 0)
         count = surface.size
@@ -101,7 +101,7 @@ class _Solver:
         area = np.maximum(surface.area, np.median(surface.area[self.index]) * 0.3)
         # Visible ears move as one piece: their offsets are tied together.
         plate = laplacian.T @ sparse.diags(1.0 / area) @ laplacian
-        stiff = config.membrane * laplacian + config.plate**3 * plate + (1 - covered) * surface.tied()
+        stiff = config.membrane * laplacian + config.plate**3 * plate + surface.tied(covered)
         mirrored = sparse.coo_matrix((np.ones(count), (np.arange(count), surface.mirror)), (count, count))
         apart = sparse.identity(count) - mirrored
         stiff = stiff + apart.T @ sparse.diags(surface.area / config.symmetry) @ apart

@@ -13,22 +13,15 @@ from geodiff.geometry import project, smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import Fragments, rasterize
 from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_ears import SeenEar, covered_ears
 from geodiff.tracking.hair_hanging import BELOW_EARS, NO_GAP, below_ears, hanging, hung, widest
 from geodiff.tracking.hair_rays import ARCH, DEPTH, ROW, rays_around, row_of_ears, window, window_camera
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones
 from geodiff.types import Camera, HeadParams
 
-#: Metres: gaps beyond an ear from which hair begins to cover it and covers it.
-OVER_EAR = (0.008, 0.016)
-#: Mean evidence of both ears from which they count as covered.
-HALF_COVERED = 0.55
 #: Metres by which a visible ear's outline is believed to differ from the fitted one's.
 EAR_SHIFT = 0.010
-#: Shares of an ear's pixels in the hair's colour from which it begins to be covered and is covered.
-HAIR_SHARE = (0.4, 0.7)
-#: Shares of an ear's pixels in the face's colours below which it begins to be covered and is covered, whatever by.
-SKIN_SHARE = (0.3, 0.1)
 #: Metres within the outline over which its likelihood of hair is taken.
 EDGE = 0.010
 #: Metres on both sides of the upper outline within which strands and gaps between them count.
@@ -61,13 +54,14 @@ class Evidence:
 class Belief:
     """What the picture says before anything has moved.
 
-    covered: 0..1 how much hair covers the ears. person: (R,) radius in pixels at which the matte ends on each ray.
+    covered: (2,) 0 or 1 whether hair covers each ear, as `HairSurface.ears`. person: (R,) radius in pixels at which the
+    matte ends on each ray.
     cut: (R,) bool, the picture ends there first. hair: (R,) 0..1 whether the matte beyond the bald mesh is hair.
     behind: (R,) bool, face or ears are in front of what can move. ear: (R,) bool, a ray that leaves the bald mesh at a
     visible ear which no hair overhangs. low: height in metres, at rest, where the hair that hangs ends.
     """
 
-    covered: float
+    covered: np.ndarray
     person: np.ndarray
     cut: np.ndarray
     hair: np.ndarray
@@ -154,12 +148,14 @@ class View:
         whole = Rim.of(self, points, np.ones(len(self.faces), bool))
         ears = surface.ears[0] | surface.ears[1]
         skull = Rim.of(self, points, self.moving & ~ears[self.faces].any(1))
+        at_ears = [(whole.weights * ear[whole.corners]).sum(1) > 0.5 for ear in surface.ears]
         person = self._person(0.7 * skull.radius)
         gap = (person - whole.radius) * self.metres
         colour = self._between(whole.radius - 2, person)
-        at_ear = (whole.weights * ears[whole.corners]).sum(1) > 0.5
-        covered = self._ears_covered(surface, gap, colour, at_ear)
-        visible = at_ear & (covered < 0.5)
+        covered = covered_ears(
+            [self._seen_ear(ear, gap, colour, at) for ear, at in zip(surface.ears, at_ears, strict=True)]
+        )
+        visible = np.any([at & (one < 0.5) for at, one in zip(at_ears, covered, strict=True)], axis=0)
         # Over a visible ear the matte may show hair, or the ear itself standing out more than the fitted one.
         beyond = gap > NO_GAP
         behind = (whole.radius - skull.radius) * self.metres > 0.002
@@ -167,7 +163,7 @@ class View:
         sides = [np.flatnonzero(self.side == side) for side in (-1, 1)]
         below = np.array([below_ears(gap[rays], colour[rays], visible[rays]) for rays in sides])
         hangs = self.likelihood is not None and (np.nanmean(below) if np.isfinite(below).any() else 0.0) > BELOW_EARS
-        if max(covered, float(hangs)) > 0:
+        if max(covered.max(), float(hangs)) > 0:
             mass = self._mass()
             person = np.where(mass > whole.radius + NO_GAP / self.metres, mass, person)
             gap = (person - whole.radius) * self.metres
@@ -176,14 +172,15 @@ class View:
         flare = widest(edge if self.likelihood is not None else 0 * edge)
         known = self.known[self._pixel(np.zeros(len(person)))]
         low = np.inf
-        for rays in sides:
+        for side, rays in zip((-1, 1), sides, strict=True):
+            own = float(covered[self._ear_of(surface, points, side)])
             shown = np.where(visible[rays], 1.0, colour[rays])
             part = hanging(person[rays] * self.metres, gap[rays], shown, flare[rays])
             # Beside the ears the ears tell, below them whether hair hangs there.
             lowest = surface.rest[ears, 1].min() if ears.any() else surface.centre[1]
             beside = np.arange(1, len(rays) + 1) * ROW < surface.centre[1] - lowest
-            hair[rays] *= part * np.where(beside, 1.0, max(covered, float(hangs)))
-            low = min(low, surface.centre[1] - ROW * hung(hair[rays], known[rays], covered))
+            hair[rays] *= part * np.where(beside, 1.0, max(own, float(hangs)))
+            low = min(low, surface.centre[1] - ROW * hung(hair[rays], known[rays], own))
         cut = ~self.known[self._pixel(person + 2)]
         return Belief(covered, person, cut, hair, behind, visible & (hair < 0.5), low)
 
@@ -196,30 +193,25 @@ class View:
         hair = cv2.GaussianBlur(likely.astype(np.float32), (0, 0), STRANDS / self.metres)
         return np.where(self.side != 0, self._farthest(hair), 0.0)
 
-    def _ears_covered(self, surface: HairSurface, gap: np.ndarray, colour: np.ndarray, at_ear: np.ndarray) -> float:
-        """0 or 1 whether hair covers the ears: what lies over them in the picture, and what stands out beyond them."""
-        evidence = []
-        for ear in surface.ears:
-            shown = ear[self.faces].all(1)[np.maximum(self.bald.face, 0)] & self.bald.mask
-            columns = np.nonzero(shown)[1]
-            if not len(columns):
-                continue
-            right = columns.mean() > self.origin[0, 0]
-            outline = at_ear & (self.side == (1 if right else -1))
-            found = []
-            if outline.sum() >= 4:
-                # Ears that stand out more than the fitted one's are no hair.
-                over = smoothstep(np.median(gap[outline]), *OVER_EAR)
-                found.append(float(over * smoothstep(np.median(colour[outline]), *HAIR_SHARE)))
-            inside = shown & (self.matte > 0.9)
-            if self.likelihood is not None and inside.sum() >= 40:
-                found.append(float(smoothstep((self.likelihood[inside] > 0.5).mean(), *HAIR_SHARE)))
-            if self.skin is not None and inside.sum() >= 40:
-                found.append(float(1 - smoothstep(self.skin[inside].mean(), SKIN_SHARE[1], SKIN_SHARE[0])))
-            if found:
-                evidence.append(max(found))
-        # One decision for both: an ear in deep shadow looks like hair, and of a hidden ear the other one tells.
-        return float(bool(evidence) and np.mean(evidence) > HALF_COVERED)
+    def _ear_of(self, surface: HairSurface, points: torch.Tensor, side: int) -> int:
+        """Number of the ear that is on a side of the picture. points: (V, 3) posed vertices."""
+        if not (surface.ears[0].any() and surface.ears[1].any()):
+            return int(surface.ears[1].any())
+        across = project(points.float(), self.camera)[0][:, 0].numpy()
+        left, right = (float(across[ear].mean()) for ear in surface.ears)
+        return int(right * side > left * side)
+
+    def _seen_ear(self, ear: np.ndarray, gap: np.ndarray, colour: np.ndarray, outline: np.ndarray) -> SeenEar:
+        """ear: (V,) bool. gap, colour: (R,) of the rays. outline: (R,) bool, rays that leave the mesh at the ear."""
+        shown = ear[self.faces].all(1)[np.maximum(self.bald.face, 0)] & self.bald.mask
+        inside = shown & (self.matte > 0.9)
+        beyond, enough = shown.any() and outline.sum() >= 4, inside.sum() >= 40
+        return SeenEar(
+            gap=float(np.median(gap[outline])) if beyond else None,
+            colour=float(np.median(colour[outline])) if beyond else None,
+            hair=float((self.likelihood[inside] > 0.5).mean()) if self.likelihood is not None and enough else None,
+            skin=float(self.skin[inside].mean()) if self.skin is not None and enough else None,
+        )
 
     def _between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """(R,) mean likelihood of hair between two radii (R,); 1 where no colours are known."""
@@ -272,7 +264,7 @@ def look(
     vertices: (V, 3) posed, offsets included. reach: (V, 3) how a unit of offset moves each vertex in the world.
     """
     points = torch.as_tensor(vertices)
-    ears = (surface.ears[0] | surface.ears[1]) & (belief.covered < 0.5)
+    ears = np.any([ear & (one < 0.5) for ear, one in zip(surface.ears, belief.covered, strict=True)], axis=0)
     whole = Rim.of(view, points, np.ones(len(view.faces), bool))
     moving = Rim.of(view, points, view.moving & ~ears[view.faces].any(1))
     # What makes the outline itself is pulled to the matte; what lies behind face or ears, where hair shows beyond them.

@@ -178,10 +178,16 @@ class HairSurface:
             amount = np.where(bent, TAKEN_BACK * (0.3 * amount + 0.7 * (self.around @ amount)), amount)
         return amount
 
-    def tied(self) -> sparse.csr_matrix:
-        """A graph Laplacian (V, V) that holds the offsets within each ear together, so that it keeps its shape."""
+    def smoothed_away(self, covered: np.ndarray) -> np.ndarray:
+        """Offsets (V, 3) that smooth the covered ears away; covered: (2,) 0..1."""
+        share = np.max([one * foot for one, foot in zip(covered, self.feet, strict=True)], axis=0)
+        return share[:, None] * self.flattened
+
+    def tied(self, covered: np.ndarray) -> sparse.csr_matrix:
+        """A graph Laplacian (V, V) that holds the offsets within each ear together that is not `covered` (2,), so that
+        it keeps its shape."""
         links = self.graph.tocoo()
-        ears = self.ears[0] | self.ears[1]
+        ears = np.any([ear & (one < 0.5) for one, ear in zip(covered, self.ears, strict=True)], axis=0)
         strength = sparse.coo_matrix((1.0 * (ears[links.row] & ears[links.col]), (links.row, links.col)), links.shape)
         return (sparse.diags(np.asarray(strength.sum(1)).ravel()) - strength).tocsr()
 

@@ -15,6 +15,7 @@ from geodiff.head.model import HeadModel
 from geodiff.raster.mesh import rasterize
 from geodiff.tracking.hair import HairConfig, fit_hair
 from geodiff.tracking.hair_color import hair_likelihood
+from geodiff.tracking.hair_ears import SeenEar, covered_ears
 from geodiff.tracking.hair_outline import View
 from geodiff.tracking.hair_surface import HairSurface
 from geodiff.types import Camera, HeadParams
@@ -160,7 +161,33 @@ def test_ears_that_show_no_skin_are_covered(portrait, covered: bool) -> None:
     assert view.likelihood is not None
     unsure = replace(view, likelihood=0.3 * np.ones_like(view.likelihood))
     bald = head.vertices(params, offsets=False)[0].double().numpy()
-    assert unsure.believe(surface, bald).covered == float(covered)
+    assert (unsure.believe(surface, bald).covered == float(covered)).all()
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_hair_may_cover_one_ear_alone(portrait, side: int) -> None:
+    head, params, camera, mask, image = portrait
+    matte, painted = with_hair(mask, image, bob(225) & (side * (np.arange(320)[None] - 160) > -20), face_window())
+    offsets = fit_hair(matte, params, camera, head, image=painted)
+    surface = HairSurface(head, params)
+    flat = surface.flattened[surface.ears[0] | surface.ears[1]]
+    for ear, covered in zip(surface.ears, (side > 0, side < 0), strict=True):
+        # A covered ear is smoothed away, one that is seen keeps its shape.
+        bent = float(np.linalg.norm(offsets.numpy()[ear].std(0)))
+        assert (bent > 0.3 * np.linalg.norm(flat.std(0))) if covered else (bent < 0.002)
+
+
+def test_an_ear_that_shows_skin_is_seen_whatever_the_hair_is_like() -> None:
+    shadow = SeenEar(gap=0.004, colour=0.3, hair=0.9, skin=0.7)
+    assert shadow.evidence() == 0 and not shadow.surely()
+    hidden = SeenEar(gap=0.009, colour=0.9, hair=0.95, skin=0.0)
+    assert hidden.evidence() == 1 and hidden.surely()
+    assert covered_ears([shadow, hidden]).tolist() == [0, 1]
+    # Of an ear that is not seen the other one tells; where neither is, none is covered.
+    assert covered_ears([SeenEar(), hidden]).tolist() == [1, 1]
+    assert covered_ears([SeenEar(), SeenEar()]).tolist() == [0, 0]
+    # Deep shadow: no skin is seen, nor does anything stand out beyond the ear.
+    assert covered_ears([SeenEar(gap=0.001, colour=0.2, hair=0.9, skin=0.0), shadow]).tolist() == [0, 0]
 
 
 def test_no_triangle_of_the_skull_folds_over(portrait) -> None:
