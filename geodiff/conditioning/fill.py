@@ -74,7 +74,11 @@ def fill_vertices(
     mirrored = color[flip] * np.exp(matching)
     color = np.where((seen >= 0.8 * seen[flip])[:, None], color, mirrored)
     sources = Sources.collect(head, chart, posed, shade, matching, picture, camera, seeing, groups, teeth)
-    colors = HairColors(hair_beyond(reference, posed, seeing, photo, hair), brow_color(head, reference, photo))
+    offset, scalp = reference.params.static_offset, head.regions["scalp"]
+    standing = 0.0 if offset is None or not scalp.any() else float(offset[scalp].norm(dim=1).median())
+    colors = HairColors(
+        hair_beyond(reference, posed, seeing, photo, hair), brow_color(head, reference, photo), standing
+    )
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.
     neck = vertex_groups(head)["neck"]
@@ -119,6 +123,12 @@ def _shade(
     for _ in range(SHADE_ROUNDS):
         shade = smoother(head) @ shade
     return shade
+
+
+def _standing(head: HeadModel, reference: Reference) -> float:
+    """Metres by which hair usually stands off the skull."""
+    offset, scalp = reference.params.static_offset, head.regions["scalp"]
+    return 0.0 if offset is None or not scalp.any() else float(offset[scalp].norm(dim=1).median())
 
 
 def _matching(color: np.ndarray, both: np.ndarray, place: np.ndarray, flip: np.ndarray) -> np.ndarray:

@@ -23,6 +23,11 @@ NECK_RANGE = (0.05, 0.2)
 RING = 0.03
 #: Pixels of hair beside the mesh, or points of it on the scalp, that tell its colour.
 HAIRS, FEW = 50, 6
+#: Metres: hair that stands off less is none if it has the face's colour, within ALIKE of its spreads; and from which
+#: on what has the face's colour is hair.
+CLOSE, ALIKE, STANDS = 0.003, 1.5, 0.008
+#: Share of what may be hair that is taken for it where it has the face's colour, or too little is seen of it.
+UNLIKE = 0.4
 #: Colours of eyes and of what a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the
 #: front of the mouth turn into its dark depth over MOUTH_DEPTH metres, and what faces upwards there, as the tongue
 #: does, over TONGUE_DEPTH.
@@ -32,11 +37,12 @@ MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
 
 @dataclass(frozen=True)
 class HairColors:
-    """What tells the colour of hair: beyond, (N, 3) of the portrait's hair outside the mesh, and brows, (3,), where
-    they are known."""
+    """What tells of hair: beyond, (N, 3) colours of the portrait's hair outside the mesh; brows, (3,) their colour,
+    where it is known; standing, metres by which it usually stands off the skull."""
 
     beyond: np.ndarray
     brows: np.ndarray | None
+    standing: float
 
 
 def fill_layers(
@@ -107,7 +113,7 @@ def _fill_scalp(
         else:
             hair[:] = prior if colors.brows is None else colors.brows
         return True
-    source, mean, haired = _haired(sources.group == GROUPS.index("scalp"), sources, colors.beyond)
+    source, mean, haired = _haired(sources.group == GROUPS.index("scalp"), sources, colors)
     hair[:] = mean
     hair[near] = nearest_mean(sources.place[source], sources.color[source], place[near], FILL_RANGE, mean)
     return haired
@@ -158,17 +164,28 @@ def _priors(
     return priors
 
 
-def _haired(scalp: np.ndarray, sources: Sources, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+def _haired(scalp: np.ndarray, sources: Sources, colors: HairColors) -> tuple[np.ndarray, np.ndarray, bool]:
     """Of the visible scalp (N,) bool, the part that has hair, the hair's colour (3,), and whether there is any.
 
     The head's hairline and the person's differ; without this a high forehead would colour the back of the head. Who
-    shows little hair is bald: then all of the scalp counts. (Or wears a cap: then it has not the face's colour.)
+    shows little hair is bald, as is whose scalp has the face's colour and nothing that stands off it: then all of the
+    scalp counts. (Or wears a cap: then it has not the face's colour.) What stands off is hair, though it be fair.
     """
-    haired = scalp & (sources.hair > 0.5)
-    if haired.sum() < 0.08 * scalp.sum() + 5:
-        color, skin = np.median(sources.color[scalp], 0), sources.skin
-        bald = len(skin) < LEAST or Tones.of(skin, SHADOW).away(color[None])[0] < NO_SKIN[1]
-        return scalp, color, not bald
+    skin, haired = sources.skin, scalp & (sources.hair > 0.5)
+    some = haired.sum() >= 0.08 * scalp.sum() + 5
+    if not some:
+        haired = scalp
+    color, unlike = np.median(sources.color[haired], 0), np.zeros(len(scalp))
+    away = 0.0
+    if len(skin) >= LEAST:
+        tones = Tones.of(skin, SHADOW)
+        unlike, away = tones.away(sources.color), float(tones.away(color[None])[0])
+    if colors.standing < (CLOSE if some else STANDS) and away < (ALIKE if some else NO_SKIN[1]):
+        return scalp, np.median(sources.color[scalp], 0), False
+    if not some or away < ALIKE:
+        # A part of that may be forehead: what is least like the face is not.
+        haired &= unlike >= np.quantile(unlike[haired], 1 - UNLIKE)
+    beyond = colors.beyond if some else colors.beyond[:0]
     return haired, np.median(np.concatenate([sources.color[haired], beyond]), 0), True
 
 

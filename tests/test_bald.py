@@ -1,0 +1,52 @@
+"""Who has hair, and of which colour: told from colours and from what stands off the skull."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from geodiff.conditioning.layers import HairColors, _haired
+from geodiff.conditioning.sources import Sources
+from geodiff.conditioning.surface import GROUPS
+
+FACE, DARK, GREY = np.array([0.62, 0.45, 0.36]), np.array([0.12, 0.08, 0.06]), np.array([0.55, 0.55, 0.55])
+SCALP, SKIN = GROUPS.index("scalp"), GROUPS.index("skin")
+
+
+def seen(scalp: np.ndarray, likely: np.ndarray) -> Sources:
+    """What a portrait shows of a scalp with colours (N, 3), likely (N,) to be hair, above a face."""
+    rng = np.random.default_rng(0)
+    face = FACE * rng.uniform(0.85, 1.1, (300, 1))
+    group = np.repeat([SCALP, SKIN], [len(scalp), 300])
+    color = np.concatenate([scalp * rng.uniform(0.9, 1.1, (len(scalp), 1)), face])
+    hair = np.concatenate([likely, np.zeros(300)])
+    return Sources(np.zeros((len(group), 3)), color, hair, group, np.bincount(group, minlength=len(GROUPS)), None)
+
+
+def told(scalp: np.ndarray, likely: np.ndarray, standing: float) -> tuple[np.ndarray, bool]:
+    sources = seen(scalp, likely)
+    colors = HairColors(np.zeros((0, 3)), None, standing)
+    _, color, haired = _haired(sources.group == SCALP, sources, colors)
+    return color, haired
+
+
+@pytest.mark.parametrize("likely", [0.0, 0.9])
+@pytest.mark.parametrize(("standing", "haired"), [(0.001, False), (0.015, True)])
+def test_a_scalp_of_the_faces_colour_is_bald_unless_something_stands_off_it(
+    likely: float, standing: float, haired: bool
+) -> None:
+    scalp = np.tile(FACE, (200, 1))
+    assert told(scalp, np.full(200, likely), standing)[1] == haired
+
+
+def test_shaved_dark_hair_is_hair() -> None:
+    color, haired = told(np.tile(DARK, (200, 1)), np.full(200, 0.9), 0.0005)
+    assert haired and np.abs(color - DARK).max() < 0.03
+
+
+@pytest.mark.parametrize("likely", [0.0, 0.6])
+def test_hair_above_a_high_forehead_has_not_the_foreheads_colour(likely: float) -> None:
+    """Two thirds of what the head's hairline takes for scalp are forehead, and colours did not tell them apart."""
+    scalp = np.repeat([FACE, GREY], [140, 60], axis=0)
+    color, haired = told(scalp, np.full(200, likely), 0.012)
+    assert haired and np.abs(color - GREY).max() < 0.08
