@@ -8,6 +8,7 @@ import pytest
 from geodiff.conditioning.layers import HairColors, _haired
 from geodiff.conditioning.sources import Sources
 from geodiff.conditioning.surface import GROUPS
+from geodiff.conditioning.texture import _add_hair
 
 FACE, DARK, GREY = np.array([0.62, 0.45, 0.36]), np.array([0.12, 0.08, 0.06]), np.array([0.55, 0.55, 0.55])
 SCALP, SKIN = GROUPS.index("scalp"), GROUPS.index("skin")
@@ -50,3 +51,14 @@ def test_hair_above_a_high_forehead_has_not_the_foreheads_colour(likely: float) 
     scalp = np.repeat([FACE, GREY], [140, 60], axis=0)
     color, haired = told(scalp, np.full(200, likely), 0.012)
     assert haired and np.abs(color - GREY).max() < 0.08
+
+
+def test_a_bald_scalp_turns_slowly_into_the_neck() -> None:
+    """Millimetre by millimetre over the line, where a head with hair has an edge."""
+    line = np.linspace(-0.03, 0.03, 61, dtype=np.float32)
+    surface = np.zeros((61, 6), np.float32)
+    surface[:, 1], surface[:, 5] = line, 1.0
+    color = np.tile(np.float32(FACE), (61, 1))
+    _add_hair(color, np.tile(np.float32(GREY), (61, 1)), line, surface, None)
+    assert np.abs(color[0] - FACE).max() < 0.01 and np.abs(color[-1] - GREY).max() < 0.01
+    assert np.abs(np.diff(color, axis=0)).max() < 0.04 * np.abs(GREY - FACE).max()

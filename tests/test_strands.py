@@ -60,6 +60,15 @@ def test_strands_go_on_where_hair_draws_in_towards_the_neck() -> None:
     assert changed_along(1.0) < 1.1 * changed_along(0.0)
 
 
+def test_strands_have_the_same_strength_and_place_however_far_out_hair_stands() -> None:
+    points = back_of_a_head(np.random.default_rng(3), 20000)
+    noise = strand_noise(points, WHORL, CENTRE)
+    assert abs(float(noise.mean())) < 0.1 and float(noise.std()) == pytest.approx(1.0, abs=0.1)
+    above = points[:, 1] > CENTRE[1]
+    farther = strand_noise(CENTRE + 1.3 * (points[above] - CENTRE), WHORL, CENTRE)
+    assert np.abs(farther - noise[above]).max() < 1e-3
+
+
 def test_no_points_have_no_strands() -> None:
     assert strand_noise(np.zeros((0, 3)), WHORL, CENTRE).shape == (0,)
 

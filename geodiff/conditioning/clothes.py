@@ -13,14 +13,16 @@ from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.tracking.tones import LEAST, NO_SKIN, SHADOW, Tones, lab
 
-#: Metres: height of the slices in which hair beside the neck is looked for, and share of a slice's outer pixels in
-#: hair's colour from which the slice has hair, below ears that are seen and below ears that hair covers.
+#: Metres: height of the slices in which hair beside the neck is looked for, and share of the outer pixels of a slice's
+#: hairier side in hair's colour from which the slice has hair, below ears that are seen and where hair covers one.
 SLICE, HAIRY = 0.012, (0.5, 0.25)
 #: Share of both ears' vertices from which hair covers at least one.
 ONE_EAR = 0.4
 #: Share of a slice's half width beyond which pixels are at its sides, times the narrowest slice above that a slice may
-#: be wide, and slices without hair that have to be seen below some for it to end there.
-SIDES, SHOULDERS, ENDED = 0.7, 1.5, 2
+#: be wide, and slices without hair after which it has ended below an ear that it covers.
+SIDES, SHOULDERS, GAP = 0.7, 1.5, 4
+#: Slices down to which what looks like hair below an ear that is seen is the shadow of the jaw.
+SHADOWED = 10
 #: Metres behind the ears from which hair that hangs beside the neck covers it.
 BEHIND = 0.02
 #: Metres by which a neckline may rise for every metre towards the back; the middle one where nothing tells.
@@ -40,7 +42,8 @@ FAR = 1.0
 def without_shoulders(
     groups: dict[str, np.ndarray], head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The person's kinds of surface, neck and shoulders given back to `neck` where no hair hangs over them.
+    """The person's kinds of surface, neck and shoulders given back to `neck` where no hair hangs over them; where some
+    hangs beside the neck, and covers an ear, the neck's back is `scalp`.
 
     Static offsets move them because hair is there, or because shoulders or clothes are. front: the posed mesh in the
     reference's camera. hair: (S, S) 0..1 where its pixels are hair.
@@ -54,7 +57,7 @@ def without_shoulders(
     covered = bool(ears.any() and groups["scalp"][ears].mean() > ONE_EAR)
     hanging = _hanging(place, head, reference, front, hair, covered)
     bare = moved & ~(place[:, 1] > hanging)
-    # Hair that covers the ears and hangs beside the neck hangs behind as well, however close to it.
+    # Hair that covers an ear and hangs beside the neck hangs behind as well, however close to it.
     back = place[:, 2] < (place[ears, 2].mean() - BEHIND if covered else -np.inf)
     behind = neck & back & (place[:, 1] > hanging)
     return groups | {
@@ -67,7 +70,7 @@ def _hanging(
     place: np.ndarray, head: HeadModel, reference: Reference, front: mesh.Fragments, hair: np.ndarray, covered: bool
 ) -> float:
     """The height (metres, at rest) down to which hair hangs beside the neck; infinity where it does not, minus infinity
-    where the picture does not show its end. covered: whether hair covers the ears."""
+    where the picture does not show its end. covered: whether hair covers an ear."""
     neck = vertex_groups(head)["neck"]
     corners = head.faces.numpy()[np.maximum(front.face, 0)]
     shown = front.mask & neck[corners].all(-1) & (reference.mask > 0.9)
@@ -80,21 +83,25 @@ def _hanging(
 
 
 def hung_down(shares: np.ndarray, covered: bool) -> float:
-    """How many slices down hair hangs; infinite where it is there in the last that is seen. shares: (N,) 0..1 of each
-    slice, nan where it is not seen.
+    """How many slices down hair hangs; infinite where no end of it is seen. shares: (N,) 0..1 of each slice, nan where
+    it is not seen. covered: whether hair covers an ear.
 
-    Below ears that are seen it ends where it first becomes too little: shadows and coats may look like hair.
-    Below covered ears it may be missed in between.
+    Below ears that are seen it ends where it first becomes too little, and does not hang at all if that is soon: the
+    shadow of a jaw and coats may look like hair. Below an ear that it covers it may be missed in between, over less
+    than GAP.
     """
     more = np.where(np.isnan(shares), 0.0, shares - HAIRY[int(covered)])
-    ended = (more < 0) & np.maximum.accumulate(more > 0)
-    if not covered and ended.any():
-        more[int(ended.argmax()) :] = -1.0
+    bare, run = more < 0, GAP if covered else 1
+    ended = np.convolve(bare, np.ones(run))[: len(bare)] >= run
+    if not covered:
+        ended &= np.maximum.accumulate(more > 0)
+    if ended.any():
+        more[int(ended.argmax()) + 1 - run :] = -1.0
     gain = np.cumsum(more)
     lowest = int(gain.argmax())
-    if gain[lowest] <= 0:
+    if gain[lowest] <= 0 or (not covered and lowest < SHADOWED):
         return 0.0
-    return lowest + 1.0 if np.isfinite(shares[lowest + 1 :]).sum() >= ENDED else float("inf")
+    return lowest + 1.0 if bare[lowest + 1 :].any() else float("inf")
 
 
 def _slices(spots: np.ndarray, depth: np.ndarray, hair: np.ndarray) -> np.ndarray:
@@ -107,8 +114,10 @@ def _slices(spots: np.ndarray, depth: np.ndarray, hair: np.ndarray) -> np.ndarra
         inside = number == slice_
         if not inside.any():
             continue
-        # Shoulders are wider than what hangs before them.
-        narrowest = min(narrowest, np.quantile(np.abs(spots[inside, 0]), 0.98))
+        across = spots[inside, 0]
+        if len(across) >= LEAST and across.min() < 0 < across.max():
+            # Shoulders are wider than what hangs before them.
+            narrowest = min(narrowest, float(np.quantile(np.abs(across), 0.98)))
         half = min(np.abs(spots[inside, 0]).max(), SHOULDERS * narrowest)
         sides = [inside & (side * spots[:, 0] > SIDES * half) & (side * spots[:, 0] <= half) for side in (-1, 1)]
         found = [hair[side].mean() for side in sides if side.sum() >= 4]

@@ -13,7 +13,7 @@ from geodiff.conditioning.layers import FILL_RANGE, RING, HairColors, fill_layer
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.shading import log_shading
 from geodiff.conditioning.sources import Sources, brow_color, hair_beyond
-from geodiff.conditioning.surface import GROUPS, Posed, Visibility, smoother, vertex_groups
+from geodiff.conditioning.surface import GROUPS, PosedMesh, Visibility, smoother, vertex_groups
 from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels
@@ -21,8 +21,8 @@ from geodiff.raster.shadow import ambient_occlusion
 
 #: Rounds in which borders are smoothed, and metres by which ears stay outside of hair.
 LINE_ROUNDS, EARS_BARE = 4, 0.004
-#: Rounds in which shading is smoothed.
-SHADE_ROUNDS = 2
+#: Rounds in which shading is smoothed, and how well a scalp has to be seen for its light to be that of the hair around.
+SHADE_ROUNDS, RIM_SEEN = 2, 0.2
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fill_vertices(
     head: HeadModel,
     reference: Reference,
     chart: Chart,
-    posed: Posed,
+    posed: PosedMesh,
     seeing: Visibility,
     photo: np.ndarray,
     hair: np.ndarray,
@@ -74,11 +74,9 @@ def fill_vertices(
     mirrored = color[flip] * np.exp(matching)
     color = np.where((seen >= 0.8 * seen[flip])[:, None], color, mirrored)
     sources = Sources.collect(head, chart, posed, shade, matching, picture, camera, seeing, groups, teeth)
-    offset, scalp = reference.params.static_offset, head.regions["scalp"]
-    standing = 0.0 if offset is None or not scalp.any() else float(offset[scalp].norm(dim=1).median())
-    colors = HairColors(
-        hair_beyond(reference, posed, seeing, photo, hair), brow_color(head, reference, photo), standing
-    )
+    rim = groups["scalp"] & (seen > RIM_SEEN)
+    beyond = hair_beyond(reference, posed, seeing, photo, hair) * np.exp(-np.median(shade[rim]) if rim.any() else 0.0)
+    colors = HairColors(beyond, brow_color(head, reference, photo), _standing(head, reference))
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.
     neck = vertex_groups(head)["neck"]
@@ -113,11 +111,14 @@ def fill_vertices(
 
 
 def _shade(
-    head: HeadModel, posed: Posed, shown: np.ndarray, seen: np.ndarray, groups: dict[str, np.ndarray]
+    head: HeadModel, posed: PosedMesh, shown: np.ndarray, seen: np.ndarray, groups: dict[str, np.ndarray]
 ) -> np.ndarray:
     """(V,) log of the light that falls on each vertex. shown: (V, 4) colours and likelihood of hair. seen: (V,)."""
     skin = (seen > 0.9) & groups["skin"] & (shown[:, 3] < 0.3)
-    shade = log_shading(shown[:, :3], posed.normals, ambient_occlusion(head), skin)
+    # Ears that hair covers have no folds.
+    covered = groups["scalp"] & head.regions["ears"].numpy()
+    open_sky = np.where(covered, np.float32(1), ambient_occlusion(head))
+    shade = log_shading(shown[:, :3], posed.normals, open_sky, skin)
     # What colours these is chosen with the dark that they lie in.
     shade[groups["eyeballs"] | groups["teeth"] | groups["mouth_interior"]] = 0.0
     for _ in range(SHADE_ROUNDS):

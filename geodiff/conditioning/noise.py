@@ -83,7 +83,7 @@ def fractal_noise(points: np.ndarray, scale: float | tuple[float, float, float],
 
 
 @kept(error_model="numpy")
-def _strand_kernel(points, whorl, centre, radius, out):  # noqa: ANN001, ANN202
+def _strand_kernel(points, whorl, centre, out):  # noqa: ANN001, ANN202
     """As `strand_noise`, which see, before it is scaled; out: (N,), in place."""
     x, y, z, turn, total = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     top, middle = (whorl[0], whorl[1] + FALL, whorl[2]), (centre[0], centre[1], centre[2])
@@ -94,7 +94,7 @@ def _strand_kernel(points, whorl, centre, radius, out):  # noqa: ANN001, ANN202
         for sign in (-1.0, 1.0):
             for n in range(count):
                 px, py, pz = points[first + n, 0], points[first + n, 1], points[first + n, 2]
-                x[n], y[n], z[n] = _onto(px, py, pz, middle, radius)
+                x[n], y[n], z[n] = _onto(px, py, pz, middle)
             for tap in range(TAPS + 1):
                 if tap > 0 or sign > 0:
                     for n in range(count):
@@ -107,18 +107,18 @@ def _strand_kernel(points, whorl, centre, radius, out):  # noqa: ANN001, ANN202
                         turn[n] = ASIDE * _value(x[n] / WAVE, y[n] / WAVE, z[n] / WAVE, 3)
                 for n in range(count):
                     dx, dy, dz = _fall(x[n], y[n], z[n], turn[n], top, middle)
-                    x[n], y[n], z[n] = _onto(x[n] + sign * dx, y[n] + sign * dy, z[n] + sign * dz, middle, radius)
+                    x[n], y[n], z[n] = _onto(x[n] + sign * dx, y[n] + sign * dy, z[n] + sign * dz, middle)
         for n in range(count):
             out[first + n] = total[n]
 
 
 @kept(error_model="numpy", inline="always")
-def _onto(x, y, z, middle, radius):  # noqa: ANN001, ANN202
+def _onto(x, y, z, middle):  # noqa: ANN001, ANN202
     """The place (three numbers) that is seen in its stead: on a ball above the middle of the skull, on an upright
     cylinder below it. Strands run along these, so that they do not end where hair lies askew to them."""
     ox, oy, oz = x - middle[0], y - middle[1], z - middle[2]
     up = max(oy, 0.0)
-    scale = radius / max(np.sqrt(ox * ox + up * up + oz * oz), 1e-9)
+    scale = RADIUS / max(np.sqrt(ox * ox + up * up + oz * oz), 1e-9)
     return middle[0] + scale * ox, middle[1] + scale * up + (oy - up), middle[2] + scale * oz
 
 
@@ -151,5 +151,5 @@ def strand_noise(points: np.ndarray, whorl: np.ndarray, centre: np.ndarray) -> n
     """
     out = np.empty(len(points), np.float32)
     places, whorl, centre = (np.ascontiguousarray(values, np.float64) for values in (points, whorl, centre))
-    _strand_kernel(places, whorl, centre, RADIUS, out)
+    _strand_kernel(places, whorl, centre, out)
     return out / np.float32(DEVIATION)

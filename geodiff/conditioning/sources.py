@@ -10,7 +10,7 @@ import numpy as np
 
 from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.reference import Reference
-from geodiff.conditioning.surface import GROUPS, Posed, Visibility, unit
+from geodiff.conditioning.surface import GROUPS, PosedMesh, Visibility, unit
 from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
@@ -44,7 +44,7 @@ class Sources:
     def collect(
         head: HeadModel,
         chart: Chart,
-        posed: Posed,
+        posed: PosedMesh,
         shade: np.ndarray,
         matching: np.ndarray,
         picture: np.ndarray,
@@ -132,7 +132,7 @@ class Sources:
 
 
 def hair_beyond(
-    reference: Reference, posed: Posed, seeing: Visibility, photo: np.ndarray, hair: np.ndarray
+    reference: Reference, posed: PosedMesh, seeing: Visibility, photo: np.ndarray, hair: np.ndarray
 ) -> np.ndarray:
     """(N, 3) colours of the portrait's hair above the chin that lies outside the mesh."""
     size = reference.size

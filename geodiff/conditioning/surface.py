@@ -51,7 +51,7 @@ def vertex_groups(head: HeadModel) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Posed:
+class PosedMesh:
     """The mesh of a reference, (V, 3) each. vertices (metres), normals: in the reference's world. place: metres, the
     same points at rest."""
 
@@ -60,10 +60,10 @@ class Posed:
     place: np.ndarray
 
     @staticmethod
-    def of(head: HeadModel, params: HeadParams) -> Posed:
+    def of(head: HeadModel, params: HeadParams) -> PosedMesh:
         vertices = head.vertices(params)[0]
         place = head.shaped(params, expression=False)[0]
-        return Posed(vertices.numpy(), vertex_normals(vertices, head.faces).numpy(), place.numpy())
+        return PosedMesh(vertices.numpy(), vertex_normals(vertices, head.faces).numpy(), place.numpy())
 
 
 class Visibility:

@@ -15,7 +15,7 @@ from geodiff.conditioning.hair import HairTexture, grown_pixels, hair_pixels, pe
 from geodiff.conditioning.layers import RING
 from geodiff.conditioning.noise import fractal_noise
 from geodiff.conditioning.reference import Reference, foreground_colors
-from geodiff.conditioning.surface import Posed, Visibility, unit
+from geodiff.conditioning.surface import PosedMesh, Visibility, unit
 from geodiff.conditioning.teeth import seen_teeth, tooth_colors, tooth_coordinates
 from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
@@ -39,7 +39,7 @@ def bake(
     chart = uv_chart(head, size)
     photo = foreground_colors(reference) if photo is None else photo
     camera = reference.camera.resized(photo.shape[1], photo.shape[0])
-    posed = Posed.of(head, reference.params)
+    posed = PosedMesh.of(head, reference.params)
     visibility = Visibility(head, reference, posed.vertices)
     front = mesh.rasterize(posed.vertices, head.faces, reference.camera)
     hair = hair_pixels(head, reference, front)

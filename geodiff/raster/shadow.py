@@ -17,6 +17,8 @@ from geodiff.types import Camera
 #: Side of shadow maps in pixels and how far off the light is, metres: far enough to be nearly parallel.
 SHADOW_SIZE, LIGHT_DISTANCE, SHADOW_SPAN = 320, 6.0, 0.56
 SHADOW_BIAS = 0.004
+#: From how many sides the sky is looked at.
+DIRECTIONS = 48
 
 _occlusions: WeakKeyDictionary[HeadModel, np.ndarray] = WeakKeyDictionary()
 
@@ -73,7 +75,7 @@ def shadow_test(shadow: ShadowMap, points: np.ndarray) -> np.ndarray:
     return out
 
 
-def ambient_occlusion(head: HeadModel, directions: int = 48) -> np.ndarray:
+def ambient_occlusion(head: HeadModel) -> np.ndarray:
     """(V,) 0..1: share of the sky that a vertex sees on the template with the mouth ajar; made once for each head."""
     if head not in _occlusions:
         params = head.zeros()
@@ -82,8 +84,8 @@ def ambient_occlusion(head: HeadModel, directions: int = 48) -> np.ndarray:
         vertices = head.vertices(params)[0]
         normals = vertex_normals(vertices, head.faces).numpy()
         total, seen = np.zeros(len(vertices)), np.zeros(len(vertices))
-        for i in range(directions):
-            height = 1 - 2 * (i + 0.5) / directions
+        for i in range(DIRECTIONS):
+            height = 1 - 2 * (i + 0.5) / DIRECTIONS
             angle = i * np.pi * (3 - np.sqrt(5))
             ring = np.sqrt(1 - height * height)
             direction = np.array([ring * np.cos(angle), height, ring * np.sin(angle)], np.float32)

@@ -3,9 +3,8 @@
 The outline of the fitted mesh is compared with the matte along rays: from the middle of the skull upwards, and sideways
 from the line below it. One sparse least-squares problem then asks for the offset of every vertex: the outline shall
 meet the matte, the offsets shall be smooth, the face shall stay where it is, and the back of the head, which one
-picture does not show, shall have the thickness of the top and the sides. Where hair covers the ears or hangs below
-them, the ears are smoothed away under it and the sides and the back of the neck take part, and the shoulders, down to
-where the hair ends.
+picture does not show, shall have the thickness of the top and the sides. An ear that hair covers is smoothed away under
+it. Where hair hangs, the sides and the back of the neck take part, and the shoulders, down to where it ends.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def widest(edge: np.ndarray) -> np.ndarray:
 
 def hung(hair: np.ndarray, known: np.ndarray, covered: float) -> float:
     """How many rays of one side, from the top down, hair (n,) 0..1 reaches; infinite where the picture's border cuts it
-    off. known: (n,) bool, rays that begin inside the picture. covered: 0 or 1 whether hair covers the ears."""
+    off. known: (n,) bool, rays that begin inside the picture. covered: 0 or 1 whether hair covers this side's ear."""
     last = np.flatnonzero(hair > LEAST[int(covered > 0.5)])
     if not len(last):
         return 0.0

@@ -205,6 +205,7 @@ class View:
         """ear: (V,) bool. gap, colour: (R,) of the rays. outline: (R,) bool, rays that leave the mesh at the ear."""
         shown = ear[self.faces].all(1)[np.maximum(self.bald.face, 0)] & self.bald.mask
         inside = shown & (self.matte > 0.9)
+        outline = outline & (self.side != 0)
         beyond, enough = shown.any() and outline.sum() >= 4, inside.sum() >= 40
         return SeenEar(
             gap=float(np.median(gap[outline])) if beyond else None,

@@ -175,6 +175,10 @@ def test_hair_may_cover_one_ear_alone(portrait, side: int) -> None:
         # A covered ear is smoothed away, one that is seen keeps its shape.
         bent = float(np.linalg.norm(offsets.numpy()[ear].std(0)))
         assert (bent > 0.3 * np.linalg.norm(flat.std(0))) if covered else (bent < 0.002)
+    view = View.around(head, params, camera, surface, matte, painted, 220)
+    belief = view.believe(surface, head.vertices(params, offsets=False)[0].double().numpy())
+    hangs = [belief.hair[view.side == one][8:24].mean() for one in (side, -side)]
+    assert hangs[0] > 0.9 and hangs[1] < 0.2
 
 
 def test_an_ear_that_shows_skin_is_seen_whatever_the_hair_is_like() -> None:
@@ -183,6 +187,9 @@ def test_an_ear_that_shows_skin_is_seen_whatever_the_hair_is_like() -> None:
     hidden = SeenEar(gap=0.009, colour=0.9, hair=0.95, skin=0.0)
     assert hidden.evidence() == 1 and hidden.surely()
     assert covered_ears([shadow, hidden]).tolist() == [0, 1]
+    close = SeenEar(gap=0.004, colour=0.9, hair=0.95, skin=0.0)
+    assert not close.surely(), "nothing stands out: a shadow"
+    assert SeenEar(gap=0.02, colour=0.1).evidence() == 0 and SeenEar(gap=0.02, colour=0.9).evidence() == 1
     # Of an ear that is not seen the other one tells; where neither is, none is covered.
     assert covered_ears([SeenEar(), hidden]).tolist() == [1, 1]
     assert covered_ears([SeenEar(), SeenEar()]).tolist() == [0, 0]
