@@ -39,7 +39,7 @@ from geodiff.synth.subject import Subject
 VIEWS = ((-85, 0), (-55, 0), (55, 0), (85, 5), (140, 5), (180, 5))
 #: Kinds of surface by the fitted mesh; the face is what is none of the others.
 KINDS = ("ears", "scalp", "neck", "face")
-#: First seed of the people: neither those of the training sets nor those of SynthBench.
+#: First seed of the people by default.
 FIRST = 100
 #: Visibility below which the portrait does not see a pixel, and matte from which a pixel is the person's.
 UNSEEN, PERSON = 0.5, 0.98
@@ -63,6 +63,7 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=32)
+    parser.add_argument("--first", type=int, default=FIRST, help="seed of the first of them")
     parser.add_argument("--truth", default="builtin", help="head that people are drawn from: builtin or ict:PATH")
     parser.add_argument("--head", default="builtin", help="head that conditions: builtin, flame:PATH or ict:PATH")
     parser.add_argument("--size", type=int, default=256, help="side of a frame in pixels")
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         load_head(options.truth), load_head(options.head)
-        jobs = [(options.truth, options.head, FIRST + n, options.size) for n in range(options.people)]
+        jobs = [(options.truth, options.head, options.first + n, options.size) for n in range(options.people)]
         if options.workers > 1:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(options.workers, context, _begin) as pool:
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = [measured(*job) for job in jobs]
         report(found, Console())
         if options.sheet is not None:
-            write_image(options.sheet, contact_sheet([(str(FIRST + n), person.pictures)
+            write_image(options.sheet, contact_sheet([(str(options.first + n), person.pictures)
                         for n, person in enumerate(found[:SHOWN])], tile=options.size))  # fmt: skip
     except UserError as error:
         print(error, file=sys.stderr)
