@@ -83,6 +83,15 @@ def pictured(pattern: np.ndarray) -> HairTexture:
     return HairTexture(Reference(image, mask, nothing, nothing, Camera(torch.eye(4), K, size, size), params), mask, 1.0)
 
 
+def test_a_flat_crown_has_strands() -> None:
+    """As where a head's scalp ends in a ring of vertices of one height."""
+    across = np.linspace(-0.05, 0.05, 20)
+    x, z = np.meshgrid(across, across)
+    points = np.stack([x, np.full_like(x, 0.1), z], -1).reshape(-1, 3)
+    contrast = pictured(np.random.default_rng(0).random((128, 128))).over(points, np.tile([0.0, 1.0, 0.0], (400, 1)))
+    assert np.isfinite(contrast).all() and contrast.std() > 0.01
+
+
 @pytest.mark.parametrize("kind", ["combed", "curls"])
 def test_combed_hair_is_told_from_curls(kind: str) -> None:
     rows, columns = np.mgrid[:128, :128]

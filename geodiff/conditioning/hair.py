@@ -156,7 +156,7 @@ class HairTexture:
 
     def over(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of hair on surface points (N, 3) with normals (N, 3), in metres around the head."""
-        top = points[points[:, 1] > np.quantile(points[:, 1], 0.98)].mean(0)
+        top = points[points[:, 1] >= np.quantile(points[:, 1], 0.98)].mean(0)
         whorl = np.array([top[0], top[1], points[:, 2].mean()])
         if self.empty:
             return self._drawn(points, whorl)
