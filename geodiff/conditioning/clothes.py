@@ -118,7 +118,7 @@ def _slices(spots: np.ndarray, depth: np.ndarray, hair: np.ndarray) -> np.ndarra
         if len(across) >= LEAST and across.min() < 0 < across.max():
             # Shoulders are wider than what hangs before them.
             narrowest = min(narrowest, float(np.quantile(np.abs(across), 0.98)))
-        half = min(np.abs(spots[inside, 0]).max(), SHOULDERS * narrowest)
+        half = min(np.abs(across).max(), SHOULDERS * narrowest)
         sides = [inside & (side * spots[:, 0] > SIDES * half) & (side * spots[:, 0] <= half) for side in (-1, 1)]
         found = [hair[side].mean() for side in sides if side.sum() >= 4]
         if found:
