@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from geodiff.conditioning.fill import _blurred
 from geodiff.conditioning.layers import HairColors, _haired
-from geodiff.conditioning.sources import Sources
+from geodiff.conditioning.sources import Sources, scalp_as_hair
 from geodiff.conditioning.surface import GROUPS
 from geodiff.conditioning.texture import _add_hair
 
@@ -51,6 +52,21 @@ def test_hair_above_a_high_forehead_has_not_the_foreheads_colour(likely: float) 
     scalp = np.repeat([FACE, GREY], [140, 60], axis=0)
     color, haired = told(scalp, np.full(200, likely), 0.012)
     assert haired and np.abs(color - GREY).max() < 0.08
+
+
+def test_thin_hair_has_not_half_of_the_skins_colour() -> None:
+    """A band of hair, four pixels high, above a face: blurred, all of it would be half skin."""
+    image = np.tile(FACE, (128, 128, 1)).astype(np.float32)
+    hair = np.zeros((128, 128), np.float32)
+    hair[40:44] = 1.0
+    image[hair > 0] = DARK
+    mixed, alone, likely = np.split(_blurred(np.ones_like(hair), image, hair), [3, 6], 2)
+    assert np.abs(mixed[41, 64] - DARK).max() > 0.1
+    assert np.abs(alone[40:44] - DARK).max() < 0.02
+    points = np.concatenate([mixed[41, 64], alone[41, 64], likely[41, 64]])[None].repeat(2, 0)
+    on_scalp, beside = scalp_as_hair(points, np.array([True, False]))
+    assert np.abs(on_scalp - DARK).max() < 0.02
+    np.testing.assert_array_equal(beside, mixed[41, 64])
 
 
 def test_a_bald_scalp_turns_slowly_into_the_neck() -> None:

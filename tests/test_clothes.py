@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from geodiff.conditioning import Conditioner, Reference, crop_reference, framed_camera, head_frame
 from geodiff.conditioning.clothes import SHADOWED, SLICE, Neckline, _slices, hung_down
 from geodiff.conditioning.fill import inside_by
+from geodiff.conditioning.garments import parted
 from geodiff.conditioning.layers import RING
 from geodiff.conditioning.surface import vertex_groups
 from geodiff.head import load_head
@@ -27,6 +28,9 @@ from geodiff.raster import mesh
 from geodiff.types import Camera
 
 SKIN, SHIRT, HAIR = (0.85, 0.68, 0.58), (0.15, 0.35, 0.70), (0.22, 0.13, 0.08)
+WHITE, BLACK = (0.90, 0.90, 0.92), (0.06, 0.06, 0.07)
+#: Metres from the middle, and below the neckline, at which a jacket begins.
+OPEN, COLLAR = 0.035, 0.02
 #: Height of the painted neckline at the head's middle, and how it rises to the back.
 NECKLINE, RISE = -0.12, 0.5
 
@@ -36,8 +40,11 @@ def height(place: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def clothed(shirt: tuple[float, ...], raised: float = 0.0) -> tuple[HeadModel, Reference]:
-    """The builtin head with dark hair in a shirt, its shoulders `raised` metres by static offsets."""
+def clothed(
+    shirt: tuple[float, ...], raised: float = 0.0, jacket: tuple[float, ...] | None = None
+) -> tuple[HeadModel, Reference]:
+    """The builtin head with dark hair in a shirt, or in a jacket over it, which is open at the front; its shoulders
+    `raised` metres by static offsets."""
     head = load_head("builtin")
     camera = Camera(
         torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])),
@@ -52,7 +59,9 @@ def clothed(shirt: tuple[float, ...], raised: float = 0.0) -> tuple[HeadModel, R
     seen = mesh.rasterize(head.vertices(params)[0], head.faces, camera)
     scalp = head.regions["scalp"].float()[:, None]
     layers = mesh.interpolate(seen, head.faces, torch.cat([place, scalp], 1).numpy())
-    image = np.where(layers[..., 3:] > 0.5, HAIR, np.where(height(layers)[..., None] < NECKLINE, shirt, SKIN))
+    below = (np.abs(layers[..., :1]) > OPEN) & (height(layers)[..., None] < NECKLINE - COLLAR)
+    cloth = np.where(below, jacket or shirt, shirt)
+    image = np.where(layers[..., 3:] > 0.5, HAIR, np.where(height(layers)[..., None] < NECKLINE, cloth, SKIN))
     image[~seen.mask] = [0.0, 1.0, 0.0]
     image = image * (1 + 0.03 * np.random.default_rng(0).normal(size=(*image.shape[:2], 1)))
     coded = (np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -68,6 +77,31 @@ def behind(head: HeadModel, reference: Reference, yaw: float = math.pi) -> tuple
     neck = seen.mask & head.regions["neck"].numpy()[head.faces.numpy()[np.maximum(seen.face, 0)]].all(-1)
     inner = cv2.erode(neck.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return proposal, np.where(inner, height(place), np.nan)
+
+
+def test_the_back_of_a_suit_is_jacket_or_shirt_and_nothing_between() -> None:
+    suit = clothed(WHITE, 0.0, BLACK)
+    for yaw in (2.2, math.pi):
+        proposal, level = behind(*suit, yaw)
+        cloth = proposal[level < NECKLINE - 0.01]
+        jacket, shirt = (np.abs(cloth - color).max(1) < 0.2 for color in (BLACK, WHITE))
+        assert len(cloth) > 300 and jacket.mean() > 0.5
+        assert (jacket | shirt).mean() > 0.9
+
+
+def test_two_garments_are_told_from_one_and_from_a_pattern() -> None:
+    rng = np.random.default_rng(0)
+    place = rng.uniform(-0.1, 0.1, (800, 3)) * [1, 1, 0.2]
+    inner = np.abs(place[:, 0]) < 0.03
+    noise = rng.uniform(0.9, 1.1, (800, 1))
+    suit = np.where(inner[:, None], WHITE, BLACK) * noise
+    found = parted(place, suit)
+    assert found is not None and (found == inner).mean() > 0.99
+    assert parted(place, np.tile(SHIRT, (800, 1)) * noise) is None, "one garment"
+    assert parted(place, np.where(inner[:, None], SHIRT, np.multiply(SHIRT, 0.85)) * noise) is None, "in two lights"
+    dots = rng.random(800) < 0.4
+    assert parted(place, np.where(dots[:, None], WHITE, BLACK) * noise) is None, "a pattern"
+    assert parted(place[:10], suit[:10]) is None
 
 
 @pytest.mark.parametrize("raised", [0.0, 0.02])

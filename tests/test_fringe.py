@@ -103,6 +103,22 @@ def test_without_anything_beside_the_mesh_there_is_no_sheet(head: HeadModel) -> 
         assert len(fringe.faces) == 0 and fringe.vertices(places).shape == (0, 3)
 
 
+@pytest.mark.parametrize(("yaw", "elevation"), [(0.0, 0.0), (0.4, -0.2)])
+def test_the_sheet_does_not_tear_between_hair_and_shoulders(head: HeadModel, yaw: float, elevation: float) -> None:
+    """Beside the neck its one half is as deep as the hair, its other half as deep as the shoulders."""
+    params, camera = before_camera(head)
+    camera = camera.resized(256, 256)
+    vertices, faces = head.vertices(params)[0].numpy(), head.faces.numpy()
+    covered = (mesh.rasterize(vertices, faces, camera).face >= 0).astype(np.uint8)
+    bell = cv2.dilate(covered, np.ones((25, 25), np.uint8)).astype(np.float32)
+    fringe = Fringe.around(vertices, faces, camera, bell)
+    points = np.concatenate([vertices, fringe.vertices(vertices)]).astype(np.float32)
+    view = framed_camera(head_frame(head, params), yaw, elevation, 1.0, 200)
+    drawn = mesh.rasterize(points, np.concatenate([faces, fringe.faces + len(vertices)]), view).face >= 0
+    closed = cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    assert closed.sum() - drawn.sum() < 0.01 * drawn.sum()
+
+
 def test_the_sheet_is_drawn_as_by_its_plain_twin(head: HeadModel, tufted: Reference) -> None:
     conditioner = Conditioner(head, tufted)
     camera = framed_camera(head_frame(head, tufted.params), 0.2, 0.1, 1.0, 48)

@@ -8,6 +8,7 @@ fill.py       colours for what it does not show, in three layers (layers.py): ba
 hair.py       hair's texture (noise.py); teeth.py, lips.py: the mouth
 texture.py    the photograph baked into the head's UV layout, hidden parts filled
 fringe.py     what stands beside the mesh
+garments.py   clothes of two colours
 proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera, drawn by pixels.py
 """
 

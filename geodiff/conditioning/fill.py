@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from geodiff.conditioning.layers import FILL_RANGE, RING, HairColors, fill_layers, nearest_mean
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.shading import log_shading
-from geodiff.conditioning.sources import Sources, brow_color, hair_beyond
+from geodiff.conditioning.sources import Sources, brow_color, hair_beyond, scalp_as_hair
 from geodiff.conditioning.surface import GROUPS, PosedMesh, Visibility, smoother, vertex_groups
 from geodiff.conditioning.teeth import Tints
 from geodiff.head.model import HeadModel
@@ -21,6 +21,10 @@ from geodiff.raster.shadow import ambient_occlusion
 
 #: Rounds in which borders are smoothed, and metres by which ears stay outside of hair.
 LINE_ROUNDS, EARS_BARE = 4, 0.004
+#: Width of the blur of colours that fills are made of, as a share of the side.
+BLUR = 0.012
+#: Power of its likelihood by which hair counts for its own colour: what is half skin counts for nothing.
+PURE = 8
 #: Rounds in which shading is smoothed, and how well a scalp has to be seen for its light to be that of the hair around.
 SHADE_ROUNDS, RIM_SEEN = 2, 0.2
 
@@ -28,14 +32,17 @@ SHADE_ROUNDS, RIM_SEEN = 2, 0.2
 @dataclass(frozen=True)
 class Fill:
     """Colours of all V vertices, 0..1. color: (V, 3). matching: (V, 3) log gains that match mirrored colours to this
-    side. cloth: (V, 3) the colour where a point is covered by clothes. hem: (V,) metres, at most RING, by which it lies
-    below the neckline and inside of the neck. hair: (V, 3) the colour where hair grows. hairline: (V,) metres by
+    side. cloth, inner: (V, 3) the colours where a point is covered by clothes, either of two garments; second: (V,)
+    0..1 whether it is rather by the second. hem: (V,) metres, at most RING, by which it lies below the neckline and
+    inside of the neck. hair: (V, 3) the colour where hair grows. hairline: (V,) metres by
     which a point lies inside of it; at most RING counts. haired: whether that is hair, and no bald head's skin.
     guessed: (V,) bool, teeth and inside of a mouth that is shut. tints: of teeth."""
 
     color: np.ndarray
     matching: np.ndarray
     cloth: np.ndarray
+    inner: np.ndarray
+    second: np.ndarray
     hem: np.ndarray
     hair: np.ndarray
     hairline: np.ndarray
@@ -61,13 +68,11 @@ def fill_vertices(
     groups: the person's kinds of surface. teeth: (T, 3) as of `seen_teeth`.
     """
     seen, place = seeing(posed.vertices, posed.normals), posed.place
-    blurred = _blurred(reference, photo, 0.012)
-    camera = reference.camera.resized(blurred.shape[1], blurred.shape[0])
-    likely = cv2.resize(hair, blurred.shape[:2], interpolation=cv2.INTER_LINEAR)
-    picture = np.concatenate([blurred, likely[..., None]], 2)
+    picture = _blurred(reference.mask, photo, hair)
+    camera = reference.camera.resized(picture.shape[1], picture.shape[0])
     shown = sample(picture, to_pixels(to_local(posed.vertices, camera), camera))
-    shade = _shade(head, posed, shown, seen, groups)
-    color = shown[:, :3] * np.exp(-shade)[:, None]
+    shade = _shade(head, posed, shown[:, [0, 1, 2, 6]], seen, groups)
+    color = scalp_as_hair(shown, groups["scalp"]) * np.exp(-shade)[:, None]
     flip = head.mirror.numpy()
     matching = _matching(color, (np.minimum(seen, seen[flip]) > 0.5) & groups["skin"], place, flip)
     known = np.maximum(seen, 0.8 * seen[flip])
@@ -76,7 +81,7 @@ def fill_vertices(
     sources = Sources.collect(head, chart, posed, shade, matching, picture, camera, seeing, groups, teeth)
     rim = groups["scalp"] & (seen > RIM_SEEN)
     beyond = hair_beyond(reference, posed, seeing, photo, hair) * np.exp(-np.median(shade[rim]) if rim.any() else 0.0)
-    colors = HairColors(beyond, brow_color(head, reference, photo), _standing(head, reference))
+    of_hair = HairColors(beyond, brow_color(head, reference, photo), _standing(head, reference))
     neckline = sources.neckline()
     # Hair that hangs over clothes lies over them: under it the neck is the neck.
     neck = vertex_groups(head)["neck"]
@@ -87,27 +92,28 @@ def fill_vertices(
     known = np.where(guessed, 0.0, known)
     line = inside_by(head, reference, groups["scalp"], groups["skin"] | groups["neck"])
     line = np.where(head.regions["ears"].numpy() & ~groups["scalp"], np.minimum(line, -EARS_BARE), line)
-    layers, haired = fill_layers(
-        place, color, known, sources, colors, groups, neckline, posed.normals[:, 1] > 0.3, line, collar
+    layers = fill_layers(
+        place, color, known, sources, of_hair, groups, neckline, posed.normals[:, 1] > 0.3, line, collar
     )
     # What the picture shows stays as it is on its own side of neckline and hairline alone.
     dressed = (hem > 0) & groups["neck"]
-    own = np.stack([~dressed & ~groups["scalp"], dressed, groups["scalp"]], 1)
+    first = layers.second < 0.5
+    own = np.stack([~dressed & ~groups["scalp"], dressed & first, dressed & ~first, groups["scalp"]], 1)
     stays = (own * known[:, None])[..., None]
     apart = _within(smoother(head), groups, dressed)
+    colors, second = np.stack([layers.bare, layers.cloth, layers.inner, layers.hair], 1), layers.second
     for _ in range(6):
-        spread = (apart @ layers.reshape(len(place), 9)).reshape(layers.shape)
-        layers = stays * color[:, None] + (1.0 - stays) * spread
+        spread = (apart @ colors.reshape(len(place), -1)).reshape(colors.shape)
+        colors = stays * color[:, None] + (1.0 - stays) * spread
+        second = (apart @ second).astype(np.float32)
     smooth = smoother(head)
     matching = (smooth @ (smooth @ matching)).astype(np.float32)
     # From here on everything stands in its light again.
     matching = matching + (shade - shade[flip])[:, None]
-    bare, clothes, grown = (
-        np.clip(layers[:, n] * np.exp(shade)[:, None], 0.0, 1.0).astype(np.float32) for n in range(3)
-    )
-    return Fill(
-        bare, matching, clothes, hem.astype(np.float32), grown, line.astype(np.float32), haired, guessed, sources.tints
-    )
+    lit = np.clip(colors * np.exp(shade)[:, None, None], 0.0, 1.0).astype(np.float32)
+    bare, cloth, inner, grown = (np.ascontiguousarray(lit[:, n]) for n in range(4))
+    line, hem = line.astype(np.float32), hem.astype(np.float32)
+    return Fill(bare, matching, cloth, inner, second, hem, grown, line, layers.haired, guessed, sources.tints)
 
 
 def _shade(
@@ -169,12 +175,17 @@ def _within(links: sparse.csr_matrix, groups: dict[str, np.ndarray], clothed: np
     return sparse.diags(1.0 / np.maximum(np.asarray(inner.sum(1)).ravel(), 1e-9)).dot(inner).tocsr()
 
 
-def _blurred(reference: Reference, photo: np.ndarray, radius: float) -> np.ndarray:
-    """The portrait's colours, blurred by `radius` (share of the side) inside its matte alone."""
-    size = min(reference.size, 256)
+def _blurred(matte: np.ndarray, photo: np.ndarray, hair: np.ndarray) -> np.ndarray:
+    """(D, D, 7) the portrait's colours, blurred inside its matte (S, S) alone; the same of its hair alone; and how
+    likely it is hair."""
+    size = min(len(matte), 256)
     image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)
-    matte = cv2.resize(reference.mask, (size, size), interpolation=cv2.INTER_AREA)
-    inside = np.maximum(cv2.erode(matte, np.ones((3, 3), np.uint8)), 1e-3)[..., None]
-    sigma = max(radius * size, 0.5)
-    weight = cv2.GaussianBlur(inside, (0, 0), sigma)[..., None]
-    return cv2.GaussianBlur(image * inside, (0, 0), sigma) / np.maximum(weight, 1e-6)
+    matte = cv2.resize(matte, (size, size), interpolation=cv2.INTER_AREA)
+    likely = cv2.resize(hair, (size, size), interpolation=cv2.INTER_LINEAR)
+    inside = np.maximum(cv2.erode(matte, np.ones((3, 3), np.uint8)), 1e-3)
+    sigma = max(BLUR * size, 0.5)
+    parts = []
+    for weight in (inside, inside * np.maximum(likely**PURE, 1e-3)):
+        spread = cv2.GaussianBlur(np.concatenate([image * weight[..., None], weight[..., None]], 2), (0, 0), sigma)
+        parts.append(spread[..., :3] / np.maximum(spread[..., 3:], 1e-9))
+    return np.concatenate([*parts, likely[..., None]], 2).astype(np.float32)

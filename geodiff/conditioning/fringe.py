@@ -20,7 +20,9 @@ CELLS = 128
 #: The matte counts as showing something above this.
 FAINT = 0.05
 #: Metres between the depths of a cell's corners beyond which it would join things that are not one.
-GAP = 0.03
+GAP = 0.05
+#: Rounds in which depths between what is near and what is far are evened out.
+EVENED = 24
 #: Degrees between the portrait's view and a frame's: the sheet is whole up to the first, and gone from the second on.
 WHOLE, GONE = 35.0, 70.0
 
@@ -57,7 +59,7 @@ class Fringe:
         nodes = np.arange(0, len(matte), step)
         beside = cv2.dilate(((matte > FAINT) & ~covered).astype(np.uint8), np.ones((step + 1, step + 1), np.uint8)) > 0
         own = nearest[labels[nodes[:, None], nodes]]
-        depth = seen.depth[own[..., 0], own[..., 1]]
+        depth = _evened(seen.depth[own[..., 0], own[..., 1]], covered[nodes[:, None], nodes])
         corners = np.arange(len(nodes) ** 2).reshape(len(nodes), -1)
         cells = np.stack([corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]], -1).reshape(-1, 4)
         kept = beside[nodes[:-1, None] + step // 2, nodes[:-1] + step // 2].ravel()
@@ -92,6 +94,14 @@ class Fringe:
         angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         part = float(np.clip((GONE - angle) / (GONE - WHOLE), 0, 1))
         return part * part * (3 - 2 * part)
+
+
+def _evened(depth: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """Depths (N, N) of the sheet's corners, evened out but where they are the mesh's, fixed (N, N) bool: between hair
+    and a shoulder the sheet would tear otherwise."""
+    for _ in range(EVENED):
+        depth = np.where(fixed, depth, cv2.blur(depth, (3, 3)))
+    return depth
 
 
 def _world(pixels: np.ndarray, depth: np.ndarray, camera: Camera) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from geodiff.conditioning.clothes import Neckline
+from geodiff.conditioning.garments import parted
 from geodiff.conditioning.sources import Sources
 from geodiff.conditioning.surface import GROUPS
 from geodiff.geometry import smoothstep
@@ -36,6 +37,20 @@ MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
 
 
 @dataclass(frozen=True)
+class Layers:
+    """Colours of V vertices in several layers. bare: (V, 3). cloth, inner: (V, 3) the neck in either of two garments,
+    wherever it is; second: (V,) 0..1 whether it is rather in the second. hair: (V, 3) the scalp and what is close to it
+    in hair. haired: whether there is hair."""
+
+    bare: np.ndarray
+    cloth: np.ndarray
+    inner: np.ndarray
+    second: np.ndarray
+    hair: np.ndarray
+    haired: bool
+
+
+@dataclass(frozen=True)
 class HairColors:
     """What tells of hair: beyond, (N, 3) colours of the portrait's hair outside the mesh; brows, (3,) their colour,
     where it is known; standing, metres by which it usually stands off the skull."""
@@ -56,17 +71,16 @@ def fill_layers(
     lying: np.ndarray,
     line: np.ndarray,
     collar: np.ndarray,
-) -> tuple[np.ndarray, bool]:
-    """Each kind of surface from its own visible part, priors where a kind is not seen at all: (V, 3, 3), three layers
-    of colours. The first is bare, the second the neck, wherever it is, in clothes, the third the scalp and what is
-    close to it in hair. Teeth are left to `tooth_colors`, which needs finer steps than vertices. Also whether there is
-    hair.
+) -> Layers:
+    """Each kind of surface from its own visible part, priors where a kind is not seen at all. Teeth are left to
+    `tooth_colors`, which needs finer steps than vertices.
 
     lying: (V,) bool what faces upwards. line, collar: (V,) metres inside of the scalp and of the neck, at most RING.
     """
     priors = _priors(place, lying, groups, sources.tone)
     filled = color.astype(np.float32).copy()
-    cloth, hair = filled.copy(), filled.copy()
+    cloth, inner, hair = filled.copy(), filled.copy(), filled.copy()
+    second = np.zeros((len(place), 1), np.float32)
     for number, name in enumerate(GROUPS):
         # Skin and clothes of the neck are both wanted on either side of a neckline.
         target = groups[name] & ((known < 0.999) | (name == "neck" and neckline.level is not None))
@@ -78,9 +92,9 @@ def fill_layers(
             continue
         if name == "neck":
             bare, dressed = sources.of_neck(neckline)
-            _fill_neck(filled, place, target, sources, bare, neckline)
+            _fill_neck(filled, place, target, sources.place[bare], sources.color[bare], neckline)
             around = target | (groups["skin"] & (collar > -RING))
-            _fill_neck(cloth, place, around, sources, dressed, neckline)
+            _fill_garments((cloth, inner, second), place, around, sources, dressed, neckline)
             continue
         mean = np.median(sources.color[source], 0)
         filled[target] = nearest_mean(sources.place[source], sources.color[source], place[target], FILL_RANGE, mean)
@@ -92,7 +106,7 @@ def fill_layers(
     if skin.any() and close.any():
         tone = np.asarray(sources.tone)
         filled[close] = nearest_mean(sources.place[skin], sources.color[skin], place[close], FILL_RANGE, tone)
-    return np.stack([filled, cloth, hair], 1), haired
+    return Layers(filled, cloth, inner, second[:, 0], hair, haired)
 
 
 def _fill_scalp(
@@ -119,22 +133,37 @@ def _fill_scalp(
     return haired
 
 
-def _fill_neck(
-    filled: np.ndarray,
+def _fill_garments(
+    layers: tuple[np.ndarray, np.ndarray, np.ndarray],
     place: np.ndarray,
     target: np.ndarray,
     sources: Sources,
-    allowed: np.ndarray,
+    dressed: np.ndarray,
     neckline: Neckline,
 ) -> None:
-    """Neck and shoulders from some of the sources, in place. target: (V,) bool. allowed: (N,) bool."""
+    """The neck in clothes, in place: two layers (V, 3), and (V, 1) which of them it is. dressed: (N,) bool."""
+    cloth, inner, second = layers
+    spots, colors = sources.place[dressed], sources.color[dressed]
+    rarer = parted(spots, colors)
+    if rarer is None:
+        _fill_neck(cloth, place, target, spots, colors, neckline)
+        return
+    _fill_neck(cloth, place, target, spots[~rarer], colors[~rarer], neckline)
+    _fill_neck(inner, place, target, spots[rarer], colors[rarer], neckline)
+    _fill_neck(second, place, target, spots, rarer[:, None].astype(np.float32), neckline)
+
+
+def _fill_neck(
+    filled: np.ndarray, place: np.ndarray, target: np.ndarray, spots: np.ndarray, values: np.ndarray, neckline: Neckline
+) -> None:
+    """Neck and shoulders (V, C) from values (N, C) at places (N, 3), in place. target: (V,) bool."""
     # Collars go round the neck at one height.
-    heights, levels = neckline.height(sources.place[allowed]), neckline.height(place[target])
+    heights, levels = neckline.height(spots), neckline.height(place[target])
     metric = np.array([1.0, 3.0, 1.0], np.float32)
-    here, there = sources.place[allowed] * metric, place[target] * metric
+    here, there = spots * metric, place[target] * metric
     here[:, 1], there[:, 1] = 3.0 * heights, 3.0 * levels
-    mean = _by_height(heights, sources.color[allowed], levels)
-    filled[target] = nearest_mean(here, sources.color[allowed], there, NECK_RANGE, mean)
+    mean = _by_height(heights, values, levels)
+    filled[target] = nearest_mean(here, values, there, NECK_RANGE, mean)
 
 
 def _priors(
@@ -190,12 +219,12 @@ def _haired(scalp: np.ndarray, sources: Sources, colors: HairColors) -> tuple[np
 
 
 def _by_height(heights: np.ndarray, color: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(M, 3) colours at heights (M,) in metres: the medians of those (N, 3) seen at the same height, or nearest it."""
+    """(M, C) colours at heights (M,) in metres: the medians of those (N, C) seen at the same height, or nearest it."""
     order = np.argsort(heights)
     slices = [part for part in np.array_split(order, max(1, min(12, len(order) // 8))) if len(part)]
     levels = np.array([heights[part].mean() for part in slices])
     medians = np.array([np.median(color[part], 0) for part in slices])
-    return np.stack([np.interp(targets, levels, medians[:, c]) for c in range(3)], 1).astype(np.float32)
+    return np.stack([np.interp(targets, levels, medians[:, c]) for c in range(color.shape[1])], 1).astype(np.float32)
 
 
 def nearest_mean(

@@ -12,6 +12,7 @@ from geodiff.conditioning.clothes import Neckline
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.surface import GROUPS, PosedMesh, Visibility, unit
 from geodiff.conditioning.teeth import Tints
+from geodiff.geometry import smoothstep
 from geodiff.head.model import HeadModel
 from geodiff.raster import mesh
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels
@@ -21,6 +22,8 @@ from geodiff.types import Camera
 
 #: Metres above a neckline from which colours are the neck's if they are skin's at all.
 ABOVE = 0.006
+#: Likelihood of hair from which a point of the scalp begins to have its colour, and has it.
+HAIR = (0.4, 0.6)
 #: Points of the neck that are enough to colour it where it is bare, or in clothes.
 ENOUGH = 10
 #: Share of the side by which a brow's darkest colours may lie beside its landmarks, and how many of these must be seen.
@@ -53,8 +56,8 @@ class Sources:
         groups: dict[str, np.ndarray],
         teeth: np.ndarray | None,
     ) -> Sources:
-        """picture: (D, D, 4) colours and likelihood of hair, of `camera`. shade: (V,) log of the light that the colours
-        are freed from. matching: (V, 3) log gains of mirrored colours that are freed from it."""
+        """picture: (D, D, 7) colours, those of hair alone, its likelihood, of `camera`. shade: (V,) log of the light
+        that the colours are freed from. matching: (V, 3) log gains of mirrored colours that are freed from it."""
         step = max(1, len(chart.texels) // 16000)
         points = mesh.Fragments(*(np.ascontiguousarray(part[:, ::step]) for part in vars(chart.fragments).values()))
         flip = head.mirror.numpy()
@@ -70,8 +73,9 @@ class Sources:
             certain = (seeing(here, unit(texel[:, start + 3 : start + 6])) > 0.5) & ~seen
             shown = sample(picture, to_pixels(to_local(here, camera), camera))
             places.append(texel[certain, 12:15])
-            colors.append(shown[certain, :3] * np.exp(texel[certain, gains : gains + 3]))
-            hairs.append(shown[certain, 3])
+            scalp = group[certain] == GROUPS.index("scalp")
+            colors.append(scalp_as_hair(shown[certain], scalp) * np.exp(texel[certain, gains : gains + 3]))
+            hairs.append(shown[certain, 6])
             kind.append(group[certain])
             seen |= certain
         totals = np.bincount(group, minlength=len(GROUPS))
@@ -129,6 +133,16 @@ class Sources:
         """Where clothes begin."""
         neck = self.group == GROUPS.index("neck")
         return Neckline.found(self.skin, self.place[neck], self.color[neck])
+
+
+def scalp_as_hair(shown: np.ndarray, scalp: np.ndarray) -> np.ndarray:
+    """(N, 3) colours of points; of those on the scalp (N,) bool the hair's alone, where they show hair. shown: (N, 7)
+    colours, those of hair alone, and how likely it is hair.
+
+    Close to a hairline, or where hair is thin, colours are mixed with the skin's.
+    """
+    share = smoothstep(shown[:, 6:], *HAIR) * scalp[:, None]
+    return shown[:, :3] + share * (shown[:, 3:6] - shown[:, :3])
 
 
 def hair_beyond(

@@ -25,6 +25,8 @@ from geodiff.types import Camera
 
 #: Metres over which hair begins at its line, how far the line strays, and how wide the locks are that make it do so.
 SOFT, RAGGED, LOCKS = 0.003, 0.003, 0.005
+#: How much clothes have to be rather of the second garment to begin to show it, and to show nothing else.
+SEAM = (0.45, 0.55)
 #: Share of RING over which a bald head's scalp turns into face and neck.
 BALD = 0.9
 
@@ -54,12 +56,14 @@ def bake(
     surface = np.concatenate([posed.vertices, posed.normals], 1)
     texel = _interpolated(head, chart, {
         "here": surface, "there": surface[flip], "matching": fill.matching,
-        "color": fill.color, "cloth": fill.cloth, "hem": fill.hem, "hair": fill.hair, "hairline": fill.hairline,
+        "color": fill.color, "cloth": fill.cloth, "inner": fill.inner, "second": fill.second, "hem": fill.hem,
+        "hair": fill.hair, "hairline": fill.hairline,
         "guessed": fill.guessed, "ears": groups["skin"] & head.regions["ears"].numpy(),
         "teeth": head.regions["teeth"].numpy(), "tooth": tooth_coordinates(head),
     })  # fmt: skip
     here, color = texel["here"], texel["color"]
-    color = color + smoothstep(texel["hem"], -HEM, HEM) * (texel["cloth"] - color)
+    cloth = texel["cloth"] + smoothstep(texel["second"], *SEAM) * (texel["inner"] - texel["cloth"])
+    color = color + smoothstep(texel["hem"], -HEM, HEM) * (cloth - color)
     teeth = np.flatnonzero(texel["teeth"])
     color[teeth] += texel["teeth"][teeth] * (tooth_colors(texel["tooth"][teeth], fill.tints) - color[teeth])
     strands = HairTexture(reference, grown, _depth(here, camera)) if fill.haired else None

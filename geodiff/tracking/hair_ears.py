@@ -20,6 +20,8 @@ HAIR_SHARE = (0.4, 0.7)
 SKIN_SHARE, SKINNY = (0.3, 0.1), (0.4, 0.6)
 #: Metres that hair stands out beyond an ear that surely is covered, whatever the other one is.
 OUT = 0.006
+#: Metres of hair beyond an ear that shows no skin: it is covered, whatever colour the hair seems to have.
+FAR_OUT = 0.025
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,21 @@ class SeenEar:
             return False
         return bool(min(self.hair, self.colour) > HAIR_SHARE[1] and self.skin < SKIN_SHARE[1] and self.gap > OUT)
 
+    def buried(self) -> bool:
+        """Whether so much stands out beyond it, and so little skin is seen of it, that its hair's colour does not
+        matter."""
+        return self.gap is not None and self.skin is not None and self.gap > FAR_OUT and self.skin < SKIN_SHARE[1]
+
+    def free(self) -> bool:
+        """Whether nothing stands out beyond it."""
+        return self.gap is not None and self.gap <= OUT
+
 
 def covered_ears(ears: Sequence[SeenEar]) -> np.ndarray:
     """(2,) 0 or 1 of each ear. Mostly one decision for both: an ear in deep shadow looks like hair, and of an ear that
-    is not seen the other one tells."""
+    is not seen the other one tells. Hair as thick as to bury one covers the other too, unless that lies free."""
     evidence = np.array([ear.evidence() for ear in ears])
     known = np.isfinite(evidence)
     both = float(known.any() and evidence[known].mean() > HALF_COVERED)
-    return np.maximum(both, [float(ear.surely()) for ear in ears])
+    thick = any(ear.buried() for ear in ears)
+    return np.maximum(both, [float(ear.surely() or (thick and not ear.free())) for ear in ears])

@@ -193,6 +193,14 @@ def test_an_ear_that_shows_skin_is_seen_whatever_the_hair_is_like() -> None:
     # Of an ear that is not seen the other one tells; where neither is, none is covered.
     assert covered_ears([SeenEar(), hidden]).tolist() == [1, 1]
     assert covered_ears([SeenEar(), SeenEar()]).tolist() == [0, 0]
+    # Brown hair beside brown skin: what stands out that far from an ear without skin is hair, and falls over both ears
+    # but for one that lies free.
+    buried, doubtful = SeenEar(gap=0.033, colour=0.5, hair=0.1, skin=0.05), SeenEar(0.015, 0.4, 0.7, 0.85)
+    assert buried.buried() and not doubtful.buried() and not replace(buried, skin=0.5).buried()
+    assert not replace(buried, gap=0.015).buried(), "ears stand out that far"
+    assert covered_ears([buried, doubtful]).tolist() == [1, 1]
+    assert covered_ears([buried, SeenEar()]).tolist() == [1, 1]
+    assert covered_ears([buried, SeenEar(gap=0.003, colour=0.1, hair=0.2, skin=0.9)]).tolist() == [1, 0]
     # Deep shadow: no skin is seen, nor does anything stand out beyond the ear.
     assert covered_ears([SeenEar(gap=0.001, colour=0.2, hair=0.9, skin=0.0), shadow]).tolist() == [0, 0]
 
