@@ -4,11 +4,11 @@ frame.py      the crop rule: head frame, cameras of generated views, the face cr
 reference.py  a photograph and its fit -> the cropped reference; border.py: what lies beyond the photograph
 surface.py    the fitted surface: its kinds, and which of its points are seen
 sources.py    what the photograph tells of each kind
-fill.py       colours for what it does not show, in three layers (layers.py): bare, in clothes (clothes.py), in hair
+fill.py       colours for what it does not show, in layers (layers.py): bare, in clothes (clothes.py: where these begin;
+              garments.py: two of them), in hair
 hair.py       hair's texture (noise.py); teeth.py, lips.py: the mouth
 texture.py    the photograph baked into the head's UV layout, hidden parts filled
 fringe.py     what stands beside the mesh
-garments.py   clothes of two colours
 proposal.py   the conditioner: pose map, proposal, normals and visibility in any camera, drawn by pixels.py
 """
 

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from geodiff.tracking.tones import lab
 
 #: Distance in CIELAB from which two colours are two garments', and the least share of each.
-APART, LEAST_SHARE = 28.0, 0.08
+APART, LEAST_SHARE = 18.0, 0.08
 #: Points around one that tell what it is likely to be, and the share of points, of the rarer garment as well, for which
 #: they have to be right: else it is a pattern.
 AROUND, COHERENT = 9, 0.8

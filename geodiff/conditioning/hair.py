@@ -41,7 +41,7 @@ SHADING = 0.04
 BAND, BAND_PLACES, BAND_SHARE, BAND_SPREAD, BAND_PATCHES = 0.006, 200, 0.6, 0.12, 0.3
 #: Metres from what is seen over which bands take over from the nearest colours.
 BAND_RANGE = (0.02, 0.12)
-#: Likelihood from which a pixel's colour is hair's alone, not that of skin between hairs.
+#: Likelihood from which a pixel's tone is hair's alone, not that of skin between hairs.
 SURE = 0.8
 #: Portrait pixels among which patches are drawn, the largest log contrast of a texel to its shading, and how much of
 #: the contrast is taken: hair that nobody sees shall not draw the eye.
@@ -134,8 +134,8 @@ class HairTexture:
         size = photo.shape[0]
         matte = reference.finest_mask
         likely = cv2.resize(hair, (size, size), interpolation=cv2.INTER_LINEAR)
-        sure = ((likely > SURE) & (matte > 0.98)).astype(np.uint8)
-        closed = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+        shown = ((likely > 0.5) & (matte > 0.98)).astype(np.uint8)
+        closed = cv2.morphologyEx(shown, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
         inside = ((closed > 0) & (matte > 0.9)).astype(np.uint8)
         focal = float(reference.camera.K[0, 0]) * size / reference.size
         self.scale = focal / depth
@@ -154,7 +154,8 @@ class HairTexture:
         chosen = rng.choice(len(rows), min(SAMPLES, len(rows)), replace=False)
         self.centres = np.stack([columns[chosen], rows[chosen]], 1) + 0.5
         self.strands, self.combed = _strands(photo, self.centres, 0.4 * self.radius * self.scale)
-        self.tones = _tones(self.contrast[inside > 0])
+        pure = inside * (likely > SURE)
+        self.tones = _tones(self.contrast[(pure if pure.sum() >= SAMPLES else inside) > 0])
 
     def over(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Log contrasts (N, 3) of hair on surface points (N, 3) with normals (N, 3), in metres around the head."""

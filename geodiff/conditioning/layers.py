@@ -29,11 +29,14 @@ HAIRS, FEW = 50, 6
 CLOSE, ALIKE, STANDS = 0.003, 1.5, 0.008
 #: Share of what may be hair that is taken for it where it has the face's colour, or too little is seen of it.
 UNLIKE = 0.4
-#: Colours of eyes and of what a closed mouth hides, for a face of average brightness 0.55; gums and tongue at the
-#: front of the mouth turn into its dark depth over MOUTH_DEPTH metres, and what faces upwards there, as the tongue
-#: does, over TONGUE_DEPTH.
+#: Colours of eyes and of what a closed mouth hides, for a face of average brightness 0.55; gums at the front of the
+#: mouth turn into its dark depth over MOUTH_DEPTH metres.
 WHITE, GUMS, THROAT, REFERENCE_LUMINANCE = (0.80, 0.75, 0.67), (0.50, 0.22, 0.20), (0.10, 0.03, 0.03), 0.55
-MOUTH_DEPTH, TONGUE_DEPTH = 0.022, 0.06
+MOUTH_DEPTH = 0.022
+#: The same of the tongue, which is what faces upwards: the lips let light fall on its front. Metres from its middle to
+#: its side, and how much darker it is there.
+TONGUE, TONGUE_DEPTH = (0.74, 0.40, 0.37), 0.034
+ROUND = (0.016, 0.45)
 
 
 @dataclass(frozen=True)
@@ -175,10 +178,8 @@ def _priors(
     saturation = float(np.clip((tone.max() - tone.min()) / 0.15, 0.0, 1.0))
     front = place[groups["lips"], 2].max() if groups["lips"].any() else place[:, 2].max()
     depth = np.clip(front - 0.012 - place[:, 2], 0.0, None)
-    inside = np.exp(-depth / np.where(lying, TONGUE_DEPTH, MOUTH_DEPTH))[:, None]
-    gums, throat = np.array(GUMS), np.array(THROAT)
     colors = {
-        "mouth_interior": (throat + (gums - throat) * inside) * light,
+        "mouth_interior": _mouth(place[:, 0], depth, lying) * light,
         "eyeballs": np.array(WHITE) * light,
         "lips": tone * np.array([0.92, 0.68, 0.68]),
         "scalp": tone * 0.6,
@@ -191,6 +192,15 @@ def _priors(
         toned = color if name in ("skin", "neck") else grey + saturation * (color - grey)
         priors[name] = np.broadcast_to(np.clip(toned, 0.0, 1.0), place.shape).astype(np.float32)
     return priors
+
+
+def _mouth(across: np.ndarray, depth: np.ndarray, lying: np.ndarray) -> np.ndarray:
+    """(V, 3) colours of the mouth's inside. across: (V,) metres from its middle. depth: (V,) metres behind the lips.
+    lying: (V,) bool what faces upwards."""
+    tongue = np.array(TONGUE) * (1.0 - ROUND[1] * smoothstep(np.abs(across) / ROUND[0], 0.4, 1.0))[:, None]
+    near = np.where(lying, np.exp(-((depth / TONGUE_DEPTH) ** 2)), np.exp(-depth / MOUTH_DEPTH))[:, None]
+    throat = np.array(THROAT)
+    return throat + (np.where(lying[:, None], tongue, GUMS) - throat) * near
 
 
 def _haired(scalp: np.ndarray, sources: Sources, colors: HairColors) -> tuple[np.ndarray, np.ndarray, bool]:
