@@ -23,8 +23,6 @@ from geodiff.raster.shadow import ambient_occlusion
 LINE_ROUNDS, EARS_BARE = 4, 0.004
 #: Width of the blur of colours that fills are made of, as a share of the side.
 BLUR = 0.012
-#: Power of its likelihood by which hair counts for its own colour: what is half skin counts for nothing.
-PURE = 8
 #: Rounds in which shading is smoothed, and how well a scalp has to be seen for its light to be that of the hair around.
 SHADE_ROUNDS, RIM_SEEN = 2, 0.2
 
@@ -185,7 +183,7 @@ def _blurred(matte: np.ndarray, photo: np.ndarray, hair: np.ndarray) -> np.ndarr
     inside = np.maximum(cv2.erode(matte, np.ones((3, 3), np.uint8)), 1e-3)
     sigma = max(BLUR * size, 0.5)
     parts = []
-    for weight in (inside, inside * np.maximum(likely**PURE, 1e-3)):
+    for weight in (inside, inside * np.maximum(likely, 1e-3)):
         spread = cv2.GaussianBlur(np.concatenate([image * weight[..., None], weight[..., None]], 2), (0, 0), sigma)
         parts.append(spread[..., :3] / np.maximum(spread[..., 3:], 1e-9))
     return np.concatenate([*parts, likely[..., None]], 2).astype(np.float32)
