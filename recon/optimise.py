@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from geodiff.files import save_tensors
+from geodiff.raster.threads import kernels_on
 from recon.watch import LogConfig, Plateau, PlateauConfig, RunLog
 
 #: Called with (iterations done, iterations in all, figures to show).
@@ -105,13 +106,15 @@ def optimise(
     if ended or start >= schedule.iterations:
         return start
     log = RunLog(schedule.log, folder, start)
-    threads = torch.get_num_threads()
-    # Tensors of a step are small: handing them out to threads costs more than it saves. The rasteriser has its own.
+    usual = torch.get_num_threads()
+    # Tensors of a step are small: handing them out to threads costs more than it saves. Kernels have threads of their
+    # own.
     torch.set_num_threads(1)
     try:
-        done = _run(problem, schedule, start, store, plateau, log, progress)
+        with kernels_on(usual):
+            done = _run(problem, schedule, start, store, plateau, log, progress)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(usual)
         log.close()
     store.save(problem, done, plateau, ended=True)
     return start

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from geodiff.metrics.image import SSIM_C1, SSIM_C2, gaussian_window, ssim_map
+from geodiff.raster import threads
 from geodiff.raster.compiled import kept
 
 _W0, _W1, _W2, _W3, _W4, _W5 = (np.float32(w) for w in gaussian_window()[:6])
@@ -85,7 +86,7 @@ class _MeanSSIM(torch.autograd.Function):
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:  # noqa: ANN001
         a, b = x.detach().contiguous().numpy(), y.detach().contiguous().numpy()
         gradient = np.empty_like(a)
-        total = sum(_channel(a[c], b[c], gradient[c]) for c in range(a.shape[0]))
+        total = sum(threads.each(_channel, [(a[c], b[c], gradient[c]) for c in range(a.shape[0])]))
         ctx.save_for_backward(torch.from_numpy(gradient / np.float32(a.size)))
         return x.new_tensor(total / a.size)
 

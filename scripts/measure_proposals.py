@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sheet", type=Path, help=f"PNG of the first {SHOWN} people, truth beside proposal")
     options = parser.parse_args(arguments)
+    if min(options.people, options.size) < 1:
+        parser.error(f"--people and --size must be at least 1, got {options.people} and {options.size}")
     try:
         load_head(options.truth), load_head(options.head)
         jobs = [(options.truth, options.head, options.first + n, options.size) for n in range(options.people)]

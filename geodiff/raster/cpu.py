@@ -3,22 +3,19 @@
 Everything is float32 (the projection float64 inside its kernels) and bitwise the same from run to run, whatever the
 number of threads: every (tile, splat) pair has a gradient slot of its own, and slots are added in a fixed order.
 
-Threads are Python's own, sleeping when idle: kernels release the GIL. There are as many as torch uses. Nothing as long
-as the Gaussians or the image is left to torch, whose threads spin, which costs tens of milliseconds on a busy machine.
+Kernels share their work among `threads`. Nothing as long as the Gaussians or the image is left to torch.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geodiff.raster import cpu_binning, cpu_compositing, cpu_projection, cpu_projection_backward
+from geodiff.raster import cpu_binning, cpu_compositing, cpu_projection, cpu_projection_backward, threads
 from geodiff.raster.buffers import take
 from geodiff.raster.cpu_projection import CAMERA_WIDTH, CHUNK, FEATURES, MOMENTS, TILE
 from geodiff.raster.gaussians import Rendered, View, refuse_not_finite
@@ -27,20 +24,13 @@ from geodiff.types import Gaussians
 
 #: Below this many splats (or pairs of tile and splat) waking a second thread costs more than it saves.
 _WORTH_THREADS = 512
-_pools: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_pools.clear)
 
 
 def _share(kernel: Callable[..., None], work: int, *arguments: object, after: tuple = ()) -> None:
     """Run the kernel on several threads; `counter`, from which they draw their work, goes between the arguments."""
     counter = np.zeros(1, np.int64)
-    helpers = torch.get_num_threads() - 1 if work > _WORTH_THREADS else 0
-    if helpers > 0 and helpers not in _pools:
-        _pools[helpers] = ThreadPoolExecutor(helpers, thread_name_prefix="geodiff-raster")
-    waiting = [_pools[helpers].submit(kernel, *arguments, counter, *after) for _ in range(helpers)]
-    kernel(*arguments, counter, *after)
-    for future in waiting:
-        future.result()
+    helpers = threads.count() - 1 if work > _WORTH_THREADS else 0
+    threads.together(lambda: kernel(*arguments, counter, *after), helpers)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from geodiff.errors import ConfigError, MissingDependencyError
 from geodiff.files import read_json
 from geodiff.head.model import HeadModel
+from geodiff.raster import threads
 from recon.methods.geodiff4d import GeoDiff4DConfig
 from recon.optimise import Schedule, optimise
 from recon.reconstruct import Job, method_config, reconstruct
@@ -51,6 +52,24 @@ class Measured(Slide):
 
     def picture(self) -> np.ndarray:
         return np.zeros((8, 16, 3), np.uint8)
+
+
+def test_kernels_keep_their_threads_while_torch_has_one() -> None:
+    """One thread of torch for small tensors; a rasteriser with one would waste the other cores."""
+    seen: list[tuple[int, int]] = []
+
+    class Watching(Slide):
+        def step(self, sample: int, iteration: int) -> dict[str, float]:
+            seen.append((threads.count(), torch.get_num_threads()))
+            return super().step(sample, iteration)
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        optimise(Watching(5), Schedule(2))
+        assert seen == [(3, 1)] * 2 and threads.count() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)
 
 
 @pytest.mark.parametrize("kind", [Slide, Measured])

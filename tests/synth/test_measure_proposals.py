@@ -22,6 +22,12 @@ def test_a_person_is_measured_from_all_sides(tmp_path: Path, capsys: pytest.Capt
     assert read_image(sheet, min_side=1).shape[1] >= 64 * 2 * len(script.VIEWS)
 
 
+def test_too_few_people_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_script("measure_proposals").main(["--people", "0"])
+    assert ended.value.code == 2 and "at least 1" in capsys.readouterr().err
+
+
 def test_proposals_are_held_against_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("measure_proposals")
     own = script.measured("builtin", "builtin", script.FIRST, 64)

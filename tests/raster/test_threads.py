@@ -1,0 +1,58 @@
+"""Threads of kernels: how many there are, and that every piece of work is done once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from geodiff.raster import threads
+
+
+def test_kernels_keep_their_threads_where_torch_has_one() -> None:
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert threads.count() == 1
+        with threads.kernels_on(3):
+            assert threads.count() == 3 and torch.get_num_threads() == 1
+        assert threads.count() == 1
+    finally:
+        torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_each_piece_is_done_once_and_in_its_place(number: int) -> None:
+    done: list[int] = []
+
+    def square(value: int) -> int:
+        done.append(value)
+        return value * value
+
+    with threads.kernels_on(number):
+        assert threads.each(square, [(value,) for value in range(50)]) == [value * value for value in range(50)]
+        assert threads.each(square, []) == []
+    assert sorted(done) == list(range(50))
+
+
+def test_work_runs_on_as_many_threads_as_there_are() -> None:
+    meeting = threading.Barrier(3, timeout=30)
+
+    def meet() -> None:
+        meeting.wait()
+
+    with threads.kernels_on(3):
+        threads.together(meet, 2)
+        # No more than there are, however many are asked for.
+        threads.together(meet, 10)
+
+
+def test_an_error_in_a_helper_is_raised() -> None:
+    def fail(value: int) -> int:
+        if value == 3:
+            raise ValueError("broken")
+        return value
+
+    with threads.kernels_on(2), pytest.raises(ValueError, match="broken"):
+        threads.each(fail, [(value,) for value in range(6)])
