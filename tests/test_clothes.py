@@ -97,7 +97,11 @@ def test_two_garments_are_told_from_one_and_from_a_pattern() -> None:
     suit = np.where(inner[:, None], WHITE, BLACK) * noise
     found = parted(place, suit)
     assert found is not None and (found == inner).mean() > 0.99
+    small = np.hypot(place[:, 0], place[:, 1]) < 0.035
+    found = parted(place, np.where(small[:, None], WHITE, BLACK) * noise)
+    assert 0.08 < small.mean() < 0.12 and found is not None and (found == small).all(), "little of a shirt"
     assert parted(place, np.tile(SHIRT, (800, 1)) * noise) is None, "one garment"
+    assert parted(place, np.ones((800, 3))) is None, "burnt out"
     assert parted(place, np.where(inner[:, None], SHIRT, np.multiply(SHIRT, 0.85)) * noise) is None, "in two lights"
     dots = rng.random(800) < 0.4
     assert parted(place, np.where(dots[:, None], WHITE, BLACK) * noise) is None, "a pattern"

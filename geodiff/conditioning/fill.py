@@ -32,9 +32,9 @@ class Fill:
     """Colours of all V vertices, 0..1. color: (V, 3). matching: (V, 3) log gains that match mirrored colours to this
     side. cloth, inner: (V, 3) the colours where a point is covered by clothes, either of two garments; second: (V,)
     0..1 whether it is rather by the second. hem: (V,) metres, at most RING, by which it lies below the neckline and
-    inside of the neck. hair: (V, 3) the colour where hair grows. hairline: (V,) metres by
-    which a point lies inside of it; at most RING counts. haired: whether that is hair, and no bald head's skin.
-    guessed: (V,) bool, teeth and inside of a mouth that is shut. tints: of teeth."""
+    inside of the neck. hair: (V, 3) the colour where hair grows. hairline: (V,) metres by which a point lies inside of
+    it; at most RING counts. haired: whether that is hair, and no bald head's skin. guessed: (V,) bool, teeth and inside
+    of a mouth that is shut. tints: of teeth."""
 
     color: np.ndarray
     matching: np.ndarray

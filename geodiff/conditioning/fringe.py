@@ -1,8 +1,8 @@
 """What the portrait shows beside the fitted mesh: curls, strands and whatever else stands out of its outline.
 
-A sheet of small triangles lies around the mesh's outline as the portrait sees it, as deep as the outline is there, cut
-out by the matte. It moves with the triangles of the mesh that it is nearest to, and stands behind the mesh: it shows
-beside the head and never on it.
+A sheet of small triangles lies around the mesh's outline as the portrait sees it, cut out by the matte, as deep as the
+outline is there and evened out between what is near and what is far. It moves with the triangles of the mesh that it is
+nearest to, and stands behind the mesh: it shows beside the head and never on it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from geodiff.tracking.tones import lab
 
 #: Distance in CIELAB from which two colours are two garments', and the least share of each.
 APART, LEAST_SHARE = 18.0, 0.08
+#: Parts of equal size from the darkest to the lightest, whose ends are first guesses of the garments' colours.
+PARTS = 14
 #: Points around one that tell what it is likely to be, and the share of points, of the rarer garment as well, for which
 #: they have to be right: else it is a pattern.
 AROUND, COHERENT = 9, 0.8
@@ -22,12 +24,14 @@ def parted(place: np.ndarray, color: np.ndarray) -> np.ndarray | None:
 
     place: (N, 3) metres. color: (N, 3) of them, freed from shading.
     """
-    if len(color) < 4 * AROUND:
+    if len(color) < PARTS * AROUND:
         return None
     values = lab(color)
-    order = np.argsort(values[:, 0], kind="stable")
-    quarters = np.array([np.median(values[part], 0) for part in np.array_split(order, 4)])
-    centres, number = kmeans2(values.astype(np.float64), quarters[[0, -1]].astype(np.float64), minit="matrix")
+    parts = np.array_split(np.argsort(values[:, 0], kind="stable"), PARTS)
+    ends = np.array([np.median(values[part], 0) for part in (parts[0], parts[-1])])
+    if np.abs(ends[1] - ends[0]).max() < 1.0:
+        return None
+    centres, number = kmeans2(values, ends, minit="matrix")
     second = number == np.bincount(number, minlength=2).argmin()
     if second.mean() < LEAST_SHARE or np.linalg.norm(centres[1] - centres[0]) < APART:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def count() -> int:
 
 @contextmanager
 def kernels_on(number: int) -> Iterator[None]:
-    """Kernels take this many threads, whatever torch takes."""
+    """Kernels take this many threads, whatever torch takes; for one thread of a process at a time."""
     _chosen.append(number)
     try:
         yield
@@ -36,13 +36,19 @@ def kernels_on(number: int) -> Iterator[None]:
 
 
 def together(work: Callable[[], None], helpers: int) -> None:
-    """Runs the same work on this thread and on up to `helpers` others at once; returns when all have ended."""
-    helpers = min(helpers, count() - 1)
-    if helpers > 0 and count() not in _pools:
-        _pools[count()] = ThreadPoolExecutor(count() - 1, thread_name_prefix="geodiff-kernels")
-    waiting = [_pools[count()].submit(work) for _ in range(helpers)]
-    work()
-    for future in waiting:
+    """Runs work that draws its pieces from a common counter on this thread and on up to `helpers` others at once; ends,
+    with the first error, when all have ended. Helpers that have not begun when this thread is done are not needed."""
+    number = count()
+    helpers = min(helpers, number - 1)
+    if helpers > 0 and number not in _pools:
+        _pools[number] = ThreadPoolExecutor(number - 1, thread_name_prefix="geodiff-kernels")
+    waiting = [_pools[number].submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        begun = [future for future in waiting if not future.cancel()]
+        wait(begun)
+    for future in begun:
         future.result()
 
 

@@ -18,7 +18,8 @@ HAIR_SHARE = (0.4, 0.7)
 #: Shares of an ear's pixels in the face's colours below which it begins to be covered and is covered, whatever by; and
 #: from which hair's colour tells less of them, and nothing: fair hair and shadows may have both.
 SKIN_SHARE, SKINNY = (0.3, 0.1), (0.4, 0.6)
-#: Metres that hair stands out beyond an ear that surely is covered, whatever the other one is.
+#: Metres that hair stands out beyond an ear that surely is covered, whatever the other one is; of one that lies free
+#: nothing stands out farther.
 OUT = 0.006
 #: Metres of hair beyond an ear that shows no skin: it is covered, whatever colour the hair seems to have.
 FAR_OUT = 0.025
@@ -60,8 +61,10 @@ class SeenEar:
         return self.gap is not None and self.skin is not None and self.gap > FAR_OUT and self.skin < SKIN_SHARE[1]
 
     def free(self) -> bool:
-        """Whether nothing stands out beyond it."""
-        return self.gap is not None and self.gap <= OUT
+        """Whether nothing stands out beyond it, or, where that is not seen, it shows its skin."""
+        if self.gap is None:
+            return self.skin is not None and self.skin > SKINNY[1]
+        return self.gap <= OUT
 
 
 def covered_ears(ears: Sequence[SeenEar]) -> np.ndarray:

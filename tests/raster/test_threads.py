@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -48,11 +49,36 @@ def test_work_runs_on_as_many_threads_as_there_are() -> None:
         threads.together(meet, 10)
 
 
+def test_threads_that_wait_for_threads_do_not_wait_for_ever() -> None:
+    def inner(value: int) -> int:
+        return sum(threads.each(abs, [(-value,)] * 5))
+
+    with threads.kernels_on(2):
+        assert threads.each(inner, [(value,) for value in range(6)]) == [5 * value for value in range(6)]
+
+
 def test_an_error_in_a_helper_is_raised() -> None:
-    def fail(value: int) -> int:
-        if value == 3:
+    own, meeting = threading.current_thread(), threading.Barrier(2, timeout=30)
+
+    def fail() -> None:
+        meeting.wait()
+        if threading.current_thread() is not own:
             raise ValueError("broken")
-        return value
 
     with threads.kernels_on(2), pytest.raises(ValueError, match="broken"):
-        threads.each(fail, [(value,) for value in range(6)])
+        threads.together(fail, 1)
+
+
+def test_an_error_here_waits_for_the_helpers() -> None:
+    own, meeting, ended = threading.current_thread(), threading.Barrier(2, timeout=30), threading.Event()
+
+    def fail() -> None:
+        meeting.wait()
+        if threading.current_thread() is own:
+            raise ValueError("broken")
+        time.sleep(0.05)
+        ended.set()
+
+    with threads.kernels_on(2), pytest.raises(ValueError, match="broken"):
+        threads.together(fail, 1)
+    assert ended.is_set()

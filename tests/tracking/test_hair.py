@@ -201,6 +201,7 @@ def test_an_ear_that_shows_skin_is_seen_whatever_the_hair_is_like() -> None:
     assert covered_ears([buried, doubtful]).tolist() == [1, 1]
     assert covered_ears([buried, SeenEar()]).tolist() == [1, 1]
     assert covered_ears([buried, SeenEar(gap=0.003, colour=0.1, hair=0.2, skin=0.9)]).tolist() == [1, 0]
+    assert covered_ears([buried, SeenEar(hair=0.05, skin=0.95)]).tolist() == [1, 0]
     # Deep shadow: no skin is seen, nor does anything stand out beyond the ear.
     assert covered_ears([SeenEar(gap=0.001, colour=0.2, hair=0.9, skin=0.0), shadow]).tolist() == [0, 0]
 
