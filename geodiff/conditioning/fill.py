@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from geodiff.conditioning.layers import FILL_RANGE, RING, HairColors, fill_layers, nearest_mean
+from geodiff.conditioning.layers import FILL_RANGE, RING, HairColors, Layers, fill_layers, nearest_mean
 from geodiff.conditioning.reference import Reference
 from geodiff.conditioning.shading import log_shading
 from geodiff.conditioning.sources import Sources, brow_color, hair_beyond, scalp_as_hair
@@ -19,8 +19,8 @@ from geodiff.head.model import HeadModel
 from geodiff.raster.chart import Chart, sample, to_local, to_pixels
 from geodiff.raster.shadow import ambient_occlusion
 
-#: Rounds in which borders are smoothed, and metres by which ears stay outside of hair.
-LINE_ROUNDS, EARS_BARE = 4, 0.004
+#: Rounds in which borders and layers are smoothed, and metres by which ears stay outside of hair.
+LINE_ROUNDS, LAYER_ROUNDS, EARS_BARE = 4, 6, 0.004
 #: Width of the blur of colours that fills are made of, as a share of the side.
 BLUR = 0.012
 #: Rounds in which shading is smoothed, and how well a scalp has to be seen for its light to be that of the hair around.
@@ -69,7 +69,7 @@ def fill_vertices(
     picture = _blurred(reference.mask, photo, hair)
     camera = reference.camera.resized(picture.shape[1], picture.shape[0])
     shown = sample(picture, to_pixels(to_local(posed.vertices, camera), camera))
-    shade = _shade(head, posed, shown[:, [0, 1, 2, 6]], seen, groups)
+    shade = _shade(head, posed, shown, seen, groups)
     color = scalp_as_hair(shown, groups["scalp"]) * np.exp(-shade)[:, None]
     flip = head.mirror.numpy()
     matching = _matching(color, (np.minimum(seen, seen[flip]) > 0.5) & groups["skin"], place, flip)
@@ -93,17 +93,7 @@ def fill_vertices(
     layers = fill_layers(
         place, color, known, sources, of_hair, groups, neckline, posed.normals[:, 1] > 0.3, line, collar
     )
-    # What the picture shows stays as it is on its own side of neckline and hairline alone.
-    dressed = (hem > 0) & groups["neck"]
-    first = layers.second < 0.5
-    own = np.stack([~dressed & ~groups["scalp"], dressed & first, dressed & ~first, groups["scalp"]], 1)
-    stays = (own * known[:, None])[..., None]
-    apart = _within(smoother(head), groups, dressed)
-    colors, second = np.stack([layers.bare, layers.cloth, layers.inner, layers.hair], 1), layers.second
-    for _ in range(6):
-        spread = (apart @ colors.reshape(len(place), -1)).reshape(colors.shape)
-        colors = stays * color[:, None] + (1.0 - stays) * spread
-        second = (apart @ second).astype(np.float32)
+    colors, second = _smoothed(head, layers, color, known, groups, (hem > 0) & groups["neck"])
     smooth = smoother(head)
     matching = (smooth @ (smooth @ matching)).astype(np.float32)
     # From here on everything stands in its light again.
@@ -114,11 +104,34 @@ def fill_vertices(
     return Fill(bare, matching, cloth, inner, second, hem, grown, line, layers.haired, guessed, sources.tints)
 
 
+def _smoothed(
+    head: HeadModel,
+    layers: Layers,
+    color: np.ndarray,
+    known: np.ndarray,
+    groups: dict[str, np.ndarray],
+    dressed: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The layers' colours (V, 4, 3), as they stand in `Layers`, and `second` (V,), smooth within each kind of surface.
+    color: (V, 3) what the picture shows, known: (V,) 0..1 how well. dressed: (V,) bool, in clothes."""
+    # What the picture shows stays as it is on its own side of neckline and hairline alone.
+    first = layers.second < 0.5
+    own = np.stack([~dressed & ~groups["scalp"], dressed & first, dressed & ~first, groups["scalp"]], 1)
+    stays = (own * known[:, None])[..., None]
+    apart = _within(smoother(head), groups, dressed)
+    colors, second = np.stack([layers.bare, layers.cloth, layers.inner, layers.hair], 1), layers.second
+    for _ in range(LAYER_ROUNDS):
+        spread = (apart @ colors.reshape(len(color), -1)).reshape(colors.shape)
+        colors = stays * color[:, None] + (1.0 - stays) * spread
+        second = (apart @ second).astype(np.float32)
+    return colors, second
+
+
 def _shade(
     head: HeadModel, posed: PosedMesh, shown: np.ndarray, seen: np.ndarray, groups: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """(V,) log of the light that falls on each vertex. shown: (V, 4) colours and likelihood of hair. seen: (V,)."""
-    skin = (seen > 0.9) & groups["skin"] & (shown[:, 3] < 0.3)
+    """(V,) log of the light that falls on each vertex. shown: (V, 7) as of `_blurred`. seen: (V,)."""
+    skin = (seen > 0.9) & groups["skin"] & (shown[:, 6] < 0.3)
     # Ears that hair covers have no folds.
     covered = groups["scalp"] & head.regions["ears"].numpy()
     open_sky = np.where(covered, np.float32(1), ambient_occlusion(head))
